@@ -1,0 +1,190 @@
+"""Time as a dependency: every component reads one of these instead of the operating system.
+
+All instants are unix seconds in UTC (``float``); all durations are seconds of the clock, unless a name
+says ``real``. A virtual clock is a pure function of the machine's real time, so two processes given
+the same ``VIRTUAL_CLOCK`` (with its anchor) agree on the time without talking to each other.
+"""
+
+import asyncio
+import time
+from bisect import bisect_right
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as wall_time
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+from .errors import ConfigurationError
+
+FAST_WINDOW = (wall_time(7, 50), wall_time(13, 10))
+"""Local hours of a trading day in which ``speed`` rules; outside them ``closed speed`` does."""
+
+_LONGEST_REAL_SLEEP = 3600.0
+
+
+class Clock(Protocol):
+    """What a component may ask of time."""
+
+    def now(self) -> float:
+        """The instant, unix seconds UTC."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return once ``seconds`` of this clock have passed; cancellable at any moment."""
+        ...
+
+    async def sleep_until(self, instant: float) -> None:
+        """Return once ``now() >= instant``; at once when it has passed."""
+        ...
+
+    def span(self, seconds: float, at_least_real: float = 0.0) -> float:
+        """``seconds`` of this clock, stretched to last at least ``at_least_real`` real seconds.
+
+        Networks, disks and schedulers do not run faster in virtual time: a grace period meant
+        for messages in flight must never shrink below what the machine really needs.
+        """
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> float:
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(0.0, seconds))
+
+    async def sleep_until(self, instant: float) -> None:
+        while (left := instant - self.now()) > 0:
+            await asyncio.sleep(min(left, _LONGEST_REAL_SLEEP))
+
+    def span(self, seconds: float, at_least_real: float = 0.0) -> float:
+        return max(seconds, at_least_real)
+
+
+class VirtualClock:
+    """A clock that shows ``start`` at real time ``anchor`` and then runs at a chosen speed.
+
+    ``speed`` rules from 07:50 to 13:10 local time of trading days; ``closed_speed`` (default: the
+    same) elsewhere. The mapping is piecewise linear and strictly increasing.
+    """
+
+    def __init__(
+        self,
+        start: float,
+        speed: float,
+        *,
+        is_trading_day: Callable[[date], bool],
+        anchor: float | None = None,
+        closed_speed: float | None = None,
+        zone: ZoneInfo | None = None,
+        real_time: Callable[[], float] = time.time,
+    ) -> None:
+        if not speed > 0 or (closed_speed is not None and not closed_speed > 0):
+            raise ConfigurationError("VIRTUAL_CLOCK: speeds must be greater than 0.")
+        self._real_time = real_time
+        self.start = start
+        self.speed = speed
+        self.anchor = real_time() if anchor is None else anchor
+        self.closed_speed = speed if closed_speed is None else closed_speed
+        self._is_trading_day = is_trading_day
+        self._zone = zone or ZoneInfo("America/Bogota")
+        # Knots of the piecewise map; segment i runs at _speeds[i] from knot i on.
+        self._virtual = [start]
+        self._real = [self.anchor]
+        self._speeds = [self._speed_at(start)]
+
+    def specification(self) -> str:
+        """The ``VIRTUAL_CLOCK`` value that makes another process share this clock."""
+        start = datetime.fromtimestamp(self.start, UTC).isoformat()
+        return f"{start},{self.speed:g},{self.anchor!r},{self.closed_speed:g}"
+
+    def now(self) -> float:
+        return self._to_virtual(self._real_time())
+
+    async def sleep(self, seconds: float) -> None:
+        await self.sleep_until(self.now() + max(0.0, seconds))
+
+    async def sleep_until(self, instant: float) -> None:
+        while (left := self._to_real(instant) - self._real_time()) > 0:
+            await asyncio.sleep(min(left, _LONGEST_REAL_SLEEP))
+
+    def span(self, seconds: float, at_least_real: float = 0.0) -> float:
+        real = self._real_time()
+        return max(seconds, self._to_virtual(real + at_least_real) - self._to_virtual(real))
+
+    def _to_virtual(self, real: float) -> float:
+        if self.closed_speed == self.speed or real <= self.anchor:
+            return self.start + (real - self.anchor) * self.speed
+        while real >= self._real[-1]:
+            self._extend()
+        i = bisect_right(self._real, real) - 1
+        return self._virtual[i] + (real - self._real[i]) * self._speeds[i]
+
+    def _to_real(self, virtual: float) -> float:
+        if self.closed_speed == self.speed or virtual <= self.start:
+            return self.anchor + (virtual - self.start) / self.speed
+        while virtual >= self._virtual[-1]:
+            self._extend()
+        i = bisect_right(self._virtual, virtual) - 1
+        return self._real[i] + (virtual - self._virtual[i]) / self._speeds[i]
+
+    def _extend(self) -> None:
+        """Append the next knot: the next instant at which the speed changes."""
+        at = self._virtual[-1]
+        end = self._next_boundary(at)
+        self._real.append(self._real[-1] + (end - at) / self._speeds[-1])
+        self._virtual.append(end)
+        self._speeds.append(self._speed_at(end))
+
+    def _window(self, day: date) -> tuple[float, float]:
+        opens, closes = (datetime.combine(day, at, self._zone).timestamp() for at in FAST_WINDOW)
+        return opens, closes
+
+    def _speed_at(self, instant: float) -> float:
+        day = datetime.fromtimestamp(instant, self._zone).date()
+        opens, closes = self._window(day)
+        inside = opens <= instant < closes and self._is_trading_day(day)
+        return self.speed if inside else self.closed_speed
+
+    def _next_boundary(self, instant: float) -> float:
+        day = datetime.fromtimestamp(instant, self._zone).date()
+        while True:
+            if self._is_trading_day(day):
+                for boundary in self._window(day):
+                    if boundary > instant:
+                        return boundary
+            day += timedelta(days=1)
+
+
+def parse_virtual_clock(text: str, is_trading_day: Callable[[date], bool]) -> VirtualClock:
+    """Make the clock that ``<ISO start>,<speed>[,<unix anchor>[,<closed speed>]]`` describes.
+
+    A start without an offset is America/Bogota wall time. An empty anchor means "now".
+
+    :raises ConfigurationError: naming what is wrong with the text.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    usage = (
+        f"VIRTUAL_CLOCK={text!r} is not '<ISO start>,<speed>[,<unix anchor>[,<closed speed>]]', "
+        "for example '2025-06-03T07:55:00-05:00,60'."
+    )
+    if not 2 <= len(parts) <= 4:
+        raise ConfigurationError(usage)
+    try:
+        start = datetime.fromisoformat(parts[0])
+        speed = float(parts[1])
+        anchor = float(parts[2]) if len(parts) > 2 and parts[2] else None
+        closed_speed = float(parts[3]) if len(parts) > 3 else None
+    except ValueError as error:
+        raise ConfigurationError(usage) from error
+    if start.tzinfo is None:
+        start = start.replace(tzinfo=ZoneInfo("America/Bogota"))
+    return VirtualClock(
+        start.timestamp(),
+        speed,
+        is_trading_day=is_trading_day,
+        anchor=anchor,
+        closed_speed=closed_speed,
+    )

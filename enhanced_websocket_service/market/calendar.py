@@ -1,0 +1,166 @@
+"""Trading days, sessions and the bar labels a session must have.
+
+A trading day is a weekday that is neither a Colombian holiday (``holidays`` >= 0.99, with the observed
+days: the Emiliani law moves most of them to Mondays) nor the last weekday of the year, when the banks
+close. The rule was checked against six years of recorded bars (``docs/decisions/0003-calendar.md``).
+Never infer a holiday from the presence of bars: the vendor also quotes on closed days.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+import holidays
+
+BOGOTA = ZoneInfo("America/Bogota")
+BAR_SECONDS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One trading session: open at ``opens <= t < closes``, unix seconds UTC."""
+
+    day: date
+    opens: int
+    closes: int
+
+
+@lru_cache(maxsize=64)
+def _closures(year: int) -> dict[date, str]:
+    names = {day: str(name) for day, name in holidays.country_holidays("CO", years=year).items()}
+    last = date(year, 12, 31)
+    while last.weekday() >= 5 or last in names:
+        last -= timedelta(days=1)
+    names[last] = "Last weekday of year (bank closing)"
+    return names
+
+
+class TradingCalendar:
+    """When one market trades. All instants are unix seconds UTC; dates are local days of ``zone``.
+
+    ``extra_closures`` and ``extra_openings`` win over the rule, openings last.
+    """
+
+    def __init__(
+        self,
+        opens: time = time(8, 0),
+        closes: time = time(12, 55),
+        zone: ZoneInfo = BOGOTA,
+        extra_closures: Iterable[date] = (),
+        extra_openings: Iterable[date] = (),
+    ) -> None:
+        self.opens, self.closes, self.zone = opens, closes, zone
+        self._extra_closures = frozenset(extra_closures)
+        self._extra_openings = frozenset(extra_openings)
+        # The day asked about last: its bounds and its session. Every tick asks.
+        self._day_bounds: tuple[int, int] = (0, 0)
+        self._day_session: Session | None = None
+
+    def closure(self, day: date) -> str | None:
+        """Why the market is closed on ``day``; ``None`` on a trading day."""
+        if day in self._extra_openings:
+            return None
+        if day in self._extra_closures:
+            return "Closed by setting"
+        if day.weekday() >= 5:
+            return "Weekend"
+        return _closures(day.year).get(day)
+
+    def holiday(self, day: date) -> str | None:
+        """The name of the closure on ``day`` when it is more than a weekend."""
+        reason = self.closure(day)
+        if reason == "Weekend":
+            return _closures(day.year).get(day)
+        return reason
+
+    def is_trading_day(self, day: date) -> bool:
+        return self.closure(day) is None
+
+    def local_date(self, instant: float) -> date:
+        return datetime.fromtimestamp(instant, self.zone).date()
+
+    def session(self, day: date) -> Session | None:
+        """The session of ``day``, ``None`` when the market is closed all day."""
+        if not self.is_trading_day(day):
+            return None
+        return Session(day, self._instant(day, self.opens), self._instant(day, self.closes))
+
+    def session_on(self, instant: float) -> Session | None:
+        """The session of the local day that ``instant`` lies in, open or not."""
+        lower, upper = self._day_bounds
+        if not lower <= instant < upper:
+            day = self.local_date(instant)
+            midnight = time(0)
+            self._day_bounds = (
+                self._instant(day, midnight),
+                self._instant(day + timedelta(days=1), midnight),
+            )
+            self._day_session = self.session(day)
+        return self._day_session
+
+    def is_open(self, instant: float) -> bool:
+        session = self.session_on(instant)
+        return session is not None and session.opens <= instant < session.closes
+
+    def current_or_next(self, instant: float) -> Session:
+        """The session that is open at ``instant`` or, failing that, the next one to open."""
+        day = self.local_date(instant)
+        while (session := self.session(day)) is None or session.closes <= instant:
+            day += timedelta(days=1)
+        return session
+
+    def next_after(self, instant: float) -> Session:
+        """The first session that opens after ``instant``."""
+        day = self.local_date(instant)
+        while (session := self.session(day)) is None or session.opens <= instant:
+            day += timedelta(days=1)
+        return session
+
+    def trading_days(self, start: date, end: date) -> list[date]:
+        """The trading days of ``start .. end``, both inclusive."""
+        days = (start + timedelta(days=i) for i in range((end - start).days + 1))
+        return [day for day in days if self.is_trading_day(day)]
+
+    def expected_labels(self, day: date) -> list[int]:
+        """The open times of the 5-minute bars that L0 history has for ``day``: 60 by default.
+
+        The vendor's history runs one bar past the close of live collection: the bar labelled with
+        the close itself (12:55) belongs to it.
+        """
+        session = self.session(day)
+        if session is None:
+            return []
+        return list(range(session.opens, session.closes + 1, BAR_SECONDS))
+
+    def live_labels(self, day: date) -> list[int]:
+        """The labels that live collection can complete: 59 by default, the last one 12:50."""
+        session = self.session(day)
+        if session is None:
+            return []
+        return list(range(session.opens, session.closes - BAR_SECONDS + 1, BAR_SECONDS))
+
+    def _instant(self, day: date, at: time) -> int:
+        return int(datetime.combine(day, at, self.zone).timestamp())
+
+
+_DEFAULT = TradingCalendar()
+
+
+def is_trading_day(day: date) -> bool:
+    """Whether the Colombian session trades on ``day``, by the rule alone (no extra settings)."""
+    return _DEFAULT.is_trading_day(day)
+
+
+def iso_local(instant: float, zone: ZoneInfo = BOGOTA) -> str:
+    """``instant`` as ISO 8601 with offset in ``zone``, the form of every time that leaves the service.
+
+    Microseconds are shown only when there are any.
+    """
+    return datetime.fromtimestamp(instant, zone).isoformat()
+
+
+def utc(instant: float) -> datetime:
+    """``instant`` as an aware UTC datetime, the form in which the database gets it."""
+    return datetime.fromtimestamp(instant, UTC)

@@ -1,0 +1,27 @@
+"""What the service publishes to its bus: ticks, bars, epochs and changes of its own state."""
+
+import msgspec
+
+from .bar import BarUpdate
+from .tick import Tick
+
+
+class EpochStarted(msgspec.Struct, frozen=True, gc=False):
+    """Offsets of ``symbol`` begin again at 1 under a new epoch."""
+
+    symbol: str
+    epoch: int
+    previous_epoch: int | None
+    previous_last_offset: int | None
+
+
+class StatusChanged(msgspec.Struct, frozen=True, gc=False):
+    """The service state or the verdict on the feed changed."""
+
+    state: str  # one of the eight states, lower case
+    reason: str
+    feed_verdict: str  # live, quiet, suspect, dead, closed
+    at: float  # unix seconds UTC
+
+
+Event = Tick | BarUpdate | EpochStarted | StatusChanged

@@ -1,0 +1,169 @@
+"""Logging and metrics. Both are handed to components; neither is global state of theirs.
+
+``structlog`` writes one event a line: a sentence, then ``key=value``. Secrets registered with
+``configure_logging`` are replaced in every line, wherever they come from, library loggers included.
+"""
+
+import logging
+import logging.handlers
+import sys
+from collections.abc import Iterable, MutableMapping
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REDACTED = "[redacted]"
+
+
+class Redactor:
+    """Replaces known secrets in text and in (nested) log values."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        self._secrets = sorted({s for s in secrets if len(s) >= 4}, key=len, reverse=True)
+
+    def text(self, value: str) -> str:
+        for secret in self._secrets:
+            if secret in value:
+                value = value.replace(secret, REDACTED)
+        return value
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {self(key): self(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self(item) for item in value)
+        if value is None or isinstance(value, int | float):
+            return value
+        return self.text(str(value))
+
+
+def configure_logging(
+    *,
+    level: str = "INFO",
+    form: Literal["text", "json"] = "text",
+    directory: Path | None = None,
+    secrets: Iterable[str] = (),
+) -> None:
+    """Set up the root logger: standard error, and a rotating file in ``directory`` when given."""
+    redact = Redactor(secrets)
+
+    def redaction(
+        _logger: Any, _name: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        return {key: redact(value) for key, value in event.items()}
+
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=False),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+        redaction,
+    ]
+
+    def formatter(colours: bool) -> logging.Formatter:
+        renderer: Any
+        if form == "json":
+            renderer = structlog.processors.JSONRenderer()
+        else:
+            renderer = structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=0)
+        return structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers[0].setFormatter(formatter(sys.stderr.isatty()))
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = logging.handlers.RotatingFileHandler(
+            directory / "enhanced_websocket_service.log", maxBytes=50_000_000, backupCount=5
+        )
+        file.setFormatter(formatter(False))
+        handlers.append(file)
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    for handler in handlers:
+        root.addHandler(handler)
+    root.setLevel(level)
+    for chatty in ("httpx", "httpcore", "uvicorn.access", "websockets", "watchfiles"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class Metrics:
+    """Every metric of the service, on a registry of its own. Labels never hold a key."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.ticks = Counter(
+            "ews_ticks_accepted", "Ticks accepted", ["symbol", "source"], registry=self.registry
+        )
+        self.rejected = Counter(
+            "ews_ticks_rejected", "Quotes rejected", ["reason"], registry=self.registry
+        )
+        self.resent = Counter(
+            "ews_ticks_resent", "Last prices the vendor sent again", registry=self.registry
+        )
+        self.late = Counter(
+            "ews_ticks_late", "Ticks too late for their bar", registry=self.registry
+        )
+        self.bars = Counter(
+            "ews_bars_published", "Bars published", ["status"], registry=self.registry
+        )
+        self.tick_price = Gauge(
+            "ews_last_price", "Price of the last tick", ["symbol"], registry=self.registry
+        )
+        self.state = Gauge(
+            "ews_service_state", "1 for the current state", ["state"], registry=self.registry
+        )
+        self.journal_bytes = Counter(
+            "ews_journal_bytes", "Bytes written to the journal", registry=self.registry
+        )
+        self.writer_lag = Gauge(
+            "ews_writer_lag_records", "Journaled, not yet in PostgreSQL", registry=self.registry
+        )
+        self.writer_batch = Histogram(
+            "ews_writer_batch_records",
+            "Records per committed batch",
+            buckets=(1, 10, 100, 1000, 10000),
+            registry=self.registry,
+        )
+        self.clients = Gauge("ews_clients", "WebSocket clients connected", registry=self.registry)
+        self.messages = Counter(
+            "ews_client_messages", "Messages sent to clients", registry=self.registry
+        )
+        self.feed_connected = Gauge(
+            "ews_feed_connected", "1 while the vendor socket is open", registry=self.registry
+        )
+        self.feed_reconnects = Counter(
+            "ews_feed_reconnects", "Vendor socket reconnects", registry=self.registry
+        )
+        self.vendor_frames = Counter(
+            "ews_vendor_frames", "Frames from the vendor by kind", ["kind"], registry=self.registry
+        )
+        self.vendor_calls = Counter(
+            "ews_vendor_calls", "REST calls by outcome", ["outcome"], registry=self.registry
+        )
+        self.component_restarts = Counter(
+            "ews_component_restarts",
+            "Components restarted after a failure",
+            ["component"],
+            registry=self.registry,
+        )
