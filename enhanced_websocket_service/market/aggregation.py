@@ -47,28 +47,24 @@ class BarAggregator:
     """Builds the bars of one symbol.
 
     :param close_delay: seconds after a bar's end at which the clock closes it.
-    :param grace: seconds after a bar's end during which a late tick still revises it.
     """
 
-    def __init__(
-        self, symbol: str, *, interval_s: int = 300, close_delay: float = 1.0, grace: float = 60.0
-    ) -> None:
+    def __init__(self, symbol: str, *, interval_s: int = 300, close_delay: float = 1.0) -> None:
         self.symbol = symbol
         self.interval_s = interval_s
         self.close_delay = close_delay
-        self.grace = grace
         self._bars: dict[int, _Growing] = {}
-        self._forgotten_until = 0  # bars that end at or before are beyond revision
-        self._collecting_since: float | None = None
+        self._forgotten_until = 0.0  # bars that end at or before are beyond revision
         self._gaps: list[tuple[float, float]] = []
-
-    def collecting(self, since: float) -> None:
-        """Collection runs from ``since`` on; the stretch since it stopped is a gap."""
-        self._collecting_since = since
 
     def interrupted(self, start: float, end: float) -> None:
         """Nothing was collected in ``[start, end)``; bars that touch it are partial."""
         self._gaps.append((start, end))
+
+    def accepts(self, timestamp: int) -> bool:
+        """Whether a tick stamped ``timestamp`` can still enter its bar."""
+        slot = timestamp - timestamp % self.interval_s
+        return slot in self._bars or slot + self.interval_s > self._forgotten_until
 
     def add(self, tick: Tick) -> bool:
         """Take ``tick`` into the bar of its stamp.
@@ -96,8 +92,11 @@ class BarAggregator:
         bar.dirty = True
         return True
 
-    def advance(self, now: float) -> list[Bar]:
-        """Close and revise what is due at ``now``, oldest first; forget what is beyond revision."""
+    def advance(self, now: float, grace: float) -> list[Bar]:
+        """Close and revise what is due at ``now``, oldest first; forget what is beyond revision.
+
+        :param grace: seconds after a bar's end during which a late tick still revises it.
+        """
         due: list[Bar] = []
         for slot in sorted(self._bars):
             bar = self._bars[slot]
@@ -108,32 +107,24 @@ class BarAggregator:
                 bar.dirty = False
                 bar.revision += 1
                 due.append(self._snapshot(bar, "closed" if bar.revision == 0 else "revised"))
-            if now >= end + self.grace:
+            if now >= end + grace:
                 del self._bars[slot]
-                self._forgotten_until = max(self._forgotten_until, end)
+        self._forgotten_until = max(self._forgotten_until, now - grace)
+        if len(self._gaps) > 1:
+            self._gaps = [gap for gap in self._gaps if gap[1] > self._forgotten_until]
         return due
 
-    def next_due(self) -> float | None:
-        """The earliest instant at which ``advance`` has something to do."""
-        instants = [
-            slot + self.interval_s + (self.close_delay if bar.dirty else self.grace)
+    def next_close(self) -> float | None:
+        """The earliest instant at which ``advance`` has a bar to close or revise."""
+        instants = (
+            slot + self.interval_s + self.close_delay
             for slot, bar in self._bars.items()
-        ]
+            if bar.dirty
+        )
         return min(instants, default=None)
 
-    def close_all(self, now: float) -> list[Bar]:
-        """Shutdown: the bars that have ended, closed early if need be. Unfinished ones stay open."""
-        due = []
-        for slot in sorted(self._bars):
-            bar = self._bars[slot]
-            if bar.dirty and slot + self.interval_s <= now:
-                bar.dirty = False
-                bar.revision += 1
-                due.append(self._snapshot(bar, "closed" if bar.revision == 0 else "revised"))
-        return due
-
     def resume(self, slot: int, revision: int) -> None:
-        """After a restart: ``revision`` of the bar at ``slot`` was published already."""
+        """While replaying the journal: ``revision`` of the bar at ``slot`` was published here."""
         bar = self._bars.get(slot)
         if bar is not None:
             bar.revision = revision
@@ -143,8 +134,7 @@ class BarAggregator:
         end = bar.open_time + self.interval_s
         edges = sorted({bar.open_time, *bar.stamps, end})
         silence = max(later - earlier for earlier, later in pairwise(edges))
-        started_late = self._collecting_since is None or self._collecting_since > bar.open_time
-        gap = any(start < end and stop > bar.open_time for start, stop in self._gaps)
+        partial = any(start < end and stop > bar.open_time for start, stop in self._gaps)
         return Bar(
             symbol=self.symbol,
             interval_s=self.interval_s,
@@ -162,6 +152,6 @@ class BarAggregator:
                 first_tick=bar.first_tick,
                 last_tick=bar.last_tick,
                 longest_silence_s=silence,
-                partial=started_late or gap,
+                partial=partial,
             ),
         )

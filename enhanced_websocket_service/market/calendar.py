@@ -29,7 +29,10 @@ class Session:
 
 @lru_cache(maxsize=64)
 def _closures(year: int) -> dict[date, str]:
-    names = {day: str(name) for day, name in holidays.country_holidays("CO", years=year).items()}
+    names = {
+        day: str(name)
+        for day, name in holidays.country_holidays("CO", years=year, language="en_US").items()
+    }
     last = date(year, 12, 31)
     while last.weekday() >= 5 or last in names:
         last -= timedelta(days=1)

@@ -24,4 +24,14 @@ class StatusChanged(msgspec.Struct, frozen=True, gc=False):
     at: float  # unix seconds UTC
 
 
-Event = Tick | BarUpdate | EpochStarted | StatusChanged
+class OffsetsWithheld(msgspec.Struct, frozen=True, gc=False):
+    """Ticks ``first .. last`` (offsets, inclusive) are stored but not published, for ``reason``."""
+
+    symbol: str
+    epoch: int
+    first: int
+    last: int
+    reason: str  # outside_session, future_stamp
+
+
+Event = Tick | BarUpdate | EpochStarted | OffsetsWithheld | StatusChanged

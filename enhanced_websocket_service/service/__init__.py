@@ -1,0 +1,1 @@
+"""The running service: states, the tick's path, supervision and wiring."""

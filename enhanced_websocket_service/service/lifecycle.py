@@ -1,0 +1,289 @@
+"""What the service does when: waits for L0, checks the data, collects the session, sleeps.
+
+One endless loop drives the state machine; any failure becomes ERROR with its reason and is retried
+with back-off. Owns the order of things, not the things: they are handed in.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import structlog
+
+from enhanced_websocket_service.clock import Clock
+from enhanced_websocket_service.errors import EwsError, L0Error
+from enhanced_websocket_service.feeds.base import Feed
+from enhanced_websocket_service.l0.readiness import ReadyFlag
+from enhanced_websocket_service.l0.validator import Assessment
+from enhanced_websocket_service.market.calendar import Session, TradingCalendar, iso_local
+
+from .pipeline import Pipeline
+from .states import ServiceState, StateChange, StateMachine
+
+log = structlog.get_logger(__name__)
+
+MIN_REAL_GRACE_S = 2.0
+"""Messages in flight need real time, however fast the clock runs."""
+CONNECT_LEAD_S = 30.0
+"""How long before the open the vendor's socket is connected."""
+FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 60.0
+INITIALIZING_FOR_S = 10.0
+"""Real seconds for which an unreachable database is "starting" rather than an error."""
+
+
+class History(Protocol):
+    """The L0 data as the lifecycle needs it."""
+
+    async def assess(self) -> Assessment:
+        """Measure freshness and completeness now. Raises ``StorageError``."""
+        ...
+
+    async def repair(self) -> None:
+        """Fetch what is missing since the last complete bar. Raises ``VendorError``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The lifecycle's settings; seconds of the clock."""
+
+    pre_open_s: float = 900.0
+    close_drain_s: float = 5.0
+    late_grace_s: float = 60.0
+    startup_timeout_s: float = 3600.0
+    l0_policy: Literal["strict", "degraded"] = "strict"
+
+
+class Lifecycle:
+    """Drives the service from INITIALIZING to SHUTDOWN.
+
+    :param connect: opens the database and brings its schema up to date; raises ``EwsError``.
+    :param make_feed: a fresh feed for each session.
+    :param on_change: told of every state change; must not block.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        calendar: TradingCalendar,
+        states: StateMachine,
+        flag: ReadyFlag,
+        history: History,
+        pipeline: Pipeline,
+        connect: Callable[[], Awaitable[None]],
+        make_feed: Callable[[], Feed],
+        on_change: Callable[[StateChange], None],
+        schedule: Schedule,
+    ) -> None:
+        self._clock = clock
+        self._calendar = calendar
+        self._states = states
+        self._flag = flag
+        self._history = history
+        self._pipeline = pipeline
+        self._connect = connect
+        self._make_feed = make_feed
+        self._on_change = on_change
+        self._schedule = schedule
+        self._collected_until = 0.0
+        self.feed: Feed | None = None
+        self.assessment: Assessment | None = None
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        retry_s = FIRST_RETRY_S
+        while True:
+            began = self._clock.now()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._close_bars(), name="bar-clock")
+                    group.create_task(self._sessions(), name="sessions")
+            except* asyncio.CancelledError:
+                raise
+            except* Exception as failures:  # the border where any failure becomes a state
+                reason = "; ".join(_leaves(failures))
+                if not all(isinstance(one, EwsError) for one in _leaf_errors(failures)):
+                    log.exception("Unexpected failure")
+                self._change(ServiceState.ERROR, reason)
+            if self._clock.now() - began > 10 * LONGEST_RETRY_S:
+                retry_s = FIRST_RETRY_S
+            await self._clock.sleep(self._clock.span(retry_s, at_least_real=1.0))
+            retry_s = min(2 * retry_s, LONGEST_RETRY_S)
+
+    def enter_shutdown(self, reason: str) -> None:
+        """Show SHUTDOWN; the caller has cancelled ``run`` and drains the rest."""
+        self._change(ServiceState.SHUTDOWN, reason)
+
+    async def _sessions(self) -> None:
+        await self._initialise()
+        while True:
+            await self._wait_for_flag()
+            await self._check_data()
+            now = self._clock.now()
+            session = self._calendar.current_or_next(now)
+            if now < session.opens - self._schedule.pre_open_s:
+                self._change(
+                    ServiceState.MARKET_CLOSED,
+                    f"The next session opens {iso_local(session.opens)}.",
+                )
+                await self._clock.sleep_until(session.opens - self._schedule.pre_open_s)
+                continue
+            self._change(ServiceState.READY, f"The session opens {iso_local(session.opens)}.")
+            await self._collect(session)
+            following = self._calendar.next_after(self._clock.now())
+            self._change(
+                ServiceState.MARKET_CLOSED,
+                f"The session of {session.day} is over; the next opens {iso_local(following.opens)}.",
+            )
+            await self._clock.sleep_until(following.opens - self._schedule.pre_open_s)
+
+    async def _initialise(self) -> None:
+        loop = asyncio.get_running_loop()
+        started, retry_s = loop.time(), 0.25
+        while True:
+            if self._states.state is ServiceState.ERROR:
+                self._change(ServiceState.INITIALIZING, "Trying again.")
+            try:
+                await self._connect()
+            except EwsError as error:
+                if loop.time() - started > INITIALIZING_FOR_S:
+                    raise
+                self._change(ServiceState.INITIALIZING, str(error))
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, 2.0)
+            else:
+                return
+
+    async def _wait_for_flag(self) -> None:
+        state = self._flag.read()
+        if state.ready:
+            return
+        self._change(ServiceState.WAITING_L0, state.problem or "Waiting for the L0 ready signal.")
+        waiting = asyncio.create_task(
+            self._flag.wait(
+                lambda seen: self._change(ServiceState.WAITING_L0, seen.problem or "Reading it.")
+            ),
+            name="l0-flag",
+        )
+        timer = asyncio.create_task(
+            self._clock.sleep(self._schedule.startup_timeout_s), name="l0-timeout"
+        )
+        try:
+            await asyncio.wait({waiting, timer}, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                waiting.result()
+                return
+        finally:
+            for task in (waiting, timer):
+                task.cancel()
+            await asyncio.gather(waiting, timer, return_exceptions=True)
+        self.assessment = await self._history.assess()
+        minutes = self._schedule.startup_timeout_s / 60
+        if not (self.assessment.is_fresh and self.assessment.is_complete):
+            raise L0Error(
+                f"No L0 ready signal after {minutes:g} minutes, and the data is not usable without "
+                f"it: {'; '.join(self.assessment.reasons)}"
+            )
+        log.warning(
+            "No L0 ready signal, but the data is fresh and complete: going on", minutes=minutes
+        )
+
+    async def _check_data(self) -> None:
+        self._change(ServiceState.CHECKING_DATA, "Measuring freshness and completeness of L0.")
+        self.assessment = assessment = await self._history.assess()
+        if not _usable(assessment):
+            self._change(
+                ServiceState.CHECKING_DATA,
+                f"Repairing by L0 incremental: {'; '.join(assessment.reasons)}",
+            )
+            problem = ""
+            try:
+                await self._history.repair()
+            except EwsError as error:
+                problem = f" The repair failed: {error}"
+            self.assessment = assessment = await self._history.assess()
+            if not _usable(assessment):
+                reason = f"{'; '.join(assessment.reasons)}{problem}"
+                if self._schedule.l0_policy == "strict":
+                    raise L0Error(reason)
+                log.warning(
+                    "Going live on unusable L0 data, as L0_POLICY=degraded asks", why=reason
+                )
+        log.info(
+            "L0 data checked",
+            freshness_hours=assessment.data_freshness_hours,
+            completeness_percentage=assessment.completeness_percentage,
+            missing_slots=assessment.missing_slots,
+        )
+
+    async def _collect(self, session: Session) -> None:
+        clock = self._clock
+        lead = clock.span(CONNECT_LEAD_S, at_least_real=3.0)
+        await clock.sleep_until(session.opens - lead)
+        self._pipeline.interrupted(self._collected_until, clock.now())
+        feed = self.feed = self._make_feed()
+        pump = asyncio.create_task(self._pump(feed), name="feed")
+        timer = asyncio.create_task(self._session_clock(session), name="session-clock")
+        try:
+            await asyncio.wait({pump, timer}, return_when=asyncio.FIRST_COMPLETED)
+            if pump.done():
+                pump.result()
+                raise EwsError("The feed ended in mid-session.")
+            timer.result()
+        finally:
+            for task in (pump, timer):
+                task.cancel()
+            await asyncio.gather(pump, timer, return_exceptions=True)
+            self.feed = None
+            self._collected_until = clock.now()
+            self._pipeline.flush_held()
+
+    async def _session_clock(self, session: Session) -> None:
+        clock = self._clock
+        await clock.sleep_until(session.opens)
+        self._change(ServiceState.ACTIVE, f"Collecting until {iso_local(session.closes)}.")
+        await clock.sleep_until(session.closes)
+        # Ticks in flight: stamped before the close, not here yet.
+        await clock.sleep(clock.span(self._schedule.close_drain_s, MIN_REAL_GRACE_S))
+
+    async def _pump(self, feed: Feed) -> None:
+        async with aclosing(feed.__aiter__()) as batches:
+            async for batch in batches:
+                self._pipeline.on_quotes(batch, self._clock.now())
+
+    async def _close_bars(self) -> None:
+        clock, pipeline = self._clock, self._pipeline
+        while True:
+            grace = clock.span(self._schedule.late_grace_s, at_least_real=MIN_REAL_GRACE_S)
+            pipeline.on_time(clock.now(), grace)
+            # Late ticks make bars due at once, so look again soon even when none is due later.
+            soon = clock.now() + clock.span(1.0, at_least_real=0.05)
+            due = pipeline.next_close()
+            await clock.sleep_until(soon if due is None else min(soon, due))
+            await asyncio.sleep(0)
+
+    def _change(self, state: ServiceState, reason: str) -> None:
+        change = self._states.change(state, reason, self._clock.now())
+        if change is not None:
+            self._on_change(change)
+
+
+def _usable(assessment: Assessment) -> bool:
+    return assessment.is_fresh and assessment.is_complete
+
+
+def _leaf_errors(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for one in group.exceptions:
+        leaves += _leaf_errors(one) if isinstance(one, BaseExceptionGroup) else [one]
+    return leaves
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[str]:
+    return [
+        str(one) if isinstance(one, EwsError) else f"{type(one).__name__}: {one}"
+        for one in _leaf_errors(group)
+    ]

@@ -1,0 +1,69 @@
+"""Keeps named components running, and stops them in order.
+
+A component is an endless ``run()`` coroutine. One that raises or returns is restarted after a
+back-off, with the failure logged and counted: a bug in the cache must not end the collection of
+ticks. Components stop in the reverse order of their start, each awaited before the next.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from enhanced_websocket_service.telemetry import Metrics
+
+log = structlog.get_logger(__name__)
+
+FIRST_BACKOFF_S = 0.5
+LONGEST_BACKOFF_S = 30.0
+HEALTHY_AFTER_S = 60.0
+
+
+class Supervisor:
+    """Owns one task per component."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.failures: dict[str, str] = {}
+
+    def start(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Run ``run()`` for ever under ``name``."""
+        self._tasks[name] = asyncio.create_task(self._keep(name, run), name=name)
+
+    async def stop(self, name: str, timeout_s: float = 10.0) -> None:
+        """Cancel ``name`` and wait, at most ``timeout_s`` real seconds, until it has ended."""
+        task = self._tasks.pop(name, None)
+        if task is None:
+            return
+        task.cancel()
+        _, pending = await asyncio.wait({task}, timeout=timeout_s)
+        if pending:
+            log.error("Component did not stop in time", component=name, timeout_s=timeout_s)
+
+    async def stop_all(self) -> None:
+        """Stop what is left, last started first."""
+        for name in reversed(list(self._tasks)):
+            await self.stop(name)
+
+    async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        loop = asyncio.get_running_loop()
+        backoff = FIRST_BACKOFF_S
+        while True:
+            started = loop.time()
+            try:
+                await run()
+                failure = "ended without being asked to"
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # the border where any bug of a component is contained
+                failure = f"{type(error).__name__}: {error}"
+                log.exception("Component failed; it will be restarted", component=name)
+            else:
+                log.error("Component ended; it will be restarted", component=name)
+            self.failures[name] = failure
+            self._metrics.component_restarts.labels(name).inc()
+            if loop.time() - started > HEALTHY_AFTER_S:
+                backoff = FIRST_BACKOFF_S
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, LONGEST_BACKOFF_S)

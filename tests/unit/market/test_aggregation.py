@@ -1,0 +1,116 @@
+"""Bars against polars, an independent implementation, and the rules about late ticks."""
+
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enhanced_websocket_service.market.aggregation import BarAggregator
+from enhanced_websocket_service.market.bar import Bar
+from enhanced_websocket_service.market.tick import Tick
+
+START = 1_700_000_100 - 1_700_000_100 % 300
+
+
+def tick(stamp: int, price: float, source: str = "simulator_websocket") -> Tick:
+    return Tick("USDCOP", 1, 1, stamp, price, None, None, 0, source, float(stamp), True)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1799), st.integers(3_000_000, 5_000_000)), min_size=1, max_size=200
+    )
+)
+def test_bars_equal_polars_whatever_the_order_of_arrival(arrivals: list[tuple[int, int]]) -> None:
+    ticks = [tick(START + offset, micros / 1000) for offset, micros in arrivals]
+    aggregator = BarAggregator("USDCOP")
+    for one in ticks:
+        assert aggregator.add(one)
+    bars = aggregator.advance(START + 10_000, grace=60)
+    frame = (
+        pl.DataFrame(
+            {
+                "stamp": [one.timestamp for one in ticks],
+                "arrival": range(len(ticks)),
+                "price": [one.price for one in ticks],
+            }
+        )
+        .sort("stamp", "arrival")
+        .with_columns(slot=pl.col("stamp") // 300 * 300)
+        .group_by("slot", maintain_order=True)
+        .agg(
+            open=pl.col("price").first(),
+            high=pl.col("price").max(),
+            low=pl.col("price").min(),
+            close=pl.col("price").last(),
+            ticks=pl.len(),
+        )
+        .sort("slot")
+    )
+    assert [(b.open_time, b.open, b.high, b.low, b.close, _count(b)) for b in bars] == frame.rows()
+
+
+def _count(bar: Bar) -> int:
+    assert bar.certificate is not None
+    return sum(bar.certificate.ticks.values())
+
+
+def test_only_the_clock_closes_a_bar() -> None:
+    aggregator = BarAggregator("USDCOP", close_delay=1.0)
+    aggregator.add(tick(START + 10, 4100.0))
+    aggregator.add(tick(START + 400, 4200.0))  # the next bar began
+    assert aggregator.advance(START + 300.9, grace=60) == []
+    assert aggregator.next_close() == START + 301
+    (bar,) = aggregator.advance(START + 301, grace=60)
+    assert (bar.open_time, bar.status, bar.revision, bar.close) == (START, "closed", 0, 4100.0)
+    assert aggregator.advance(START + 302, grace=60) == []
+
+
+def test_a_late_tick_inside_the_grace_revises_and_later_ones_do_not() -> None:
+    aggregator = BarAggregator("USDCOP")
+    aggregator.add(tick(START + 10, 4100.0))
+    aggregator.advance(START + 301, grace=60)
+    assert aggregator.add(tick(START + 299, 4150.0))
+    (bar,) = aggregator.advance(START + 305, grace=60)
+    assert (bar.status, bar.revision, bar.close, bar.high) == ("revised", 1, 4150.0, 4150.0)
+    assert aggregator.advance(START + 361, grace=60) == []
+    assert not aggregator.accepts(START + 299)
+    assert not aggregator.add(tick(START + 299, 4000.0))
+
+
+def test_a_bar_without_ticks_is_never_invented() -> None:
+    aggregator = BarAggregator("USDCOP")
+    aggregator.add(tick(START, 4100.0))
+    aggregator.add(tick(START + 900, 4100.0))
+    bars = aggregator.advance(START + 5000, grace=60)
+    assert [bar.open_time for bar in bars] == [START, START + 900]
+
+
+def test_the_certificate_tells_how_the_bar_came_to_be() -> None:
+    aggregator = BarAggregator("USDCOP")
+    aggregator.interrupted(0.0, START + 5.0)  # collection began five seconds into the bar
+    aggregator.add(tick(START + 10, 4100.0))
+    aggregator.add(tick(START + 110, 4100.0, "simulator_rest"))
+    aggregator.add(tick(START + 310, 4100.0))
+    first, second = aggregator.advance(START + 5000, grace=60)
+    assert first.certificate is not None
+    assert second.certificate is not None
+    assert first.certificate.ticks == {"simulator_websocket": 1, "simulator_rest": 1}
+    assert (first.certificate.first_tick, first.certificate.last_tick) == (START + 10, START + 110)
+    assert first.certificate.longest_silence_s == 190
+    assert first.certificate.partial
+    assert not second.certificate.partial
+    assert first.source == "simulator_websocket"
+
+
+def test_replaying_the_journal_restores_revision_and_pending_ticks() -> None:
+    before = BarAggregator("USDCOP")
+    before.add(tick(START + 10, 4100.0))
+    (closed,) = before.advance(START + 301, grace=60)
+    after = BarAggregator("USDCOP")
+    after.add(tick(START + 10, 4100.0))
+    after.resume(START, closed.revision)
+    assert after.advance(START + 302, grace=60) == []
+    after.add(tick(START + 20, 4090.0))
+    (revised,) = after.advance(START + 303, grace=60)
+    assert (revised.revision, revised.status, revised.low) == (1, "revised", 4090.0)

@@ -1,0 +1,108 @@
+"""The virtual clock against hand-computed mappings."""
+
+from datetime import date, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enhanced_websocket_service.clock import SystemClock, VirtualClock, parse_virtual_clock
+from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.market.calendar import is_trading_day
+
+
+def at(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def clock(
+    start: str, speed: float, closed: float | None = None
+) -> tuple[VirtualClock, list[float]]:
+    real = [1000.0]
+    made = VirtualClock(
+        at(start),
+        speed,
+        is_trading_day=is_trading_day,
+        anchor=1000.0,
+        closed_speed=closed,
+        real_time=lambda: real[0],
+    )
+    return made, real
+
+
+def test_one_speed() -> None:
+    virtual, real = clock("2024-05-10T07:55:00-05:00", 60)
+    assert virtual.now() == at("2024-05-10T07:55:00-05:00")
+    real[0] += 5
+    assert virtual.now() == at("2024-05-10T08:00:00-05:00")
+    real[0] = 990.0
+    assert virtual.now() == at("2024-05-10T07:45:00-05:00")
+
+
+def test_closed_hours_run_at_their_own_speed() -> None:
+    # Friday 13:00 at 120x: ten minutes to 13:10 take 5 s; then 20,000x until Tuesday 07:50
+    # (Monday 13 May is a holiday): 90 h 40 min take 16.32 s; then 120x again.
+    virtual, real = clock("2024-05-10T13:00:00-05:00", 120, 20_000)
+    real[0] += 5
+    assert virtual.now() == pytest.approx(at("2024-05-10T13:10:00-05:00"), abs=1e-3)
+    real[0] += 16.32
+    assert virtual.now() == pytest.approx(at("2024-05-14T07:50:00-05:00"), abs=1e-2)
+    real[0] += 10
+    assert virtual.now() == pytest.approx(at("2024-05-14T08:10:00-05:00"), abs=1e-1)
+
+
+@given(st.lists(st.floats(0, 100_000), min_size=2, max_size=20))
+def test_the_mapping_increases_and_inverts(offsets: list[float]) -> None:
+    virtual, real = clock("2024-05-09T12:00:00-05:00", 60, 5000)
+    seen = []
+    for offset in sorted(offsets):
+        real[0] = 1000.0 + offset
+        now = virtual.now()
+        seen.append(now)
+        assert virtual._to_real(now) == pytest.approx(real[0], abs=1e-4)
+    assert seen == sorted(seen)
+
+
+def test_two_clocks_of_one_specification_agree() -> None:
+    first = parse_virtual_clock("2024-05-10T12:00:00-05:00,120,1700000000,9000", is_trading_day)
+    second = parse_virtual_clock(first.specification(), is_trading_day)
+    for real in (1_700_000_000.0, 1_700_000_031.5, 1_700_050_000.25):
+        assert first._to_virtual(real) == second._to_virtual(real)
+
+
+def test_span_never_shrinks_below_real_seconds() -> None:
+    virtual, _ = clock("2024-05-10T09:00:00-05:00", 120)
+    assert virtual.span(60) == 60
+    assert virtual.span(60, at_least_real=2) == pytest.approx(240)
+    assert SystemClock().span(60, at_least_real=2) == 60
+
+
+async def test_sleep_until_wakes_when_virtual_time_has_come() -> None:
+    virtual = VirtualClock(0.0, 100_000.0, is_trading_day=lambda _day: True)
+    await virtual.sleep_until(2_000.0)
+    assert virtual.now() >= 2_000.0
+    await virtual.sleep_until(1.0)  # long past: at once
+    await SystemClock().sleep(0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "2024-05-10",
+        "soon,5",
+        "2024-05-10,0",
+        "2024-05-10,1,x",
+        "2024-05-10,1,2,3,4",
+        "2024-05-10,1,2,-1",
+    ],
+)
+def test_bad_specifications_are_named(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="VIRTUAL_CLOCK"):
+        parse_virtual_clock(text, is_trading_day)
+
+
+def test_naive_start_is_bogota_time() -> None:
+    made = parse_virtual_clock("2024-05-10T08:00:00,1", is_trading_day)
+    assert made.start == at("2024-05-10T08:00:00-05:00")
+    assert isinstance(date.fromtimestamp(made.start), date)  # noqa: DTZ012 - any zone will do
