@@ -299,25 +299,27 @@ def _validated(values: dict[str, Any], given: Mapping[str, str]) -> Settings:
         raise ConfigurationError(*dict.fromkeys(faults))
 
 
-def usable_backup_dir(configured: Path) -> tuple[Path, str | None]:
-    """``configured``, made if need be, or ``/data/backups`` with a warning.
+def usable_backup_dir(
+    configured: Path, fallback: Path = DEFAULT_BACKUP_DIR
+) -> tuple[Path, str | None]:
+    """``configured``, made if need be, or ``fallback`` with a warning.
 
     :raises ConfigurationError: when neither can be created.
     """
     try:
         configured.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        warning = f"BACKUP_DIR={configured} cannot be created ({error.strerror}); "
+        problem = f"BACKUP_DIR={configured} cannot be created ({error.strerror}); "
     else:
         return configured, None
     try:
-        DEFAULT_BACKUP_DIR.mkdir(parents=True, exist_ok=True)
+        fallback.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
-            f"{warning}neither can {DEFAULT_BACKUP_DIR} ({error.strerror}). "
+            f"{problem}neither can {fallback} ({error.strerror}). "
             "Set BACKUP_DIR to a folder this user may write."
         ) from error
-    return DEFAULT_BACKUP_DIR, f"{warning}using {DEFAULT_BACKUP_DIR}."
+    return fallback, f"{problem}using {fallback}."
 
 
 def redact_url(url: str) -> str:

@@ -1,0 +1,149 @@
+"""Settings: every fault at once, every spelling of the keys, no secret shown."""
+
+from datetime import date, time
+from pathlib import Path
+
+import pytest
+
+from enhanced_websocket_service.clock import SystemClock, VirtualClock
+from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.market.source import Provider
+from enhanced_websocket_service.settings import (
+    Settings,
+    load_settings,
+    redact_url,
+    usable_backup_dir,
+)
+
+
+def settings(**environ: str) -> Settings:
+    return load_settings(environ).settings
+
+
+def test_defaults_are_those_of_the_documents() -> None:
+    made = settings()
+    assert (made.host, made.port, made.symbols) == ("127.0.0.1", 8080, ("USDCOP",))
+    assert (made.market_open, made.market_close) == (time(8, 0), time(12, 55))
+    assert made.keys == ()
+    assert made.database_url is None
+    assert made.key_spacing_s == 8.0
+    assert isinstance(made.clock(), SystemClock)
+    assert made.data_provider == Provider("twelvedata")
+
+
+def test_all_faults_are_reported_at_once_each_with_its_variable() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        settings(
+            PORT="eighty",
+            SYMBOLS="usd/cop",
+            DATABASE_URL="mysql://u:hunter2@h/db",
+            MARKET_OPEN="25:00",
+            SSL_CERT_PATH="/tmp/cert.pem",
+            FEED_MODE="carrier-pigeon",
+            VIRTUAL_CLOCK="tomorrow",
+            L0_WINDOW_DAYS="0",
+        )
+    faults = caught.value.faults
+    for name in (
+        "PORT",
+        "SYMBOLS",
+        "DATABASE_URL",
+        "MARKET_OPEN",
+        "SSL_CERT_PATH",
+        "FEED_MODE",
+        "VIRTUAL_CLOCK",
+        "L0_WINDOW_DAYS",
+    ):
+        assert sum(fault.startswith(name) for fault in faults) == 1, (name, faults)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "label", "group"),
+    [
+        ("TWELVEDATA_API_KEY_G1_1", "G1_1", 1),
+        ("TWELVEDATA_API_KEY_G2_8", "G2_8", 2),
+        ("API_KEY_G1_3", "G1_3", 1),
+        ("API_KEY_G2_1", "G2_1", 2),
+        ("TWELVEDATA_API_KEY_1", "G1_1", 1),
+        ("TWELVEDATA_API_KEY_16", "G2_8", 2),
+        ("TWELVEDATA_API_KEY", "G1_1", 1),
+    ],
+)
+def test_every_spelling_of_a_key_is_accepted(variable: str, label: str, group: int) -> None:
+    (key,) = settings(**{variable: "0123456789abcdef"}).keys
+    assert (key.label, key.group, key.secret) == (label, group, "0123456789abcdef")
+    assert "0123" not in repr(key)
+
+
+def test_sixteen_keys_in_two_groups() -> None:
+    environ = {
+        f"TWELVEDATA_API_KEY_G{group}_{n}": f"secret-{group}-{n}"
+        for group in (1, 2)
+        for n in range(1, 9)
+    }
+    made = settings(**environ)
+    assert len(made.keys) == 16
+    assert [key.group for key in made.keys] == [1] * 8 + [2] * 8
+    assert "secret-" not in repr(made)
+    assert "secret-" not in str(made.redacted())
+    assert made.secrets() >= set(environ.values())
+
+
+def test_placeholders_and_empty_values_count_as_unset() -> None:
+    made = settings(TWELVEDATA_API_KEY_G1_1="your_real_api_key_here", PORT="", DATABASE_URL="  ")
+    assert made.keys == ()
+    assert made.port == 8080
+    assert made.database_url is None
+
+
+def test_a_repeated_key_counts_once_and_is_warned_about_without_being_shown() -> None:
+    loaded = load_settings({"TWELVEDATA_API_KEY_G1_1": "samekey1", "API_KEY_G1_2": "samekey1"})
+    assert len(loaded.settings.keys) == 1
+    (warning,) = [one for one in loaded.warnings if "repeats" in one]
+    assert "samekey1" not in warning
+
+
+def test_the_environment_wins_over_the_file_and_options_over_both(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("PORT=1111\nHOST=0.0.0.0\nPROT=3\n")
+    loaded = load_settings({"PORT": "2222"}, dotenv=dotenv, overrides={"port": 3333, "host": None})
+    assert (loaded.settings.port, loaded.settings.host) == (3333, "0.0.0.0")
+    assert any("PROT" in one and "PORT" in one for one in loaded.warnings)
+
+
+def test_other_addresses_than_the_vendors_own_are_the_simulator_unless_told_otherwise() -> None:
+    assert settings(TWELVEDATA_REST_URL="http://127.0.0.1:9").data_provider == Provider("simulator")
+    assert settings(TWELVEDATA_WS_URL="ws://127.0.0.1:9/x").data_provider.simulated
+    told = settings(TWELVEDATA_REST_URL="http://127.0.0.1:9", PROVIDER="twelvedata")
+    assert told.data_provider == Provider("twelvedata")
+
+
+def test_calendar_and_clock_follow_the_settings() -> None:
+    made = settings(
+        MARKET_CLOSE="13:00",
+        EXTRA_CLOSURES="2025-01-20,2025-01-21",
+        VIRTUAL_CLOCK="2025-01-20T08:00:00-05:00,60,1700000000",
+    )
+    assert not made.calendar().is_trading_day(date(2025, 1, 21))
+    assert len(made.calendar().live_labels(date(2025, 1, 22))) == 60
+    assert isinstance(made.clock(), VirtualClock)
+
+
+def test_passwords_in_addresses_are_redacted() -> None:
+    assert redact_url("postgresql://me:hunter2@db:5432/x") == "postgresql://me:[redacted]@db:5432/x"
+    assert redact_url("redis://:hunter2@h/0") == "redis://:[redacted]@h/0"
+    assert redact_url("postgresql://me@db/x") == "postgresql://me@db/x"
+
+
+def test_an_uncreatable_backup_dir_is_replaced_with_a_warning(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    assert usable_backup_dir(tmp_path / "new") == (tmp_path / "new", None)
+    used, warning = usable_backup_dir(blocked / "below", tmp_path / "fallback")
+    assert used == tmp_path / "fallback"
+    assert used.is_dir()
+    assert warning is not None
+    assert "BACKUP_DIR" in warning
+    with pytest.raises(ConfigurationError, match="BACKUP_DIR"):
+        usable_backup_dir(blocked / "below", blocked / "fallback")
