@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, time
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -23,6 +22,7 @@ from .errors import ConfigurationError
 from .market.calendar import BAR_SECONDS, TradingCalendar
 from .market.source import REAL_PROVIDER, SIMULATOR, Provider
 from .telemetry import REDACTED
+from .twelvedata.keys import ApiKey
 
 REAL_REST_URL = "https://api.twelvedata.com"
 REAL_WS_URL = "wss://ws.twelvedata.com/v1/quotes/price"
@@ -45,18 +45,6 @@ _KEY_VARIABLES: tuple[tuple[str, str, int], ...] = (
 )
 _KEY_NAMES = {variable for variable, _, _ in _KEY_VARIABLES}
 _OURS = re.compile(r"^(TWELVEDATA|API_KEY|EWS|L0|MARKET|JOURNAL|FEED|KEY)_")
-
-
-@dataclass(frozen=True, slots=True)
-class KeySetting:
-    """One vendor key. ``label`` (``G1_3``) is what logs and answers show; never the secret."""
-
-    label: str
-    group: int
-    secret: str
-
-    def __repr__(self) -> str:
-        return f"KeySetting({self.label})"
 
 
 def _comma_list(value: object) -> object:
@@ -86,7 +74,7 @@ class Settings(BaseModel):
 
     database_url: str | None = Field(None, repr=False)
     redis_url: str | None = Field(None, repr=False)
-    keys: tuple[KeySetting, ...] = Field((), repr=False)
+    keys: tuple[ApiKey, ...] = Field((), repr=False)
 
     ready_signals_dir: Path = Path("/data/ready-signals")
     backup_dir: Path = DEFAULT_BACKUP_DIR
@@ -169,7 +157,7 @@ class Settings(BaseModel):
             raise ValueError("\n".join(faults))
         return self
 
-    @cached_property
+    @property
     def data_provider(self) -> Provider:
         """Who the prices are from: an address that is not the vendor's own is the simulator."""
         if self.provider is not None:
@@ -270,8 +258,6 @@ def load_settings(
     keys, key_warnings = _keys(merged)
     warnings += key_warnings
     settings = _validated({**values, "keys": keys}, merged)
-    if "BACKUP_DIR" not in merged and "backup_dir" not in (overrides or {}):
-        warnings.append(f"BACKUP_DIR is not set; using {DEFAULT_BACKUP_DIR}.")
     return Loaded(settings, tuple(warnings))
 
 
@@ -331,8 +317,8 @@ def redact_url(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{userinfo.partition(':')[0]}:{REDACTED}@{host}"))
 
 
-def _keys(merged: Mapping[str, str]) -> tuple[tuple[KeySetting, ...], list[str]]:
-    by_label: dict[str, KeySetting] = {}
+def _keys(merged: Mapping[str, str]) -> tuple[tuple[ApiKey, ...], list[str]]:
+    by_label: dict[str, ApiKey] = {}
     seen: dict[str, str] = {}
     warnings: list[str] = []
     for variable, label, group in _KEY_VARIABLES:
@@ -344,7 +330,7 @@ def _keys(merged: Mapping[str, str]) -> tuple[tuple[KeySetting, ...], list[str]]
                 warnings.append(f"{variable} repeats the key of {seen[secret]}; it counts once.")
             continue
         seen[secret] = variable
-        by_label[label] = KeySetting(label, group, secret)
+        by_label[label] = ApiKey(label=label, secret=secret, group=group)
     return tuple(by_label[label] for label in sorted(by_label)), warnings
 
 

@@ -24,14 +24,4 @@ class StatusChanged(msgspec.Struct, frozen=True, gc=False):
     at: float  # unix seconds UTC
 
 
-class OffsetsWithheld(msgspec.Struct, frozen=True, gc=False):
-    """Ticks ``first .. last`` (offsets, inclusive) are stored but not published, for ``reason``."""
-
-    symbol: str
-    epoch: int
-    first: int
-    last: int
-    reason: str  # outside_session, future_stamp
-
-
-Event = Tick | BarUpdate | EpochStarted | OffsetsWithheld | StatusChanged
+Event = Tick | BarUpdate | EpochStarted | StatusChanged

@@ -13,9 +13,9 @@ from typing import Literal, Protocol
 import structlog
 
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import EwsError, L0Error
+from enhanced_websocket_service.errors import EwsError, L0Error, StorageError
 from enhanced_websocket_service.feeds.base import Feed
-from enhanced_websocket_service.l0.readiness import ReadyFlag
+from enhanced_websocket_service.l0.readiness import FlagState, ReadyFlag
 from enhanced_websocket_service.l0.validator import Assessment
 from enhanced_websocket_service.market.calendar import Session, TradingCalendar, iso_local
 
@@ -91,6 +91,7 @@ class Lifecycle:
         self._collected_until = 0.0
         self.feed: Feed | None = None
         self.assessment: Assessment | None = None
+        self.assessed_at: float | None = None
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -101,9 +102,7 @@ class Lifecycle:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._close_bars(), name="bar-clock")
                     group.create_task(self._sessions(), name="sessions")
-            except* asyncio.CancelledError:
-                raise
-            except* Exception as failures:  # the border where any failure becomes a state
+            except ExceptionGroup as failures:  # the border where any failure becomes a state
                 reason = "; ".join(_leaves(failures))
                 if not all(isinstance(one, EwsError) for one in _leaf_errors(failures)):
                     log.exception("Unexpected failure")
@@ -113,9 +112,29 @@ class Lifecycle:
             await self._clock.sleep(self._clock.span(retry_s, at_least_real=1.0))
             retry_s = min(2 * retry_s, LONGEST_RETRY_S)
 
+    @property
+    def current(self) -> StateChange:
+        """The state, its reason and since when."""
+        return self._states.current
+
     def enter_shutdown(self, reason: str) -> None:
         """Show SHUTDOWN; the caller has cancelled ``run`` and drains the rest."""
         self._change(ServiceState.SHUTDOWN, reason)
+
+    async def watch_data(self, every_s: float = 60.0) -> None:
+        """Measure L0 again now and then, so that ``/status`` shows the present; until cancelled."""
+        while True:
+            await self._clock.sleep(self._clock.span(every_s, at_least_real=5.0))
+            if self.assessment is not None:
+                try:
+                    await self._assess()
+                except StorageError as error:
+                    log.warning("L0 data not measured", error=str(error))
+
+    async def _assess(self) -> Assessment:
+        self.assessment = await self._history.assess()
+        self.assessed_at = self._clock.now()
+        return self.assessment
 
     async def _sessions(self) -> None:
         await self._initialise()
@@ -158,16 +177,7 @@ class Lifecycle:
                 return
 
     async def _wait_for_flag(self) -> None:
-        state = self._flag.read()
-        if state.ready:
-            return
-        self._change(ServiceState.WAITING_L0, state.problem or "Waiting for the L0 ready signal.")
-        waiting = asyncio.create_task(
-            self._flag.wait(
-                lambda seen: self._change(ServiceState.WAITING_L0, seen.problem or "Reading it.")
-            ),
-            name="l0-flag",
-        )
+        waiting = asyncio.create_task(self._flag.wait(self._show_flag), name="l0-flag")
         timer = asyncio.create_task(
             self._clock.sleep(self._schedule.startup_timeout_s), name="l0-timeout"
         )
@@ -180,12 +190,12 @@ class Lifecycle:
             for task in (waiting, timer):
                 task.cancel()
             await asyncio.gather(waiting, timer, return_exceptions=True)
-        self.assessment = await self._history.assess()
+        assessment = await self._assess()
         minutes = self._schedule.startup_timeout_s / 60
-        if not (self.assessment.is_fresh and self.assessment.is_complete):
+        if not _usable(assessment):
             raise L0Error(
                 f"No L0 ready signal after {minutes:g} minutes, and the data is not usable without "
-                f"it: {'; '.join(self.assessment.reasons)}"
+                f"it: {'; '.join(assessment.reasons)}"
             )
         log.warning(
             "No L0 ready signal, but the data is fresh and complete: going on", minutes=minutes
@@ -193,7 +203,7 @@ class Lifecycle:
 
     async def _check_data(self) -> None:
         self._change(ServiceState.CHECKING_DATA, "Measuring freshness and completeness of L0.")
-        self.assessment = assessment = await self._history.assess()
+        assessment = await self._assess()
         if not _usable(assessment):
             self._change(
                 ServiceState.CHECKING_DATA,
@@ -204,7 +214,7 @@ class Lifecycle:
                 await self._history.repair()
             except EwsError as error:
                 problem = f" The repair failed: {error}"
-            self.assessment = assessment = await self._history.assess()
+            assessment = await self._assess()
             if not _usable(assessment):
                 reason = f"{'; '.join(assessment.reasons)}{problem}"
                 if self._schedule.l0_policy == "strict":
@@ -265,6 +275,12 @@ class Lifecycle:
             await clock.sleep_until(soon if due is None else min(soon, due))
             await asyncio.sleep(0)
 
+    def _show_flag(self, seen: FlagState) -> None:
+        if not seen.ready:
+            self._change(
+                ServiceState.WAITING_L0, seen.problem or "Waiting for the L0 ready signal."
+            )
+
     def _change(self, state: ServiceState, reason: str) -> None:
         change = self._states.change(state, reason, self._clock.now())
         if change is not None:
@@ -275,14 +291,14 @@ def _usable(assessment: Assessment) -> bool:
     return assessment.is_fresh and assessment.is_complete
 
 
-def _leaf_errors(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    leaves: list[BaseException] = []
+def _leaf_errors(group: ExceptionGroup[Exception]) -> list[Exception]:
+    leaves: list[Exception] = []
     for one in group.exceptions:
-        leaves += _leaf_errors(one) if isinstance(one, BaseExceptionGroup) else [one]
+        leaves += _leaf_errors(one) if isinstance(one, ExceptionGroup) else [one]
     return leaves
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[str]:
+def _leaves(group: ExceptionGroup[Exception]) -> list[str]:
     return [
         str(one) if isinstance(one, EwsError) else f"{type(one).__name__}: {one}"
         for one in _leaf_errors(group)

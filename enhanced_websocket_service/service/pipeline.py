@@ -13,7 +13,7 @@ from typing import Protocol
 from enhanced_websocket_service.market.aggregation import BarAggregator
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.calendar import TradingCalendar
-from enhanced_websocket_service.market.events import EpochStarted, Event, OffsetsWithheld
+from enhanced_websocket_service.market.events import EpochStarted, Event
 from enhanced_websocket_service.market.tick import Flag, Quote, Rejection, Tick, quantise, rejection
 from enhanced_websocket_service.market.validation import Accepted, QuoteValidator
 from enhanced_websocket_service.telemetry import Metrics
@@ -35,7 +35,15 @@ class _Line:
     validator: QuoteValidator
     aggregator: BarAggregator
     offset: int = 0
-    last_tick: Tick | None = None
+    latest: Tick | None = None  # the last published one; late ticks do not replace newer ones
+
+    def show(self, tick: Tick) -> None:
+        if (
+            tick.trading_session
+            and Flag.FUTURE not in tick.flags
+            and (self.latest is None or tick.timestamp >= self.latest.timestamp)
+        ):
+            self.latest = tick
 
 
 @dataclass(slots=True)
@@ -93,9 +101,17 @@ class Pipeline:
         """The last offset of each symbol in the current epoch; 0 before the first tick."""
         return {symbol: line.offset for symbol, line in self._lines.items()}
 
-    def last_tick(self, symbol: str) -> Tick | None:
+    def latest(self, symbol: str) -> Tick | None:
+        """The last price of a session, from before a restart if need be."""
         line = self._lines.get(symbol)
-        return None if line is None else line.last_tick
+        return None if line is None else line.latest
+
+    def known_prices(self, ticks: Iterable[Tick]) -> None:
+        """Start from the last journaled tick of each symbol, of an earlier session even."""
+        for tick in ticks:
+            if (line := self._lines.get(tick.symbol)) is not None:
+                line.validator.seed(tick.timestamp, tick.price, tick.bid, tick.ask)
+                line.show(tick)
 
     def restore(self, records: Iterable[Record]) -> None:
         """Rebuild prices and open bars from what was journaled before the restart, oldest first."""
@@ -106,7 +122,7 @@ class Pipeline:
             if line is None:
                 continue
             if isinstance(record, Tick):
-                line.last_tick = record
+                line.show(record)
                 line.validator.seed(record.timestamp, record.price, record.bid, record.ask)
                 if record.trading_session and not _KEEP_OUT_OF_BARS.intersection(record.flags):
                     line.aggregator.add(record)
@@ -158,30 +174,15 @@ class Pipeline:
             return
         self._journal.append([*rejections, *ticks])
         self._count_rejections(rejections)
-        events: list[Event] = []
-        withheld: OffsetsWithheld | None = None
+        published: list[Event] = []
         for tick in ticks:
             line = self._lines[tick.symbol]
-            line.offset, line.last_tick = tick.offset, tick
-            reason = self._aggregate(line, tick)
-            if reason is None:
-                events.append(tick)
-                withheld = None
-            elif (
-                withheld is not None
-                and (withheld.symbol, withheld.reason) == (tick.symbol, reason)
-                and withheld.last + 1 == tick.offset
-            ):
-                events[-1] = withheld = OffsetsWithheld(
-                    tick.symbol, tick.epoch, withheld.first, tick.offset, reason
-                )
-            else:
-                withheld = OffsetsWithheld(
-                    tick.symbol, tick.epoch, tick.offset, tick.offset, reason
-                )
-                events.append(withheld)
-        if events:
-            self._publish(events)
+            line.offset = tick.offset
+            line.show(tick)
+            if self._aggregate(line, tick):
+                published.append(tick)
+        if published:
+            self._publish(published)
 
     def on_time(self, now: float, grace: float) -> None:
         """Close the bars that are due. ``grace``: seconds for which a late tick revises a bar.
@@ -238,24 +239,24 @@ class Pipeline:
             flags=flags,
         )
 
-    def _aggregate(self, line: _Line, tick: Tick) -> str | None:
-        """Count ``tick`` and add it to its bar; say why it must not be published, if so."""
+    def _aggregate(self, line: _Line, tick: Tick) -> bool:
+        """Count ``tick`` and add it to its bar; whether it is to be published."""
         counts = self.counts
         counts.ticks += 1
         self._metrics.ticks.labels(tick.symbol, tick.source).inc()
         if Flag.FUTURE in tick.flags:
             counts.future += 1
-            return "future_stamp"
+            return False
         if not tick.trading_session:
             counts.outside_session += 1
-            return "outside_session"
+            return False
         if Flag.LATE in tick.flags:
             counts.late += 1
             self._metrics.late.inc()
         else:
             line.aggregator.add(tick)
         self._metrics.tick_price.labels(tick.symbol).set(tick.price)
-        return None
+        return True
 
     def _count_rejections(self, rejections: Sequence[Rejection]) -> None:
         for one in rejections:

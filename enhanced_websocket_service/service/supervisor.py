@@ -6,7 +6,8 @@ ticks. Components stop in the reverse order of their start, each awaited before 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import structlog
 
@@ -19,23 +20,39 @@ LONGEST_BACKOFF_S = 30.0
 HEALTHY_AFTER_S = 60.0
 
 
+@dataclass(slots=True)
+class Component:
+    """What became of a component so far."""
+
+    name: str
+    running: bool = True
+    restarts: int = 0
+    failure: str | None = None
+
+
 class Supervisor:
     """Owns one task per component."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self.failures: dict[str, str] = {}
+        self._components: dict[str, Component] = {}
+
+    @property
+    def components(self) -> Sequence[Component]:
+        return tuple(self._components.values())
 
     def start(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run ``run()`` for ever under ``name``."""
-        self._tasks[name] = asyncio.create_task(self._keep(name, run), name=name)
+        component = self._components[name] = Component(name)
+        self._tasks[name] = asyncio.create_task(self._keep(component, run), name=name)
 
     async def stop(self, name: str, timeout_s: float = 10.0) -> None:
         """Cancel ``name`` and wait, at most ``timeout_s`` real seconds, until it has ended."""
         task = self._tasks.pop(name, None)
         if task is None:
             return
+        self._components[name].running = False
         task.cancel()
         _, pending = await asyncio.wait({task}, timeout=timeout_s)
         if pending:
@@ -46,7 +63,7 @@ class Supervisor:
         for name in reversed(list(self._tasks)):
             await self.stop(name)
 
-    async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+    async def _keep(self, component: Component, run: Callable[[], Awaitable[None]]) -> None:
         loop = asyncio.get_running_loop()
         backoff = FIRST_BACKOFF_S
         while True:
@@ -58,11 +75,12 @@ class Supervisor:
                 raise
             except Exception as error:  # the border where any bug of a component is contained
                 failure = f"{type(error).__name__}: {error}"
-                log.exception("Component failed; it will be restarted", component=name)
+                log.exception("Component failed; it will be restarted", component=component.name)
             else:
-                log.error("Component ended; it will be restarted", component=name)
-            self.failures[name] = failure
-            self._metrics.component_restarts.labels(name).inc()
+                log.error("Component ended; it will be restarted", component=component.name)
+            component.failure = failure
+            component.restarts += 1
+            self._metrics.component_restarts.labels(component.name).inc()
             if loop.time() - started > HEALTHY_AFTER_S:
                 backoff = FIRST_BACKOFF_S
             await asyncio.sleep(backoff)

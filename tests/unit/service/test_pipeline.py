@@ -9,7 +9,7 @@ import pytest
 from enhanced_websocket_service.errors import JournalError
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.calendar import TradingCalendar
-from enhanced_websocket_service.market.events import EpochStarted, Event, OffsetsWithheld
+from enhanced_websocket_service.market.events import EpochStarted, Event
 from enhanced_websocket_service.market.tick import Flag, Quote, Rejection, Tick
 from enhanced_websocket_service.service.pipeline import Pipeline, Record
 from enhanced_websocket_service.telemetry import Metrics
@@ -73,7 +73,7 @@ def test_a_batch_is_journaled_once_before_it_is_published() -> None:
     assert (first.epoch, first.offset, first.price) == (7, 1, 4100.123457)
     assert second.offset == 2
     assert line.offsets == {"USDCOP": 2}
-    assert line.last_tick("USDCOP") == second
+    assert line.latest("USDCOP") == second
 
 
 def test_a_failed_journal_write_publishes_nothing_and_uses_no_offset() -> None:
@@ -113,21 +113,9 @@ def test_ticks_outside_the_session_are_stored_but_not_published() -> None:
         OPEN,
         CLOSE - 1,
     ]
-    withheld = [event for event in recorder.events if isinstance(event, OffsetsWithheld)]
-    assert [(one.first, one.last, one.reason) for one in withheld] == [
-        (1, 1, "outside_session"),
-        (4, 4, "outside_session"),
-        (5, 5, "outside_session"),
-    ]
     line.on_time(CLOSE + 10.0, 60.0)
     bars = [event.bar for event in recorder.events if isinstance(event, BarUpdate)]
     assert [bar.open_time for bar in bars] == [OPEN, CLOSE - 300]
-
-
-def test_withheld_offsets_of_one_batch_are_announced_as_one_range() -> None:
-    recorder = Recorder()
-    pipeline(recorder).on_quotes([quote(OPEN - 2, 4100.0), quote(OPEN - 1, 4100.0)], OPEN)
-    assert recorder.events == [OffsetsWithheld("USDCOP", 7, 1, 2, "outside_session")]
 
 
 def test_a_stamp_too_far_ahead_is_stored_flagged_and_enters_no_bar() -> None:
@@ -136,6 +124,7 @@ def test_a_stamp_too_far_ahead_is_stored_flagged_and_enters_no_bar() -> None:
     line.on_quotes([quote(OPEN + 106, 4100.0), quote(OPEN + 104, 4105.0)], OPEN + 100.0)
     stored = [record for record in recorder.records if isinstance(record, Tick)]
     assert [tick.flags for tick in stored] == [(Flag.FUTURE,), ()]
+    assert [event.offset for event in recorder.events if isinstance(event, Tick)] == [2]
     line.on_time(OPEN + 301.0, 60.0)
     (update,) = [event for event in recorder.events if isinstance(event, BarUpdate)]
     assert update.bar.open == 4105.0

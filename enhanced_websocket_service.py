@@ -1,0 +1,5 @@
+"""``python enhanced_websocket_service.py [command]``: the entry point of the requirements."""
+
+from enhanced_websocket_service.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Publish, subscribe, latest price: in this process alone, or also over Redis."""

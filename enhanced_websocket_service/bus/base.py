@@ -1,0 +1,46 @@
+"""What every bus does. One contract suite runs on all of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from enhanced_websocket_service.market.events import Event
+from enhanced_websocket_service.market.tick import Tick
+
+Subscriber = Callable[[Sequence[Event]], None]
+"""Called at once, on the publisher's thread, with each published batch. Must not block."""
+
+
+class Bus(Protocol):
+    """From the one publisher to subscribers in this process, and to others where there are any."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether other processes get what is published."""
+        ...
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Hand ``events`` to every subscriber, in order; never blocks, never fails."""
+        ...
+
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+        """Call ``callback`` with every later batch.
+
+        :returns: a function that ends the subscription; calling it twice does no harm.
+        """
+        ...
+
+    def latest(self, symbol: str) -> Tick | None:
+        """The tick of ``symbol`` published last."""
+        ...
+
+    def seed(self, tick: Tick) -> None:
+        """After a restart: ``tick`` was published last. Subscribers are not told."""
+        ...
+
+    async def ping(self) -> float | None:
+        """One round trip to the server, real milliseconds; ``None`` without an answer or a server."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """For ``/status``: ``kind``, ``connected`` and what there is to say."""
+        ...

@@ -1,0 +1,80 @@
+"""The bus inside this process: a real one, and the local half of the others."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from enhanced_websocket_service.market.events import Event
+from enhanced_websocket_service.market.tick import Tick
+
+from .base import Subscriber
+
+log = structlog.get_logger(__name__)
+
+
+class MemoryBus:
+    """Delivers to subscribers of this process, in the order in which they subscribed."""
+
+    def __init__(self) -> None:
+        self._subscribers: tuple[Subscriber, ...] = ()  # replaced, never changed: see publish
+        self._latest: dict[str, Tick] = {}
+        self._failures = 0
+
+    @property
+    def connected(self) -> bool:
+        return False
+
+    def publish(self, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        for event in events:
+            if isinstance(event, Tick):
+                self._latest[event.symbol] = event
+        for subscriber in self._subscribers:
+            try:
+                subscriber(events)
+            except Exception:  # one broken subscriber must not keep the tick from the others
+                self._failures += 1
+                log.exception("A subscriber failed", subscriber=repr(subscriber))
+
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+        entry = _Entry(callback)
+        self._subscribers = (*self._subscribers, entry)
+
+        def unsubscribe() -> None:
+            self._subscribers = tuple(one for one in self._subscribers if one is not entry)
+
+        return unsubscribe
+
+    def latest(self, symbol: str) -> Tick | None:
+        return self._latest.get(symbol)
+
+    def seed(self, tick: Tick) -> None:
+        self._latest.setdefault(tick.symbol, tick)
+
+    async def ping(self) -> float | None:
+        return None
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "kind": "memory",
+            "connected": False,
+            "subscribers": len(self._subscribers),
+            "subscriber_failures": self._failures,
+        }
+
+
+class _Entry:
+    """One subscription: the same callback may subscribe twice and leave once."""
+
+    __slots__ = ("_callback",)
+
+    def __init__(self, callback: Subscriber) -> None:
+        self._callback = callback
+
+    def __call__(self, events: Sequence[Event]) -> None:
+        self._callback(events)
+
+    def __repr__(self) -> str:
+        return repr(self._callback)

@@ -1,0 +1,324 @@
+"""The bus over Redis or Valkey: latest price, pub/sub, and streams to resume from.
+
+Delivery in this process never waits for the server. What goes there passes a bounded queue: when the
+server is away or slow the oldest publishes are dropped and counted, but the newest price of every symbol
+always gets there. What was under way when the connection broke goes again, so pub/sub may repeat a
+price; the stream of ticks never does: the ID of an entry is ``epoch-offset``, and the server refuses
+one that is not higher than the last.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from time import monotonic, perf_counter
+from typing import Any, Final
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.market.bar import BarUpdate
+from enhanced_websocket_service.market.events import EpochStarted, Event
+from enhanced_websocket_service.market.price_view import price_data
+from enhanced_websocket_service.market.tick import Tick
+
+from .base import Subscriber
+from .memory import MemoryBus
+
+log = structlog.get_logger(__name__)
+
+CHANNEL: Final = "market_data:realtime"
+PRICE_TTL_S: Final = 300
+EPOCH_KEY: Final = "ews:epoch"
+FIRST_BACKOFF_S: Final = 0.1
+CHECK_EVERY_S: Final = 5.0
+_UNAVAILABLE: Final = (RedisError, OSError, TimeoutError)
+_json: Final = msgspec.json.Encoder()
+
+
+def price_key(symbol: str) -> str:
+    """Where the latest price of ``symbol`` is: ``usdcop:latest_price``."""
+    return f"{symbol.lower()}:latest_price"
+
+
+def stream_key(kind: str, symbol: str) -> str:
+    """The stream of ``ticks`` or ``bars``: ``ews:ticks:USDCOP``."""
+    return f"ews:{kind}:{symbol}"
+
+
+class RedisBus:
+    """Run ``run`` as one task; everything else works without it and without the server.
+
+    :param queue_size: events that may wait for the server.
+    :param stream_length: about how many entries each stream keeps.
+    :param timeout_s: real seconds for a connection or an answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        queue_size: int = 10_000,
+        batch_size: int = 500,
+        stream_length: int = 20_000,
+        timeout_s: float = 5.0,
+        longest_backoff_s: float = 5.0,
+    ) -> None:
+        """:raises ConfigurationError: the URL cannot be understood."""
+        try:
+            self._client: Redis = Redis.from_url(
+                url,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                retry=Retry(NoBackoff(), 0),  # retrying is this class's own business
+                client_name="enhanced-websocket-service",
+            )
+        except (ValueError, TypeError):
+            # Not chained: the parser's message may quote the part with the password.
+            raise ConfigurationError(
+                "REDIS_URL cannot be understood. It looks like redis://:password@host:6379/0; special "
+                "characters in the password are percent-encoded."
+            ) from None
+        self._local = MemoryBus()
+        self._queue: deque[Tick | BarUpdate] = deque()
+        self._queue_size = queue_size
+        self._batch_size = batch_size
+        self._stream_length = stream_length
+        self._longest_backoff_s = longest_backoff_s
+        self._prices: dict[str, tuple[Tick, float]] = {}  # newest by symbol, when (monotonic)
+        self._unwritten: set[str] = set()  # symbols whose newest price is not on the server
+        self._epoch = 0
+        self._epoch_unwritten = False
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._connected = False
+        self._checked_at = 0.0  # monotonic
+        self._server_run: str | None = None  # another one means: a server that may be empty
+        self._overflowing = False
+        self._repeating = False
+        self._refusing = False
+        self._sent = self._dropped = self._refused = 0
+        self._last_error: str | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the last exchange with the server succeeded."""
+        return self._connected
+
+    def publish(self, events: Sequence[Event]) -> None:
+        self._local.publish(events)
+        now = monotonic()
+        for event in events:
+            if isinstance(event, Tick):
+                self._prices[event.symbol] = (event, now)
+                self._unwritten.add(event.symbol)
+                self._enqueue(event)
+            elif isinstance(event, BarUpdate):
+                self._enqueue(event)
+            elif isinstance(event, EpochStarted):
+                self._epoch = max(self._epoch, event.epoch)
+                self._epoch_unwritten = True
+        if self._has_work():
+            self._idle.clear()
+            self._wake.set()
+
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+        return self._local.subscribe(callback)
+
+    def latest(self, symbol: str) -> Tick | None:
+        return self._local.latest(symbol)
+
+    def seed(self, tick: Tick) -> None:
+        self._local.seed(tick)
+
+    async def ping(self) -> float | None:
+        began = perf_counter()
+        try:
+            await self._client.ping()
+        except _UNAVAILABLE:
+            return None
+        return (perf_counter() - began) * 1000
+
+    async def highest_epoch(self) -> int | None:
+        """The highest epoch the server has heard of; ``None`` when it cannot be asked."""
+        try:
+            value = await self._client.get(EPOCH_KEY)
+            return int(value) if value is not None else 0
+        except _UNAVAILABLE:
+            return None
+        except ValueError:
+            log.warning("The key of the epoch holds something else", key=EPOCH_KEY)
+            return None
+
+    def status(self) -> dict[str, Any]:
+        return {
+            **self._local.status(),
+            "kind": "redis",
+            "connected": self._connected,
+            "queued": len(self._queue),
+            "sent": self._sent,
+            "dropped": self._dropped,
+            "refused": self._refused,
+            "last_error": self._last_error,
+        }
+
+    async def run(self) -> None:
+        """Drain the queue into the server until cancelled; reconnects by itself."""
+        backoff_s = FIRST_BACKOFF_S
+        try:
+            while True:
+                try:
+                    await self._serve()
+                except _UNAVAILABLE as error:
+                    self._lost(error)
+                    await asyncio.sleep(backoff_s)
+                    backoff_s = min(2 * backoff_s, self._longest_backoff_s)
+                else:
+                    backoff_s = FIRST_BACKOFF_S
+        finally:
+            self._connected = False
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until everything published is on the server; ``run`` must be running.
+
+        :returns: ``False`` when ``timeout_s`` real seconds did not suffice.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        return self._idle.is_set()
+
+    async def close(self) -> None:
+        """Close the connections; end ``run`` first."""
+        with suppress(*_UNAVAILABLE):
+            await self._client.aclose()
+
+    def _enqueue(self, event: Tick | BarUpdate) -> None:
+        if len(self._queue) >= self._queue_size:
+            self._queue.popleft()
+            self._dropped += 1
+            if not self._overflowing:
+                self._overflowing = True
+                log.warning(
+                    "Redis is too slow or away: dropping the oldest publishes",
+                    queued=len(self._queue),
+                    reason=self._last_error,
+                )
+        self._queue.append(event)
+
+    def _has_work(self) -> bool:
+        return bool(self._queue or self._unwritten or self._epoch_unwritten)
+
+    async def _serve(self) -> None:
+        """One batch; without work, wait for some. A server that is away is asked until it answers."""
+        if not self._connected or monotonic() - self._checked_at > CHECK_EVERY_S:
+            await self._check_server()
+        if self._has_work():
+            await self._send_some()
+        if not self._connected:
+            self._connected, self._last_error = True, None
+            log.info("Redis is connected", queued=len(self._queue))
+        if not self._has_work():
+            self._idle.set()
+            self._wake.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), CHECK_EVERY_S)
+
+    async def _check_server(self) -> None:
+        """Ask for signs of life. A server that started anew gets the newest prices and the epoch."""
+        try:
+            run = str((await self._client.info("server")).get("run_id"))
+        except ResponseError:  # the account may not be allowed to ask
+            await self._client.ping()
+            run = "unknown"
+        self._checked_at = monotonic()
+        if not self._connected or run != self._server_run:
+            self._server_run = run
+            self._unwritten.update(self._prices)
+            self._epoch_unwritten = self._epoch > 0
+
+    async def _send_some(self) -> None:
+        batch = [self._queue[i] for i in range(min(self._batch_size, len(self._queue)))]
+        prices = {symbol: self._prices[symbol] for symbol in self._unwritten}
+        epoch = self._epoch if self._epoch_unwritten else None
+        dropped_before = self._dropped
+        await self._send(batch, prices, epoch)
+        # Only now: had it failed, the same events would have to go again. Meanwhile the queue may
+        # have lost some of them at its head.
+        gone = min(len(batch), self._dropped - dropped_before)
+        self._dropped -= gone  # they had been sent
+        for _ in range(len(batch) - gone):
+            self._queue.popleft()
+        for symbol, written in prices.items():
+            if self._prices[symbol] is written:
+                self._unwritten.discard(symbol)
+        self._epoch_unwritten = self._epoch_unwritten and self._epoch != epoch
+        self._sent += len(batch)
+        self._repeating = False
+        if self._overflowing and len(self._queue) < self._queue_size:
+            self._overflowing = False
+            log.info("Redis has caught up", dropped_in_all=self._dropped)
+
+    async def _send(
+        self,
+        batch: Sequence[Tick | BarUpdate],
+        prices: dict[str, tuple[Tick, float]],
+        epoch: int | None,
+    ) -> None:
+        async with self._client.pipeline(transaction=False) as pipe:
+            if epoch is not None:
+                pipe.set(EPOCH_KEY, epoch)
+            for symbol, (tick, published) in prices.items():
+                # A price that waited for the server is not younger for it.
+                left_ms = int((PRICE_TTL_S - (monotonic() - published)) * 1000)
+                if left_ms > 0:
+                    pipe.set(price_key(symbol), _json.encode(price_data(tick)), px=left_ms)
+            for event in batch:
+                if isinstance(event, Tick):
+                    self._add_tick(pipe, event)
+                else:
+                    self._add_bar(pipe, event)
+            answers = await pipe.execute(raise_on_error=False)
+        refused = 0
+        for answer in answers:
+            if isinstance(answer, ResponseError) and "equal or smaller" in str(answer):
+                refused += 1
+            elif isinstance(answer, Exception):
+                raise answer
+        self._refused += refused
+        if refused and not self._repeating and not self._refusing:
+            log.warning("Redis has ticks of a higher epoch: does another instance publish there?")
+        self._refusing = bool(refused) and not self._repeating
+
+    def _add_tick(self, pipe: Any, tick: Tick) -> None:
+        data = _json.encode(price_data(tick))
+        pipe.publish(CHANNEL, b'{"type":"price_update","data":' + data + b"}")
+        pipe.xadd(
+            stream_key("ticks", tick.symbol),
+            {"data": data},
+            id=f"{tick.epoch}-{tick.offset}",
+            maxlen=self._stream_length,
+            approximate=True,
+        )
+
+    def _add_bar(self, pipe: Any, update: BarUpdate) -> None:
+        pipe.xadd(
+            stream_key("bars", update.bar.symbol),
+            {"epoch": update.epoch, "offset": update.offset, "data": _json.encode(update)},
+            maxlen=self._stream_length,
+            approximate=True,
+        )
+
+    def _lost(self, error: Exception) -> None:
+        message = f"{type(error).__name__}: {error}"
+        if self._connected or self._last_error is None:
+            log.warning("Redis is unavailable; everything on this machine goes on", reason=message)
+        self._connected = False
+        self._repeating = True
+        self._last_error = message

@@ -1,0 +1,1 @@
+"""Where prices come from during a session: each feed yields batches of quotes."""

@@ -1,0 +1,137 @@
+"""What every feed is: batches of quotes for one session, and a status that can be asked at any time.
+
+``BackgroundFeed`` is how the feeds here are built: a task of their own fills a bounded buffer, the
+consumer takes all there is. When the consumer is slow the buffer fills and the task stops reading,
+so that the vendor's socket is paused instead of memory growing.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from typing import Literal, Protocol, Self
+
+import msgspec
+import structlog
+
+from enhanced_websocket_service.market.tick import Quote
+
+log = structlog.get_logger(__name__)
+
+Verdict = Literal["live", "quiet", "suspect", "dead", "closed"]
+
+BATCH_LIMIT = 20_000
+"""Quotes waiting for the consumer before the feed stops reading: some seconds of the worst burst."""
+
+
+class FeedStatus(msgspec.Struct, frozen=True):
+    """What a feed says of itself; instants in unix seconds UTC."""
+
+    source: str  # the source name of the quotes it delivers now
+    websocket_connected: bool
+    verdict: Verdict
+    detail: str  # the verdict's evidence, one sentence
+    reconnects: int
+    last_error: str | None
+    last_quote_at: float | None  # receipt of the last quote, or of the last unchanged poll
+    subscribed: tuple[str, ...]
+    refused: tuple[str, ...]  # symbols the vendor does not stream to us
+
+
+class Batches(Protocol):
+    """An iterator over non-empty batches that must be closed, e.g. by ``contextlib.aclosing``."""
+
+    def __aiter__(self) -> Self: ...
+
+    async def __anext__(self) -> list[Quote]: ...
+
+    async def aclose(self) -> None:
+        """Stop: no task and no socket is left when this returns."""
+        ...
+
+
+class Feed(Protocol):
+    """Quotes in the order of their arrival, for ever, until closed. One consumer at a time."""
+
+    def __aiter__(self) -> Batches: ...
+
+    def status(self) -> FeedStatus:
+        """A snapshot; cheap, never blocks."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop: no task and no socket is left when this returns."""
+        ...
+
+
+class BackgroundFeed(ABC):
+    """A feed whose ``_run`` delivers quotes from a task of its own.
+
+    The task starts with the first ``__anext__`` and ends with ``aclose``. Cancelling the consumer
+    loses nothing: the next ``__anext__`` continues. After ``aclose`` what was already read is still
+    handed out, then the iteration ends for good: make a new feed for each session. A failure of
+    ``_run`` is raised to the consumer.
+    """
+
+    def __init__(self, name: str, batch_limit: int = BATCH_LIMIT) -> None:
+        self._name = name
+        self._batch_limit = batch_limit
+        self._batch: list[Quote] = []
+        self._changed = asyncio.Event()  # for the consumer: quotes, or the end
+        self._space = asyncio.Event()  # for the task
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+        self._held_up = False  # the task waits for the consumer
+
+    @abstractmethod
+    async def _run(self) -> None:
+        """Deliver quotes until cancelled; release everything on the way out."""
+
+    @property
+    def running(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Quote]:
+        if self._task is None and not self._closed:
+            self._task = asyncio.create_task(self._run(), name=self._name)
+            self._task.add_done_callback(lambda _: self._changed.set())
+        while not self._batch:
+            if self._task is None:
+                raise StopAsyncIteration
+            if self._task.done():
+                self._task.result()  # raises what made it fail
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        batch, self._batch = self._batch, []
+        self._space.set()
+        return batch
+
+    async def aclose(self) -> None:
+        self._closed = True
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.wait({task})
+        self._changed.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("Feed failed before it was closed", feed=self._name, error=repr(error))
+
+    async def _deliver(self, quotes: list[Quote]) -> None:
+        """Hand quotes to the consumer; waits while it is too far behind."""
+        while len(self._batch) >= self._batch_limit:
+            self._held_up = True
+            self._space.clear()
+            await self._space.wait()
+        self._held_up = False
+        if quotes:
+            self._batch += quotes
+            self._changed.set()
+
+    async def _taken(self) -> None:
+        """Wait until the consumer has taken everything."""
+        while self._batch:
+            self._space.clear()
+            await self._space.wait()

@@ -1,0 +1,1 @@
+"""L0, the historical half: backfill, incremental, backup files, the ready flag, and their checks."""

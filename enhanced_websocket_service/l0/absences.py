@@ -1,0 +1,82 @@
+"""Slots the vendor was asked for and does not have.
+
+The database alone cannot tell "never asked" from "asked, and there was none", and thin days stay short
+for ever: without this record every run would pay for them again. It lives in a small file beside the
+backup. It only saves credits: lost, or unreadable, it is rebuilt by asking again. It never
+claims a bar that the database does not have.
+"""
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+
+from enhanced_websocket_service.errors import L0Error
+from enhanced_websocket_service.market.calendar import TradingCalendar
+
+from .files import replace_file
+
+log = structlog.get_logger(__name__)
+
+SCHEMA_VERSION = 1
+FINAL_AFTER_S = 86_400
+"""An answer is final for slots that ended at least a day before it: after an outage of its own the
+vendor still fills in younger ones, and believing their absence would keep the hole for ever."""
+
+
+class Absences:
+    """The file ``<symbol>_m5_vendor_gaps.json``: local day -> local labels, for one source."""
+
+    def __init__(
+        self, directory: Path, symbol: str, source: str, calendar: TradingCalendar
+    ) -> None:
+        self.path = directory / f"{symbol.lower()}_m5_vendor_gaps.json"
+        self._symbol, self._source, self._calendar = symbol, source, calendar
+
+    def load(self) -> set[int]:
+        """The recorded slots; none when the file is missing, unreadable or of another source."""
+        try:
+            content = json.loads(self.path.read_bytes())
+            if content["source"] != self._source or content["symbol"] != self._symbol:
+                return set()
+            return {
+                int(
+                    datetime.fromisoformat(f"{day}T{label}")
+                    .replace(tzinfo=self._calendar.zone)
+                    .timestamp()
+                )
+                for day, labels in content["absent"].items()
+                for label in labels
+            }
+        except FileNotFoundError:
+            return set()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning(
+                "record of vendor gaps is unusable and will be rebuilt",
+                path=str(self.path),
+                error=str(error),
+            )
+            return set()
+
+    def save(self, slots: Iterable[int]) -> None:
+        """Replace the record by ``slots``. Raises ``L0Error`` when the file cannot be written."""
+        absent: dict[str, list[str]] = {}
+        for slot in sorted(slots):
+            local = datetime.fromtimestamp(slot, self._calendar.zone)
+            absent.setdefault(local.date().isoformat(), []).append(local.strftime("%H:%M"))
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "symbol": self._symbol,
+            "source": self._source,
+            "timezone": str(self._calendar.zone),
+            "absent": absent,
+        }
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self.path, json.dumps(content, indent=1).encode() + b"\n")
+        except OSError as error:
+            raise L0Error(
+                f"BACKUP_DIR: cannot write {self.path}: {error}. Make the directory writable."
+            ) from error

@@ -1,0 +1,249 @@
+"""The L0 jobs as a whole: what ``l0 backfill``, ``l0 incremental``, ``l0 status`` and the service run.
+
+The commands withdraw the ready flag first and write it last, so the flag never speaks for a set
+that is half-way; when a command fails the flag stays withdrawn. The service's own repair rewrites
+database and backup set and leaves the flag alone: it belongs to whoever wrote it.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import date
+from pathlib import Path
+
+import structlog
+
+from enhanced_websocket_service.clock import Clock
+from enhanced_websocket_service.errors import ConfigurationError, DataError, L0Error, StorageError
+from enhanced_websocket_service.market.bar import Bar
+from enhanced_websocket_service.market.calendar import TradingCalendar
+from enhanced_websocket_service.market.source import Provider, is_simulated
+
+from .absences import Absences
+from .backfill import Backfill, BackfillPlan, BackfillResult
+from .backup import BackupMetadata, BackupSet
+from .incremental import Incremental
+from .interfaces import BarStore, HistorySource, Progress
+from .readiness import ReadyFlag
+from .report import L0Report, SymbolReport
+from .slots import window_slots
+from .validator import DEFAULT_WINDOW_DAYS, Assessment, assess, worst
+
+log = structlog.get_logger(__name__)
+
+SymbolProgress = Callable[[str, int, int], None]
+"""Told the symbol, the trading days done, and those in all."""
+
+
+class L0Pipeline:
+    """All L0 jobs over ``symbols``, one symbol after the other.
+
+    ``rest`` may be ``None`` for ``assess`` and ``status`` alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        rest: HistorySource | None,
+        database: BarStore,
+        calendar: TradingCalendar,
+        clock: Clock,
+        provider: Provider,
+        symbols: Sequence[str],
+        backup_dir: Path,
+        flag: ReadyFlag,
+        window_days: int = DEFAULT_WINDOW_DAYS,
+    ) -> None:
+        if not symbols or window_days < 1:
+            raise ConfigurationError(
+                "L0 needs at least one symbol (SYMBOLS) and a window of a day (L0_WINDOW_DAYS)."
+            )
+        self.flag = flag
+        self._rest, self._database = rest, database
+        self._calendar, self._clock = calendar, clock
+        self._provider, self._symbols = provider, tuple(symbols)
+        self._backup_dir, self._window_days = backup_dir, window_days
+
+    async def plan(
+        self, start: date, end: date, *, refetch: bool = False
+    ) -> tuple[BackfillPlan, ...]:
+        """What ``backfill`` would ask the vendor for. Raises as ``Backfill.plan``."""
+        return tuple(
+            [
+                await self._backfill(symbol).plan(start, end, refetch=refetch)
+                for symbol in self._symbols
+            ]
+        )
+
+    async def backfill(
+        self,
+        start: date,
+        end: date,
+        progress: SymbolProgress | None = None,
+        *,
+        refetch: bool = False,
+    ) -> tuple[BackfillResult, ...]:
+        """``l0 backfill``: flag withdrawn, history of ``start .. end`` fetched, set and flag written.
+
+        :raises ConfigurationError: ``start`` after ``end``; the flag is untouched.
+        :raises L0Error: what failed and what is missing; the flag stays withdrawn.
+        """
+        if start > end:
+            raise ConfigurationError(f"The start {start} is after the end {end}; swap them.")
+
+        async def fetch(symbol: str) -> BackfillResult:
+            return await self._backfill(symbol).run(
+                start, end, _for(symbol, progress), refetch=refetch
+            )
+
+        return await self._command("backfill", fetch)
+
+    async def incremental(
+        self, progress: SymbolProgress | None = None, *, start: date | None = None
+    ) -> tuple[BackfillResult, ...]:
+        """``l0 incremental``: the same around a catch-up to now. Raises as ``backfill``."""
+
+        async def fetch(symbol: str) -> BackfillResult:
+            return await self._incremental(symbol).run(_for(symbol, progress), start=start)
+
+        return await self._command("incremental", fetch)
+
+    async def repair(self) -> None:
+        """The service's catch-up: as ``incremental``, but the flag is neither read nor written.
+
+        The set is rewritten only when bars came, or when there is none. Raises ``L0Error``.
+        """
+        for symbol in self._symbols:
+            result = await self._incremental(symbol).run(purpose="repair")
+            if result.bars_written or not self._set(symbol).metadata.exists():
+                await self.write_backup(symbol)
+
+    async def assess(self) -> Assessment:
+        """Fresh and complete now? The worst of all symbols. Raises ``StorageError``."""
+        return worst([await self._assess(symbol) for symbol in self._symbols])
+
+    async def status(self) -> L0Report:
+        """Everything ``l0 status`` shows. Raises ``StorageError``."""
+        symbols = []
+        for symbol in self._symbols:
+            backup_set = self._set(symbol)
+            metadata: BackupMetadata | None = None
+            try:
+                metadata = await backup_set.read_metadata()
+                problems = tuple(await backup_set.verify())
+            except DataError as error:
+                problems = (str(error),)
+            last = await self._database.last_bar(symbol, vendor_only=True)
+            symbols.append(
+                SymbolReport(
+                    assessment=await self._assess(symbol),
+                    last_vendor_bar=None if last is None else last.open_time,
+                    backup=metadata,
+                    backup_problems=problems,
+                )
+            )
+        return L0Report(
+            now=self._clock.now(),
+            provider=self._provider.name,
+            flag_path=str(self.flag.path),
+            flag=self.flag.read(),
+            symbols=tuple(symbols),
+        )
+
+    async def write_backup(self, symbol: str) -> BackupMetadata:
+        """Replace the backup set of ``symbol`` by the database's vendor bars. Raises ``L0Error``."""
+        now = self._clock.now()
+        source = self._provider.bars
+        try:
+            bars = await self._database.vendor_bars(symbol, 0, int(now))
+        except StorageError as error:
+            raise L0Error(f"{symbol}: the bars to back up cannot be read: {error}") from error
+        own = [bar for bar in bars if bar.source == source]
+        metadata = await self._set(symbol).write(
+            own, provider=self._provider.name, source=source, now=now
+        )
+        log.info("backup set written", symbol=symbol, rows=metadata.rows, file=metadata.file)
+        return metadata
+
+    async def _command(
+        self, name: str, fetch: Callable[[str], Awaitable[BackfillResult]]
+    ) -> tuple[BackfillResult, ...]:
+        if self.flag.withdraw():
+            log.info("ready flag withdrawn", command=name, path=str(self.flag.path))
+        try:
+            results = []
+            described = {}
+            for symbol in self._symbols:
+                results.append(await fetch(symbol))
+                metadata = await self.write_backup(symbol)
+                if not metadata.rows:
+                    raise L0Error(
+                        f"{symbol}: there is no history, neither from the vendor for this range nor "
+                        "in the database. Choose a range with trading days."
+                    )
+                described[symbol] = {
+                    "rows": metadata.rows,
+                    "range_start": metadata.range_start,
+                    "range_end": metadata.range_end,
+                    "completeness_percentage": metadata.completeness_percentage,
+                }
+        except L0Error as error:
+            raise L0Error(f"{error} The ready flag stays withdrawn.") from error
+        self.flag.write({"source": self._provider.bars, "command": name, "symbols": described})
+        log.info("ready flag written", command=name, path=str(self.flag.path))
+        return tuple(results)
+
+    async def _assess(self, symbol: str) -> Assessment:
+        now = self._clock.now()
+        wanted = window_slots(self._calendar, now, self._window_days)
+        present: dict[int, list[str]] = {}
+        if wanted:
+            present = await self._database.slots_present(symbol, wanted[0], wanted[-1] + 1)
+        last: Bar | None = await self._database.last_bar(symbol)
+        return assess(
+            [slot for slot, sources in present.items() if any(map(self._is_ours, sources))],
+            last_open=last.open_time if last is not None and self._is_ours(last.source) else None,
+            calendar=self._calendar,
+            now=now,
+            window_days=self._window_days,
+            symbol=symbol,
+        )
+
+    def _is_ours(self, source: str) -> bool:
+        """Simulated bars prove nothing about real data, nor the other way round."""
+        return is_simulated(source) == self._provider.simulated
+
+    def _set(self, symbol: str) -> BackupSet:
+        return BackupSet(self._backup_dir, symbol, self._calendar)
+
+    def _backfill(self, symbol: str) -> Backfill:
+        if self._rest is None:
+            raise L0Error("No connection to the vendor was configured for this command.")
+        return Backfill(
+            self._rest,
+            self._database,
+            self._calendar,
+            self._clock,
+            provider=self._provider,
+            symbol=symbol,
+            absences=Absences(self._backup_dir, symbol, self._provider.bars, self._calendar),
+        )
+
+    def _incremental(self, symbol: str) -> Incremental:
+        return Incremental(
+            self._backfill(symbol),
+            self._database,
+            self._calendar,
+            self._clock,
+            provider=self._provider,
+            symbol=symbol,
+            window_days=self._window_days,
+        )
+
+
+def _for(symbol: str, progress: SymbolProgress | None) -> Progress | None:
+    if progress is None:
+        return None
+
+    def tell(done: int, total: int) -> None:
+        progress(symbol, done, total)
+
+    return tell

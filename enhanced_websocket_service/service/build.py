@@ -1,0 +1,310 @@
+"""The only place where objects are wired."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable
+
+import structlog
+
+from enhanced_websocket_service.bus.base import Bus
+from enhanced_websocket_service.bus.memory import MemoryBus
+from enhanced_websocket_service.bus.redis import RedisBus
+from enhanced_websocket_service.clock import Clock
+from enhanced_websocket_service.errors import ConfigurationError, EwsError
+from enhanced_websocket_service.feeds.base import Feed
+from enhanced_websocket_service.feeds.failover import FailoverFeed
+from enhanced_websocket_service.feeds.polling import PollingFeed
+from enhanced_websocket_service.feeds.stream import StreamFeed
+from enhanced_websocket_service.l0.pipeline import L0Pipeline
+from enhanced_websocket_service.l0.readiness import ReadyFlag
+from enhanced_websocket_service.serving.api import create_app
+from enhanced_websocket_service.serving.hub import Hub
+from enhanced_websocket_service.serving.server import ApiServer
+from enhanced_websocket_service.settings import Settings, usable_backup_dir
+from enhanced_websocket_service.storage.embedded import EmbeddedServers
+from enhanced_websocket_service.storage.epochs import begin_epoch
+from enhanced_websocket_service.storage.journal import Journal
+from enhanced_websocket_service.storage.journal_reader import records_since, recover
+from enhanced_websocket_service.storage.postgres import Database
+from enhanced_websocket_service.storage.writer import JournalWriter
+from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.twelvedata.keys import KeyPool
+from enhanced_websocket_service.twelvedata.planner import CreditPlanner
+from enhanced_websocket_service.twelvedata.rest import RestClient
+
+from .health import HealthMonitor
+from .lifecycle import Lifecycle, Schedule
+from .pipeline import Pipeline
+from .running import Service
+from .states import StateMachine
+from .supervisor import Supervisor
+from .view import View
+
+log = structlog.get_logger(__name__)
+
+RESTORE_S = 1200.0
+"""How far back the journal is replayed at a start: more than a bar and its grace."""
+EPOCH_TIMEOUT_S = 3.0
+"""Real seconds that the start waits for others to tell the highest epoch they know."""
+
+
+@contextlib.asynccontextmanager
+async def data_servers(settings: Settings) -> AsyncIterator[tuple[str, str | None]]:
+    """The addresses of PostgreSQL and Redis; private servers where ``EMBEDDED`` allows them.
+
+    :raises ConfigurationError: there is no database and none may be started.
+    :raises EmbeddedError: a private server does not start.
+    """
+    database_url, redis_url = settings.database_url, settings.redis_url
+    if database_url is None and not settings.embedded:
+        raise ConfigurationError(
+            "DATABASE_URL is not set. Set it to your PostgreSQL (postgresql://user:password@host:"
+            "5432/usdcop_trading), or set EMBEDDED=1 for a private one, or try `demo` first."
+        )
+    if not settings.embedded or (database_url and redis_url):
+        assert database_url is not None
+        yield database_url, redis_url
+        return
+    async with EmbeddedServers(settings.state_dir) as servers:
+        yield (
+            database_url or await servers.start_postgres(),
+            redis_url or await servers.start_valkey(),
+        )
+
+
+def require_keys(settings: Settings) -> None:
+    """:raises ConfigurationError: no vendor key is configured."""
+    if not settings.keys:
+        raise ConfigurationError(
+            "No TwelveData API key is set. Set TWELVEDATA_API_KEY_G1_1 (up to 16: _G1_1 .. _G2_8); "
+            "`demo` runs without any."
+        )
+
+
+def vendor(settings: Settings, clock: Clock, metrics: Metrics) -> RestClient:
+    """The REST client over the configured keys."""
+    require_keys(settings)
+    keys = KeyPool(
+        settings.keys,
+        spacing_s=settings.key_spacing_s,
+        minute_limit=settings.key_credits_per_minute,
+        day_limit=settings.key_credits_per_day,
+    )
+    return RestClient(settings.twelvedata_rest_url, keys, clock, settings.data_provider, metrics)
+
+
+@contextlib.asynccontextmanager
+async def open_l0(settings: Settings, *, with_vendor: bool = True) -> AsyncIterator[L0Pipeline]:
+    """L0 for a command: its own connections, closed at the end. Raises ``EwsError``."""
+    clock, metrics = settings.clock(), Metrics()
+    async with contextlib.AsyncExitStack() as stack:
+        rest = None
+        if with_vendor:
+            rest = vendor(settings, clock, metrics)
+            stack.push_async_callback(rest.aclose)
+        database_url, _ = await stack.enter_async_context(data_servers(settings))
+        database = Database(database_url, settings.data_provider, clock=clock)
+        stack.push_async_callback(database.close)
+        await database.connect()
+        yield l0_pipeline(settings, clock, rest, database)
+
+
+def l0_pipeline(
+    settings: Settings, clock: Clock, rest: RestClient | None, database: Database
+) -> L0Pipeline:
+    """The L0 jobs over open connections."""
+    backup_dir, warning = usable_backup_dir(settings.backup_dir)
+    if warning is not None:
+        log.warning(warning)
+    elif "backup_dir" not in settings.model_fields_set:
+        log.warning(f"BACKUP_DIR is not set; using {backup_dir}.")
+    return L0Pipeline(
+        rest=rest,
+        database=database,
+        calendar=settings.calendar(),
+        clock=clock,
+        provider=settings.data_provider,
+        symbols=settings.symbols,
+        backup_dir=backup_dir,
+        flag=ReadyFlag(settings.ready_signals_dir, clock),
+        window_days=settings.l0_window_days,
+    )
+
+
+async def run_service(settings: Settings, stop: asyncio.Event) -> None:
+    """The command ``run``: until ``stop``, then an orderly end.
+
+    :raises ConfigurationError: no key, no database, a taken port, a bad certificate.
+    :raises EwsError: the state directory cannot be used.
+    """
+    require_keys(settings)
+    async with data_servers(settings) as (database_url, redis_url):
+        service = await build_service(settings, settings.clock(), database_url, redis_url)
+        await service.run(stop)
+
+
+async def build_service(
+    settings: Settings, clock: Clock, database_url: str, redis_url: str | None
+) -> Service:
+    """Wire the service; nothing runs yet but the journal is open and the epoch durable.
+
+    :raises EwsError: what cannot be used, and what to do about it.
+    """
+    metrics = Metrics()
+    provider = settings.data_provider
+    calendar = settings.calendar()
+    rest = vendor(settings, clock, metrics)
+    keys = rest.keys
+    database = Database(database_url, provider, clock=clock)
+    redis = None if redis_url is None else RedisBus(redis_url)
+    bus: Bus = MemoryBus() if redis is None else redis
+    journal = Journal.open(
+        settings.state_dir / "journal", fsync_ms=settings.journal_fsync_ms, metrics=metrics
+    )
+    try:
+        recovery = recover(journal.directory, settings.symbols)
+        epoch = begin_epoch(
+            settings.state_dir,
+            recovery.highest_epoch,
+            await _ask(_highest_epoch(database)),
+            None if redis is None else await _ask(redis.highest_epoch()),
+        )
+        pipeline = Pipeline(
+            dict.fromkeys(settings.symbols, calendar),
+            journal=journal,
+            publish=bus.publish,
+            metrics=metrics,
+            epoch=epoch,
+            price_band_pct=settings.price_band_pct,
+            bar_close_delay_s=settings.bar_close_delay_ms / 1000,
+            future_tolerance_s=settings.future_tolerance_s,
+        )
+        now = clock.now()
+        # A virtual clock may have been set back: what is later than now has not happened yet.
+        pipeline.known_prices(tick for tick in recovery.last.values() if tick.timestamp <= now)
+        pipeline.restore(records_since(journal.directory, now - RESTORE_S, until=now))
+    except BaseException:
+        journal.close()
+        raise
+    states = StateMachine(now)
+    flag = ReadyFlag(settings.ready_signals_dir, clock)
+    hub = Hub(settings.symbols, clock, lambda: states.state.value, metrics)
+    bus.subscribe(hub.on_events)
+    supervisor = Supervisor(metrics)
+
+    def make_feed() -> Feed:
+        planner = CreditPlanner(keys)
+
+        def pace(at: float) -> float:
+            return planner.poll_interval(at, calendar.current_or_next(at).closes)
+
+        stream = StreamFeed(
+            settings.twelvedata_ws_url,
+            keys,
+            settings.symbols,
+            clock,
+            provider,
+            metrics,
+            is_open=calendar.is_open,
+        )
+        polling = PollingFeed(
+            rest, settings.symbols, clock, provider, pace, is_open=calendar.is_open
+        )
+        return FailoverFeed(stream, polling, metrics, settings.feed_mode)
+
+    monitor = HealthMonitor(
+        clock=clock,
+        states=states,
+        store=database,
+        ping_database=database.ping,
+        ping_redis=None if redis is None else redis.ping,
+        details=lambda: view.health_details(),
+        interval_s=settings.health_interval_s,
+    )
+    writer = JournalWriter(
+        journal, database, epoch=epoch, symbols=settings.symbols, metrics=metrics
+    )
+    lifecycle = Lifecycle(
+        clock=clock,
+        calendar=calendar,
+        states=states,
+        flag=flag,
+        history=l0_pipeline(settings, clock, rest, database),
+        pipeline=pipeline,
+        connect=database.connect,
+        make_feed=make_feed,
+        on_change=lambda change: service.on_state(change),
+        schedule=Schedule(
+            pre_open_s=settings.pre_open_minutes * 60,
+            close_drain_s=settings.close_drain_s,
+            late_grace_s=settings.late_grace_s,
+            startup_timeout_s=settings.startup_timeout_minutes * 60,
+            l0_policy=settings.l0_policy,
+        ),
+    )
+    view = View(
+        clock=clock,
+        calendar=calendar,
+        provider=provider,
+        symbols=settings.symbols,
+        states=states,
+        flag=flag,
+        lifecycle=lifecycle,
+        pipeline=pipeline,
+        monitor=monitor,
+        supervisor=supervisor,
+        journal=journal,
+        writer=writer,
+        database=database,
+        keys=keys,
+    )
+    app = create_app(
+        view,
+        hub,
+        metrics.registry,
+        cors_origins=settings.cors_origins,
+        state_dir=settings.state_dir,
+    )
+    api = ApiServer(
+        app,
+        settings.host,
+        settings.port,
+        ssl_cert=settings.ssl_cert_path,
+        ssl_key=settings.ssl_key_path,
+    )
+    service = Service(
+        clock=clock,
+        metrics=metrics,
+        bus=bus,
+        redis=redis,
+        database=database,
+        journal=journal,
+        writer=writer,
+        pipeline=pipeline,
+        lifecycle=lifecycle,
+        monitor=monitor,
+        supervisor=supervisor,
+        hub=hub,
+        api=api,
+        rest=rest,
+        state_dir=settings.state_dir,
+        last_ticks=recovery.last,
+        late_grace_s=settings.late_grace_s,
+        shutdown_timeout_s=settings.shutdown_timeout_s,
+    )
+    return service
+
+
+async def _highest_epoch(database: Database) -> int:
+    await database.connect()
+    return await database.highest_epoch()
+
+
+async def _ask(answer: Awaitable[int | None]) -> int | None:
+    """What a part knows, or ``None`` when it cannot be asked now."""
+    try:
+        async with asyncio.timeout(EPOCH_TIMEOUT_S):
+            return await answer
+    except (EwsError, OSError, TimeoutError) as error:
+        log.warning("Not asked for its highest epoch", error=str(error) or type(error).__name__)
+        return None

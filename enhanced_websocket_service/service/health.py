@@ -1,0 +1,132 @@
+"""Keeps an eye on the parts, and writes ``system_health``: every state change, and a row now and then.
+
+Rows wait in a bounded queue while PostgreSQL is away, so that the story of an outage is told once
+it is over. Pings are in real time: they measure the machine, not the market.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from enhanced_websocket_service.clock import Clock
+from enhanced_websocket_service.errors import EwsError
+from enhanced_websocket_service.market.calendar import iso_local
+from enhanced_websocket_service.serving.models import PartHealth
+
+from .states import ServiceState, StateChange, StateMachine
+
+log = structlog.get_logger(__name__)
+
+PING_EVERY_S = 2.0
+PING_TIMEOUT_S = 2.0
+MAX_PENDING_ROWS = 1000
+
+
+class HealthStore(Protocol):
+    """Where the rows go."""
+
+    async def record_health(
+        self,
+        status: str,
+        details: dict[str, Any],
+        response_time_ms: float | None = None,
+        error_message: str | None = None,
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    status: str
+    details: dict[str, Any]
+    error: str | None
+
+
+class HealthMonitor:
+    """Pings the database and Redis; ``database`` and ``redis`` hold the latest result.
+
+    :param ping_redis: ``None`` when no Redis is configured.
+    :param details: what a periodic row says beside the state.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        states: StateMachine,
+        store: HealthStore,
+        ping_database: Callable[[], Awaitable[float]],
+        ping_redis: Callable[[], Awaitable[float | None]] | None,
+        details: Callable[[], Mapping[str, Any]],
+        interval_s: float = 60.0,
+    ) -> None:
+        self._clock = clock
+        self._states = states
+        self._store = store
+        self._ping_database = ping_database
+        self._ping_redis = ping_redis
+        self._details = details
+        self._interval_s = interval_s
+        self._rows: deque[_Row] = deque(maxlen=MAX_PENDING_ROWS)
+        self._wake = asyncio.Event()
+        self.database = PartHealth(connected=False, error="Not asked yet.")
+        self.redis = PartHealth(
+            connected=False,
+            error="REDIS_URL is not set." if ping_redis is None else "Not asked yet.",
+        )
+
+    def note(self, change: StateChange) -> None:
+        """Queue a row for a state change."""
+        error = change.reason if change.state is ServiceState.ERROR else None
+        details = {"reason": change.reason, "at": iso_local(change.at)}
+        self._rows.append(_Row(change.state.value, details, error))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Ping and write until cancelled."""
+        next_row = self._clock.now() + self._interval_s
+        while True:
+            self._wake.clear()
+            self.database = await _measure(self._ping_database)
+            if self._ping_redis is not None:
+                self.redis = await _measure(self._ping_redis)
+            now = self._clock.now()
+            if now >= next_row:
+                next_row = now + self._clock.span(self._interval_s, at_least_real=1.0)
+                current = self._states.current
+                self._rows.append(_Row(current.state.value, dict(self._details()), None))
+            if self.database.connected:
+                await self.write_pending()
+            try:
+                async with asyncio.timeout(PING_EVERY_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def write_pending(self) -> None:
+        """Write the queued rows; what the database refuses now stays queued."""
+        elapsed = self.database.response_time_ms
+        while self._rows:
+            row = self._rows[0]
+            try:
+                await self._store.record_health(row.status, row.details, elapsed, row.error)
+            except EwsError as error:
+                log.warning("system_health row not written yet", error=str(error))
+                return
+            self._rows.popleft()
+
+
+async def _measure(ping: Callable[[], Awaitable[float | None]]) -> PartHealth:
+    try:
+        async with asyncio.timeout(PING_TIMEOUT_S):
+            elapsed_ms = await ping()
+        if elapsed_ms is None:
+            return PartHealth(connected=False, error="It cannot be reached.")
+        return PartHealth(connected=True, response_time_ms=round(elapsed_ms, 2))
+    except TimeoutError:
+        return PartHealth(connected=False, error=f"No answer within {PING_TIMEOUT_S:g} s.")
+    except (EwsError, OSError) as error:
+        return PartHealth(connected=False, error=str(error))

@@ -1,0 +1,201 @@
+"""The running service: starts its components, and stops them in an order that loses nothing."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+
+from enhanced_websocket_service.bus.base import Bus
+from enhanced_websocket_service.bus.redis import RedisBus
+from enhanced_websocket_service.clock import Clock
+from enhanced_websocket_service.errors import EwsError
+from enhanced_websocket_service.market.events import StatusChanged
+from enhanced_websocket_service.market.tick import Tick
+from enhanced_websocket_service.serving.hub import Hub
+from enhanced_websocket_service.serving.server import ApiServer
+from enhanced_websocket_service.storage.atomic_file import replace_file
+from enhanced_websocket_service.storage.journal import Journal
+from enhanced_websocket_service.storage.postgres import Database
+from enhanced_websocket_service.storage.writer import JournalWriter
+from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.twelvedata.rest import RestClient
+
+from .health import HealthMonitor
+from .lifecycle import Lifecycle
+from .pipeline import Pipeline
+from .states import ServiceState, StateChange
+from .supervisor import Supervisor
+
+log = structlog.get_logger(__name__)
+
+VERDICT_CHECK_S = 1.0
+LEDGERS_EVERY_S = 10.0
+
+
+class Service:
+    """Everything wired by ``build``; ``run`` is its whole life."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        bus: Bus,
+        redis: RedisBus | None,
+        database: Database,
+        journal: Journal,
+        writer: JournalWriter,
+        pipeline: Pipeline,
+        lifecycle: Lifecycle,
+        monitor: HealthMonitor,
+        supervisor: Supervisor,
+        hub: Hub,
+        api: ApiServer,
+        rest: RestClient,
+        state_dir: Path,
+        last_ticks: Mapping[str, Tick],
+        late_grace_s: float,
+        shutdown_timeout_s: float,
+    ) -> None:
+        self.api = api
+        self.lifecycle = lifecycle
+        self._clock = clock
+        self._metrics = metrics
+        self.bus = bus
+        self._redis = redis
+        self._database = database
+        self._journal = journal
+        self._writer = writer
+        self._pipeline = pipeline
+        self._monitor = monitor
+        self._supervisor = supervisor
+        self._hub = hub
+        self._rest = rest
+        self._ledgers = state_dir / "keys.json"
+        self._last_ticks = last_ticks
+        self._late_grace_s = late_grace_s
+        self._shutdown_timeout_s = shutdown_timeout_s
+        self._verdict = "closed"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set, then drain within the shutdown time-out.
+
+        :raises ConfigurationError: the port or the certificate cannot be used.
+        """
+        try:
+            await self.start()
+            await stop.wait()
+        finally:
+            await self.stop()
+
+    def on_state(self, change: StateChange) -> None:
+        """Log, store and publish a change of state."""
+        level = log.error if change.state is ServiceState.ERROR else log.info
+        level("Service state", state=change.state.value, reason=change.reason)
+        for state in ServiceState:
+            self._metrics.state.labels(state.value).set(state is change.state)
+        self._monitor.note(change)
+        self._publish_status(change)
+
+    async def start(self) -> None:
+        """Listen, begin the epoch, start every component; raises as ``run``."""
+        await self.api.start()
+        self._load_ledgers()
+        now = self._clock.now()
+        self._pipeline.begin_epoch(
+            now, {symbol: (tick.epoch, tick.offset) for symbol, tick in self._last_ticks.items()}
+        )
+        start = self._supervisor.start
+        start("journal", self._journal.run)
+        start("writer", self._writer.run)
+        if self._redis is not None:
+            start("redis", self._redis.run)
+        start("health", self._monitor.run)
+        start("ledgers", self._keep_ledgers)
+        start("verdict", self._watch_verdict)
+        start("l0-watch", self.lifecycle.watch_data)
+        start("lifecycle", self.lifecycle.run)
+
+    async def stop(self) -> None:
+        """Drain and release everything; also after a ``start`` that failed."""
+        deadline = asyncio.get_running_loop().time() + self._shutdown_timeout_s
+
+        def left(share: float = 1.0) -> float:
+            return max(0.1, share * (deadline - asyncio.get_running_loop().time()))
+
+        # Feed first: nothing new may come in while the rest drains.
+        await self._supervisor.stop("lifecycle", left(0.4))
+        self.lifecycle.enter_shutdown("Stopping: draining what was collected.")
+        try:
+            self._pipeline.on_time(self._clock.now(), self._late_grace_s)
+        except EwsError as error:
+            log.error("The last bars could not be journaled", error=str(error))
+        for name in ("l0-watch", "verdict", "ledgers", "health"):
+            await self._supervisor.stop(name, left(0.2))
+        self._save_ledgers()
+        if not await self._writer.drain(left(0.5)):
+            log.warning(
+                "Not everything journaled is in PostgreSQL yet; the next start writes the rest",
+                records=self._writer.lag_records,
+            )
+        await self._supervisor.stop("writer", left(0.3))
+        try:
+            async with asyncio.timeout(left(0.2)):
+                await self._monitor.write_pending()
+        except TimeoutError:
+            log.warning("The last system_health rows were not written")
+        if self._redis is not None:
+            await self._redis.drain(left(0.2))
+        self._hub.close_all()
+        await self.api.stop()
+        await self._supervisor.stop_all()
+        await self._rest.aclose()
+        if self._redis is not None:
+            await self._redis.close()
+        await self._database.close()
+        try:
+            self._journal.close()
+        except EwsError as error:
+            log.error("The journal was not closed cleanly", error=str(error))
+        log.info("Stopped")
+
+    def _publish_status(self, change: StateChange) -> None:
+        feed = self.lifecycle.feed
+        self._verdict = "closed" if feed is None else feed.status().verdict
+        self.bus.publish(
+            [StatusChanged(change.state.value, change.reason, self._verdict, self._clock.now())]
+        )
+
+    async def _watch_verdict(self) -> None:
+        """Tell clients when the verdict on the feed changes."""
+        while True:
+            await self._clock.sleep(self._clock.span(VERDICT_CHECK_S, at_least_real=0.25))
+            feed = self.lifecycle.feed
+            verdict = "closed" if feed is None else feed.status().verdict
+            if verdict != self._verdict:
+                log.info("Feed verdict", verdict=verdict, before=self._verdict)
+                self._publish_status(self.lifecycle.current)
+
+    async def _keep_ledgers(self) -> None:
+        while True:
+            await asyncio.sleep(LEDGERS_EVERY_S)
+            self._save_ledgers()
+
+    def _load_ledgers(self) -> None:
+        try:
+            saved = json.loads(self._ledgers.read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            log.warning("Saved key ledgers ignored", path=str(self._ledgers), error=str(error))
+            return
+        self._rest.keys.import_state(saved, self._clock.now())
+
+    def _save_ledgers(self) -> None:
+        state = self._rest.keys.export_state(self._clock.now())
+        try:
+            replace_file(self._ledgers, json.dumps(state).encode())
+        except OSError as error:
+            log.warning("Key ledgers not saved", path=str(self._ledgers), error=str(error))

@@ -1,0 +1,284 @@
+"""The service as its API sees it: answers from memory, and reads of stored rows."""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+
+from enhanced_websocket_service.clock import Clock
+from enhanced_websocket_service.l0.readiness import ReadyFlag
+from enhanced_websocket_service.market.bar import INTERVALS, Bar
+from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar
+from enhanced_websocket_service.market.source import Provider
+from enhanced_websocket_service.market.tick import Tick
+from enhanced_websocket_service.serving.models import (
+    ApiKeyUsage,
+    ComponentStatus,
+    ContinuityView,
+    FeedHealth,
+    KeyView,
+    L0Status,
+    RealtimeCollection,
+    SessionView,
+    SlotView,
+    StateInfo,
+    StatusView,
+    StorageStatus,
+)
+from enhanced_websocket_service.serving.session import session_view
+from enhanced_websocket_service.serving.views import BarQuery, HealthView, TickQuery
+from enhanced_websocket_service.storage.journal import Journal
+from enhanced_websocket_service.storage.postgres import Database
+from enhanced_websocket_service.storage.writer import JournalWriter
+from enhanced_websocket_service.twelvedata.keys import KeyPool
+from enhanced_websocket_service.twelvedata.planner import CreditPlanner
+
+from .health import HealthMonitor
+from .lifecycle import Lifecycle
+from .pipeline import Pipeline
+from .states import ServiceState, StateChange, StateMachine
+from .supervisor import Supervisor
+
+_PENDING_FOR_S = 3 * 60
+"""A slot without a bar is not missing before its vendor bar is due."""
+
+
+class View:
+    """Implements ``serving.views.ServiceView`` over the real parts."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        calendar: TradingCalendar,
+        provider: Provider,
+        symbols: Sequence[str],
+        states: StateMachine,
+        flag: ReadyFlag,
+        lifecycle: Lifecycle,
+        pipeline: Pipeline,
+        monitor: HealthMonitor,
+        supervisor: Supervisor,
+        journal: Journal,
+        writer: JournalWriter,
+        database: Database,
+        keys: KeyPool,
+    ) -> None:
+        self.symbols = tuple(symbols)
+        self._clock = clock
+        self._calendar = calendar
+        self._provider = provider
+        self._states = states
+        self._flag = flag
+        self._lifecycle = lifecycle
+        self._pipeline = pipeline
+        self._monitor = monitor
+        self._supervisor = supervisor
+        self._journal = journal
+        self._writer = writer
+        self._database = database
+        self._keys = keys
+        self._started = time.monotonic()  # real time: how long the process has been up
+
+    def now(self) -> float:
+        return self._clock.now()
+
+    def service_state(self) -> str:
+        return self._states.state.value
+
+    def session(self) -> SessionView:
+        return session_view(self._calendar, self.now())
+
+    def latest(self, symbol: str) -> Tick | None:
+        return self._pipeline.latest(symbol)
+
+    def health(self) -> HealthView:
+        feed = self._lifecycle.feed
+        status = None if feed is None else feed.status()
+        return HealthView(
+            state=_state_info(self._states.current),
+            uptime_seconds=self._uptime(),
+            database=self._monitor.database,
+            redis=self._monitor.redis,
+            feed=FeedHealth(
+                connected=status is not None and status.verdict != "dead",
+                expected=self._states.state is ServiceState.ACTIVE
+                and self._calendar.is_open(self.now()),
+                verdict="closed" if status is None else status.verdict,
+            ),
+        )
+
+    def health_details(self) -> dict[str, Any]:
+        """What a periodic ``system_health`` row tells beside the state."""
+        return {
+            "ticks": self._pipeline.counts.ticks,
+            "rejected": dict(self._pipeline.counts.rejected),
+            "bars": self._pipeline.counts.bars,
+            "writer": self._writer.status(),
+            "redis_connected": self._monitor.redis.connected,
+        }
+
+    def status(self) -> StatusView:
+        now = self.now()
+        counts = self._pipeline.counts
+        feed = self._lifecycle.feed
+        feed_status = None if feed is None else feed.status()
+        latest = [tick for s in self.symbols if (tick := self.latest(s)) is not None]
+        return StatusView(
+            is_running=self._states.state not in (ServiceState.ERROR, ServiceState.SHUTDOWN),
+            uptime_seconds=self._uptime(),
+            l0_integration=self._l0(now),
+            api_key_usage=self._key_usage(now),
+            realtime_collection=RealtimeCollection(
+                active=self._states.state is ServiceState.ACTIVE,
+                websocket_connected=feed_status is not None and feed_status.websocket_connected,
+                source=None if feed_status is None else feed_status.source,
+                verdict="closed" if feed_status is None else feed_status.verdict,
+                evidence=None if feed_status is None else feed_status.detail,
+                last_tick_at=max((tick.timestamp for tick in latest), default=None),
+                ticks_accepted=counts.ticks,
+                ticks_rejected=sum(counts.rejected.values()),
+                reconnects=0 if feed_status is None else feed_status.reconnects,
+            ),
+            state=_state_info(self._states.current),
+            history=[_state_info(change) for change in self._states.history],
+            storage=StorageStatus(
+                database_connected=self._monitor.database.connected,
+                redis_connected=self._monitor.redis.connected,
+                journal_records=self._journal.end.record,
+                writer_lag_records=self._writer.lag_records,
+            ),
+            components=[
+                ComponentStatus(
+                    name=one.name,
+                    running=one.running,
+                    restarts=one.restarts,
+                    last_error=one.failure,
+                )
+                for one in self._supervisor.components
+            ],
+            credits=self._credits(now),
+            provider=self._provider.name,
+            simulated=self._provider.simulated,
+        )
+
+    async def bars(self, query: BarQuery) -> Sequence[Bar]:
+        page = await self._database.bars(
+            query.symbol,
+            interval_s=INTERVALS[query.interval],
+            start=query.start,
+            end=_inclusive(query.end),
+            limit=query.limit,
+            cursor=query.after,
+            as_of=query.as_of,
+            source=query.source,
+        )
+        return page.bars
+
+    async def ticks(self, query: TickQuery) -> Sequence[Tick]:
+        return await self._database.ticks(
+            query.symbol,
+            start=query.start,
+            end=_inclusive(query.end),
+            after=query.after,
+            limit=query.limit,
+            as_of=query.as_of,
+            source=query.source,
+        )
+
+    async def continuity(self, symbol: str, day: date) -> ContinuityView:
+        labels = self._calendar.expected_labels(day)
+        present: dict[int, list[str]] = {}
+        if labels:
+            present = await self._database.slots_present(symbol, labels[0], labels[-1])
+        now = self.now()
+        slots = [self._slot(label, present.get(label, []), now) for label in labels]
+        return ContinuityView(
+            date=day.isoformat(),
+            expected=len(slots),
+            covered=sum(slot.status in ("vendor", "live", "both") for slot in slots),
+            slots=slots,
+        )
+
+    def _slot(self, label: int, sources: Sequence[str], now: float) -> SlotView:
+        live = [one for one in sources if one.endswith(("_websocket", "_rest"))]
+        vendor = [one for one in sources if one not in live]
+        if vendor:
+            return SlotView(datetime=label, source=vendor[0], status="both" if live else "vendor")
+        if live:
+            return SlotView(datetime=label, source=live[0], status="live")
+        if now < label + BAR_SECONDS + _PENDING_FOR_S:
+            return SlotView(datetime=label, source=None, status="pending", reason="Not due yet.")
+        return SlotView(
+            datetime=label, source=None, status="unknown", reason="Neither ticks nor a vendor bar."
+        )
+
+    def _l0(self, now: float) -> L0Status:
+        flag = self._flag.read()
+        found = self._lifecycle.assessment
+        if found is None:
+            return L0Status(
+                ready_signal_exists=flag.exists,
+                data_freshness_hours=None,
+                completeness_percentage=None,
+                is_fresh=False,
+                is_complete=False,
+                reason=flag.problem or "Not measured yet.",
+            )
+        hours = None if found.last_bar_end is None else (now - found.last_bar_end) / 3600
+        return L0Status(
+            ready_signal_exists=flag.exists,
+            data_freshness_hours=None if hours is None else round(hours, 2),
+            completeness_percentage=round(found.completeness_percentage, 2),
+            is_fresh=found.is_fresh,
+            is_complete=found.is_complete,
+            missing_slots=found.missing_slots,
+            last_bar=None if found.last_bar_end is None else found.last_bar_end - BAR_SECONDS,
+            checked_at=self._lifecycle.assessed_at,
+            reason=flag.problem or ("; ".join(found.reasons) or None),
+        )
+
+    def _key_usage(self, now: float) -> ApiKeyUsage:
+        shown = self._keys.snapshot(now)
+        return ApiKeyUsage(
+            total_keys=shown["total_keys"],
+            current_key_index=shown["current_key_index"],
+            total_calls=shown["total_calls"],
+            keys=[_key_view(one, now) for one in shown["keys"]],
+        )
+
+    def _credits(self, now: float) -> dict[str, object]:
+        shown = self._keys.snapshot(now)
+        session = self._calendar.current_or_next(now)
+        plan = CreditPlanner(self._keys).plan(now, session.closes)
+        return {
+            "left_today": shown["credits_left_today"],
+            "spent_by_purpose": shown["credits_by_purpose"],
+            "reserve": plan.reserve,
+            "forecast": plan.forecast(),
+        }
+
+    def _uptime(self) -> int:
+        return int(time.monotonic() - self._started)
+
+
+def _state_info(change: StateChange) -> StateInfo:
+    return StateInfo(state=change.state.value, reason=change.reason, since=change.at)
+
+
+def _inclusive(end: float | None) -> float | None:
+    """The API's ends are exclusive, the database's inclusive; its times are microseconds."""
+    return None if end is None else end - 1e-6
+
+
+def _key_view(shown: Mapping[str, Any], now: float) -> KeyView:
+    cooling = shown["cooling_s"]
+    state = "disabled" if shown["disabled"] else "cooling" if cooling else "usable"
+    return KeyView(
+        name=shown["label"],
+        state=state,
+        calls_today=shown["calls_today"],
+        calls_this_minute=shown["minute_used"],
+        cooldown_until=now + cooling if cooling else None,
+        latency_ms=shown["latency_ms"],
+    )

@@ -1,0 +1,1 @@
+"""Everything clients see: REST, WebSocket fan-out, metrics, the dashboard."""

@@ -1,0 +1,104 @@
+"""What has been published: per symbol its history and last price, and the last status. Pure.
+
+Turns the events of the bus into encoded messages, each exactly once, and keeps offsets honest: a tick that
+repeats or goes back is dropped, a jump becomes a ``skipped`` message for everyone.
+"""
+
+from collections.abc import Sequence
+
+import structlog
+
+from enhanced_websocket_service.market.bar import BarUpdate
+from enhanced_websocket_service.market.events import EpochStarted, Event, StatusChanged
+from enhanced_websocket_service.market.tick import Tick
+
+from . import wire
+from .client import Staged
+from .history import BAR, EPOCH, GAP, TICK, Entry, History
+from .outlet import text_frame
+
+log = structlog.get_logger(__name__)
+
+
+class Board:
+    """``capacity``: entries of history kept per symbol."""
+
+    def __init__(self, symbols: Sequence[str], capacity: int) -> None:
+        self.histories = {symbol: History(capacity) for symbol in symbols}
+        self.snapshots: dict[str, Tick] = {}
+        self.status: bytes | None = None
+        """The frame of the last ``status`` message."""
+
+    def stage(self, events: Sequence[Event]) -> list[Staged]:
+        """Encode a batch and append it to the histories; events of unknown symbols are ignored."""
+        staged: list[Staged] = []
+        for event in events:
+            match event:
+                case Tick():
+                    self._stage_tick(event, staged)
+                case BarUpdate():
+                    self._stage_bar(event, staged)
+                case EpochStarted():
+                    self._stage_epoch(event, staged)
+                case StatusChanged():
+                    self.status = text_frame(wire.status(event))
+                    staged.append(Staged(None, "status", self.status))
+        return staged
+
+    def _stage_tick(self, tick: Tick, staged: list[Staged]) -> None:
+        history = self.histories.get(tick.symbol)
+        if history is None:
+            return
+        known = history.epoch
+        if known is not None and (tick.epoch, tick.offset) <= (known, history.head):
+            log.warning(
+                "Tick published twice or out of order; ignored",
+                symbol=tick.symbol,
+                epoch=tick.epoch,
+                offset=tick.offset,
+                head=history.head,
+            )
+            return
+        if known is not None and tick.epoch != known:
+            self._stage_epoch(EpochStarted(tick.symbol, tick.epoch, known, history.head), staged)
+        if known is not None and tick.offset > history.head + 1:
+            # Stored but not published (stamped outside the session): clients must not take the
+            # jump in offsets for a loss of their own.
+            gap = (history.head + 1, tick.offset - 1)
+            frame = text_frame(
+                wire.skipped(tick.symbol, tick.epoch, gap[0], gap[1], "not_published")
+            )
+            history.append(Entry(GAP, tick.epoch, gap[1], gap[0], frame))
+            staged.append(Staged(tick.symbol, "gap", frame))
+        frame = text_frame(wire.market_data(tick))
+        history.append(Entry(TICK, tick.epoch, tick.offset, tick.offset, frame))
+        self.snapshots[tick.symbol] = tick
+        staged.append(Staged(tick.symbol, "tick", frame))
+
+    def _stage_bar(self, update: BarUpdate, staged: list[Staged]) -> None:
+        symbol = update.bar.symbol
+        history = self.histories.get(symbol)
+        if history is None:
+            return
+        frame = text_frame(wire.bar(update))
+        # Kept under the head of the history, which never goes back, whatever the message says.
+        epoch = update.epoch if history.epoch is None else history.epoch
+        head = update.offset if history.epoch is None else history.head
+        history.append(Entry(BAR, epoch, head, head + 1, frame))
+        staged.append(Staged(symbol, "bar", frame))
+
+    def _stage_epoch(self, event: EpochStarted, staged: list[Staged]) -> None:
+        history = self.histories.get(event.symbol)
+        if history is None or (history.epoch is not None and event.epoch <= history.epoch):
+            return
+        if history.epoch is not None:
+            history.close_epoch(history.epoch, history.head)
+        if event.previous_epoch is not None and event.previous_last_offset is not None:
+            history.close_epoch(event.previous_epoch, event.previous_last_offset)
+        frame = text_frame(
+            wire.epoch_started(
+                event.symbol, event.epoch, event.previous_epoch, event.previous_last_offset
+            )
+        )
+        history.append(Entry(EPOCH, event.epoch, 0, 1, frame))
+        staged.append(Staged(event.symbol, "epoch", frame))

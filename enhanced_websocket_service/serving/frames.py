@@ -1,0 +1,155 @@
+"""Pre-encoded frames straight to the transport, beside uvicorn's own WebSocket protocol.
+
+uvicorn does the handshake, pings, incoming frames and the closing handshake. This subclass adds an outlet
+to the ASGI scope that writes whole frames to the same transport. It is tied to these attributes of
+``WebSocketsSansIOProtocol`` (checked by tests/unit/serving/test_frames.py against the installed
+version): transport, conn, queue, loop, scope, handshake_complete, close_sent, close_timer, read_paused.
+"""
+
+from typing import Any, Final
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
+from websockets.http11 import Request
+
+from .outlet import OutletListener
+
+OUTLET_EXTENSION: Final = "ews.outlet"
+"""Key of the outlet in ``scope["extensions"]``."""
+
+CLOSE_GRACE_S = 5.0
+"""Real seconds a peer has to answer our close frame before its connection is cut."""
+
+
+class FrameOutlet:
+    """The outlet of one connection; ``write`` becomes the transport's own method when bound."""
+
+    def __init__(self, protocol: "FrameProtocol") -> None:
+        self._protocol = protocol
+        self._listener: OutletListener | None = None
+
+    def bind(self, listener: OutletListener, high_water: int, low_water: int) -> None:
+        protocol = self._protocol
+        if not protocol.can_write:
+            listener.on_closed()  # the peer left between the handshake and now
+            return
+        self._listener = listener
+        protocol.transport.set_write_buffer_limits(high=high_water, low=low_water)
+        # No Python call of ours in between: this is the line every message to every client takes.
+        self.write = protocol.transport.write  # type: ignore[method-assign]
+
+    def write(self, frames: bytes, /) -> None:
+        raise RuntimeError("An outlet is bound before it is written to.")
+
+    def buffered(self) -> int:
+        return self._protocol.transport.get_write_buffer_size()
+
+    def close(self, code: int, reason: str) -> None:
+        self._protocol.close_from_hub(code, reason)
+
+    def congested(self) -> None:
+        if self._listener is not None:
+            self._listener.on_congested()
+
+    def drained(self) -> None:
+        if self._listener is not None:
+            self._listener.on_drained()
+
+    def ended(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.on_closed()
+
+
+class FrameProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's protocol plus an outlet, which is told the moment writing must stop."""
+
+    outlet: FrameOutlet | None = None
+
+    @property
+    def can_write(self) -> bool:
+        """Whether a data frame may follow now: the handshake is done, no close frame went out."""
+        return (
+            self.handshake_complete
+            and not self.close_sent
+            and not self.disconnected
+            and not self.transport.is_closing()
+        )
+
+    def close_from_hub(self, code: int, reason: str) -> None:
+        """What uvicorn does for ``websocket.close``, without waiting for a peer that reads nothing."""
+        if not self.can_write:
+            return
+        self._end()
+        self.stop_keepalive()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
+
+    # Where the outlet comes from and what it is told.
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        scope = getattr(self, "scope", None)  # absent when the handshake was refused
+        if scope is not None:
+            self.outlet = FrameOutlet(self)
+            scope["extensions"][OUTLET_EXTENSION] = self.outlet
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.outlet is not None:
+            self.outlet.congested()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.outlet is not None:
+            self.outlet.drained()
+
+    # Every way a connection ends. The outlet hears it before the close frame is written: a data
+    # frame behind a close frame would be a protocol error.
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+        super().connection_lost(exc)
+
+    def handle_close(self, event: Frame) -> None:
+        self._end()
+        super().handle_close(event)
+
+    def handle_parser_exception(self) -> None:
+        self._end()
+        super().handle_parser_exception()
+
+    def keepalive_timeout(self) -> None:
+        self._end()
+        super().keepalive_timeout()
+
+    def shutdown(self) -> None:
+        self._end()
+        super().shutdown()
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "websocket.close":
+            self._end()
+        await super().send(message)
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                # uvicorn logs a traceback for this: any stranger could fill the disk with them.
+                self.frames = []
+                self.conn.fail(1007, "invalid UTF-8")
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
+    def _end(self) -> None:
+        if self.outlet is not None:
+            self.outlet.ended()

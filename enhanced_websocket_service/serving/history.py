@@ -1,0 +1,149 @@
+"""What was published for one symbol, as encoded frames, in a ring of bounded length. Pure.
+
+Entries are ordered by ``(epoch, offset)``. A client is a position in this order, not a queue: it is live,
+or it is behind and reads the ring at its own pace. Invariant: offsets inside an epoch have no hole here;
+where the bus has one (ticks stored but not published), a ``GAP`` entry stands in for them.
+"""
+
+from bisect import bisect_left
+from collections import deque
+from typing import Final, NamedTuple
+
+TICK: Final = 0
+BAR: Final = 1
+EPOCH: Final = 2
+GAP: Final = 3
+
+_EPOCHS_REMEMBERED = 64
+
+
+class Entry(NamedTuple):
+    """One published message; ``first .. offset`` are the tick offsets it accounts for."""
+
+    kind: int
+    epoch: int
+    offset: int  # a tick's own; for a bar that of the last tick before it; 0 for an epoch
+    first: int
+    frame: bytes
+
+
+class Skip(NamedTuple):
+    """Offsets ``first .. last`` of ``epoch`` that cannot be given any more."""
+
+    epoch: int
+    first: int
+    last: int | None
+    reason: str
+
+
+class Position(NamedTuple):
+    """Where a client stands: the ring entry it reads next, and the last tick it knows about."""
+
+    seq: int
+    epoch: int
+    offset: int
+
+
+class History:
+    """The ring of one symbol. ``capacity`` counts entries: ticks and bars together."""
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError("A history holds at least one entry.")
+        self._capacity = capacity
+        self._ring: list[Entry] = []
+        self._marks: deque[tuple[int, Entry]] = deque(maxlen=min(capacity, 4096))
+        self._finals: dict[int, int] = {}  # epoch -> its last offset, for epochs that ended
+        self.next_seq = 0
+        self.epoch: int | None = None
+        self.head = 0
+        """The last tick offset published in ``epoch``."""
+        self.last_tick: Entry | None = None
+
+    @property
+    def first_seq(self) -> int:
+        return self.next_seq - len(self._ring)
+
+    @property
+    def end(self) -> Position:
+        """The position of a client that has everything."""
+        return Position(self.next_seq, self.epoch or 0, self.head)
+
+    def append(self, entry: Entry) -> None:
+        """Add the newest entry; the caller keeps ``(epoch, offset)`` from going back."""
+        if len(self._ring) < self._capacity:
+            self._ring.append(entry)
+        else:
+            self._ring[self.next_seq % self._capacity] = entry
+        if entry.kind in (BAR, EPOCH):
+            self._marks.append((self.next_seq, entry))
+        if entry.kind == TICK:
+            self.last_tick = entry
+        self.next_seq += 1
+        self.epoch = entry.epoch
+        self.head = entry.offset
+
+    def close_epoch(self, epoch: int, last_offset: int) -> None:
+        """Remember where ``epoch`` ended, so that a later cursor into it can be judged."""
+        self._finals[epoch] = last_offset
+        while len(self._finals) > _EPOCHS_REMEMBERED:
+            del self._finals[min(self._finals)]
+
+    def at(self, seq: int) -> Entry:
+        """The entry ``seq``, which must lie in ``first_seq .. next_seq - 1``."""
+        return self._ring[seq % self._capacity]
+
+    def marks_from(self, seq: int) -> list[Entry]:
+        """The bars and epochs from ``seq`` on, oldest first."""
+        found: list[Entry] = []
+        for at, entry in reversed(self._marks):
+            if at < seq:
+                break
+            found.append(entry)
+        found.reverse()
+        return found
+
+    def final(self, epoch: int) -> int | None:
+        """The last offset of ``epoch``; ``None`` when it is not known here."""
+        return self.head if epoch == self.epoch else self._finals.get(epoch)
+
+    def locate(self, epoch: int, offset: int) -> tuple[Position, list[Skip]] | None:
+        """Where a client that has everything up to ``(epoch, offset)`` must read on.
+
+        The skips name what lies between and is gone. ``None``: the cursor is ahead of everything
+        ever published here, so it cannot have come from this service.
+        """
+        if self.epoch is None:
+            return self.end, []
+        if epoch > self.epoch or (epoch == self.epoch and offset > self.head):
+            return None
+        skips: list[Skip] = []
+        if self.final(epoch) is None:
+            # Nobody remembers that epoch: say so instead of guessing where it ended.
+            skips.append(Skip(epoch, offset + 1, None, "epoch_unknown"))
+        known = sorted({**self._finals, self.epoch: self.head}.items())
+        for other, last in known:
+            if other < epoch:
+                continue
+            wanted = offset + 1 if other == epoch else 1
+            held = self._first_held(other)
+            missing_to = last if held is None else min(held - 1, last)
+            if wanted <= missing_to:
+                skips.append(Skip(other, wanted, missing_to, "no_longer_held"))
+        return Position(self._bisect(epoch, offset), epoch, offset), skips
+
+    def _bisect(self, epoch: int, offset: int) -> int:
+        window = range(self.first_seq, self.next_seq)
+        key = (epoch, offset)
+        found = bisect_left(window, key, key=lambda seq: self.at(seq)[1:3])
+        return self.first_seq + found
+
+    def _first_held(self, epoch: int) -> int | None:
+        """The first tick offset of ``epoch`` that the ring accounts for."""
+        for seq in range(self._bisect(epoch, 0), self.next_seq):
+            entry = self.at(seq)
+            if entry.epoch != epoch:
+                return None
+            if entry.kind in (TICK, GAP):
+                return entry.first
+        return None

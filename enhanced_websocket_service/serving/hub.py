@@ -1,0 +1,383 @@
+"""Fan-out: every message is encoded once, and one write per client and batch hands it over.
+
+Invariants. (1) Nothing here awaits: ``on_events`` runs inside the pipeline, so one client can never delay
+another. (2) A client is either *live*, a member of exactly one group, and has everything published
+so far; or it is *behind*, in no group, with a position per symbol. It becomes live again in the same
+synchronous step that writes the last missing frame, so there is no hole, no double, no reorder.
+(3) No queue per client: a slow one is a position in the shared history. (4) A tick that a client in
+``every`` mode asked for is written, or named in ``skipped``.
+
+Not owned here: sockets (outlet.py, frames.py), what messages look like (wire.py), who may connect.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import structlog
+
+from enhanced_websocket_service.clock import Clock
+from enhanced_websocket_service.market.events import Event
+from enhanced_websocket_service.telemetry import Metrics
+
+from . import wire
+from .board import Board
+from .catchup import Stretch, announce, every_tick, jump, replay
+from .client import Client, Group, Interest
+from .models import ClientCounts, StreamPosition
+from .outlet import Outlet, text_frame
+
+log = structlog.get_logger(__name__)
+
+Mode = Literal["every", "latest", "bars"]
+
+_TICKS: frozenset[wire.Channel] = frozenset({"ticks"})
+_CHUNK = 512  # history entries handed to one client before the others get their turn again
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what clients may cost. Sizes in bytes, times in real seconds."""
+
+    history: int = 50_000  # entries kept per symbol for resume
+    high_water: int = 256 * 1024  # unsent bytes at which a client counts as slow
+    low_water: int = 32 * 1024  # unsent bytes at which it has drained
+    hard: int = 1024 * 1024  # unsent bytes at which it is closed with 4008
+    stall_s: float = 30.0  # slow for so long without draining once: closed with 4008
+    clients: int = 20_000
+    messages_per_s: float = 20.0  # from one client, on average
+    message_burst: int = 100
+
+
+class Hub:
+    """The clients and what they get. One event loop; every method is synchronous."""
+
+    def __init__(
+        self,
+        symbols: Sequence[str],
+        clock: Clock,
+        server_status: Callable[[], str],
+        metrics: Metrics,
+        limits: Limits | None = None,
+    ) -> None:
+        self.symbols = tuple(symbols)
+        self.limits = limits or Limits()
+        self._clock = clock
+        self._server_status = server_status
+        self._metrics = metrics
+        self._board = Board(self.symbols, self.limits.history)
+        self._histories = self._board.histories
+        self._groups: dict[Interest, Group] = {}
+        self._clients: set[Client] = set()
+        self._ids = itertools.count(1)
+        self._connected_total = self._slow_total = self._closed_slow_total = 0
+        self._skipped_ticks = self._sent = 0
+
+    # --- from the bus -------------------------------------------------------------------------
+
+    def on_events(self, events: Sequence[Event]) -> None:
+        """Publish one batch, in order. Also fills the history when nobody is connected."""
+        staged = self._board.stage(events)
+        for group in list(self._groups.values()):
+            payload, count = group.compose(staged)
+            if not payload:
+                continue
+            members = list(group.members.items())
+            self._count(count * len(members))
+            for client, write in members:
+                try:
+                    write(payload)
+                except (OSError, RuntimeError):
+                    self.drop(client)  # the socket closed under us; its protocol tells no more
+
+    # --- clients come and go ------------------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        return len(self._clients) >= self.limits.clients
+
+    def connect(
+        self,
+        outlet: Outlet,
+        symbols: Iterable[str],
+        mode: Mode = "every",
+        since: Sequence[wire.Resume] = (),
+    ) -> Client:
+        """Welcome a client whose handshake is done; it is live, or catching up, on return."""
+        channels = wire.CHANNELS - _TICKS if mode == "bars" else wire.CHANNELS
+        client = Client(
+            next(self._ids),
+            self,
+            outlet,
+            Interest(frozenset(symbols), channels, mode == "latest"),
+            self.limits.messages_per_s,
+            self.limits.message_burst,
+        )
+        self._clients.add(client)
+        self._connected_total += 1
+        self._metrics.clients.set(len(self._clients))
+        outlet.bind(client, self.limits.high_water, self.limits.low_water)
+        self._send(client, self._welcome(client.interest.symbols))
+        resumed = {cursor.symbol for cursor in since}
+        for symbol in sorted(client.interest.symbols - resumed):
+            self._send_snapshot(client, symbol)
+        self._set_behind(client)
+        for cursor in since:
+            self._place(client, cursor)
+        self._pump(client)
+        return client
+
+    def drop(self, client: Client) -> None:
+        """Forget a client whose connection has ended. Harmless when repeated."""
+        if client not in self._clients:
+            return
+        self._clients.discard(client)
+        client.open = False
+        self._leave(client)
+        client.stop_timer()
+        self._metrics.clients.set(len(self._clients))
+
+    def close(self, client: Client, code: int, reason: str) -> None:
+        """Say goodbye with ``code``; the client gets nothing after it."""
+        if client.open:
+            self.drop(client)
+            client.outlet.close(code, reason)
+
+    def close_all(self, code: int = 1012, reason: str = "the service is restarting") -> None:
+        """Say goodbye to everyone, as at shutdown."""
+        for client in list(self._clients):
+            self.close(client, code, reason)
+
+    # --- what clients ask ---------------------------------------------------------------------
+
+    def on_message(self, client: Client, text: str | bytes) -> None:
+        """Answer one message of a client; floods close it with 1008."""
+        if not client.open:
+            return
+        if not client.budget.take():
+            self.close(client, 1008, "too many messages")
+            return
+        match wire.parse(text):
+            case wire.Heartbeat():
+                reply = wire.heartbeat_response(self._server_status(), self._clock.now())
+                self._send(client, reply)
+            case wire.Subscribe(symbols, channels):
+                self._change(client, symbols, frozenset(channels), add=True)
+            case wire.Unsubscribe(symbols, channels):
+                self._change(client, symbols, frozenset(channels), add=False)
+            case wire.Resume() as cursor:
+                self._resume(client, cursor)
+            case wire.Fault(code, message):
+                self._send(client, wire.error(code, message))
+
+    def unknown_symbol(self, text: str) -> bytes:
+        """The ``error`` message for a symbol that is not served here."""
+        known = ", ".join(self.symbols)
+        return wire.error("unknown_symbol", f"Unknown symbol {text[:40]!r}; known: {known}.")
+
+    def _change(
+        self, client: Client, names: Sequence[str], channels: frozenset[wire.Channel], *, add: bool
+    ) -> None:
+        symbols = {wire.normalise_symbol(name) for name in names}
+        for unknown in sorted(symbols - self._histories.keys()):
+            self._send(client, self.unknown_symbol(unknown))
+        symbols &= self._histories.keys()
+        old = client.interest
+        if add:
+            new = Interest(old.symbols | symbols, old.channels | channels, old.conflate)
+        else:
+            new = Interest(old.symbols - symbols, old.channels - channels, old.conflate)
+        if client.group is not None:
+            self._set_behind(client)
+        client.interest = new
+        # Symbols that stay keep their place; new ones begin now, with the last known price.
+        client.behind = {s: client.behind.get(s, self._histories[s].end) for s in new.symbols}
+        client.replaying &= new.symbols
+        fresh = new.symbols - old.symbols
+        if "ticks" in new.channels - old.channels:
+            fresh = new.symbols
+        for symbol in sorted(fresh):
+            self._send_snapshot(client, symbol)
+        self._pump(client)
+
+    def _resume(self, client: Client, cursor: wire.Resume) -> None:
+        symbol = wire.normalise_symbol(cursor.symbol)
+        if symbol not in client.interest.symbols:
+            self._send(client, self.unknown_symbol(cursor.symbol))
+            return
+        if client.group is not None:
+            self._set_behind(client)
+        self._place(client, wire.Resume(symbol, cursor.epoch, cursor.offset))
+        self._pump(client)
+
+    def _place(self, client: Client, cursor: wire.Resume) -> None:
+        """Put a client that is behind to where its cursor says, naming what is gone."""
+        symbol = cursor.symbol
+        history = self._histories[symbol]
+        found = history.locate(cursor.epoch, cursor.offset)
+        if found is None:
+            message = (
+                f"{symbol}:{cursor.epoch}:{cursor.offset} is ahead of what this service has "
+                f"published ({history.epoch}:{history.head}); continuing with what comes next."
+            )
+            self._send(client, wire.error("bad_cursor", message))
+            self._send_snapshot(client, symbol)
+            client.behind[symbol] = history.end
+            client.replaying.discard(symbol)
+            return
+        self._hand(client, symbol, announce(symbol, client.interest, *found))
+        if every_tick(client.interest):
+            client.replaying.add(symbol)
+
+    # --- catching up --------------------------------------------------------------------------
+
+    def congested(self, client: Client) -> None:
+        """The outlet is above its high-water mark: write no more ticks until it has drained."""
+        if not client.open or client.congested:
+            return
+        client.congested = True
+        client.start_timer(self.limits.stall_s, lambda: self._stalled(client))
+        if client.group is not None:
+            # Called from within a write, so everything in the history has just been written.
+            self._set_behind(client)
+            self._slow_total += 1
+            log.debug("Client is slow, gets only the latest", client=client.number)
+
+    def drained(self, client: Client) -> None:
+        """The outlet is empty enough again: catch up."""
+        if client.open and client.congested:
+            client.congested = False
+            client.stop_timer()
+            self._pump(client)
+
+    def _stalled(self, client: Client) -> None:
+        self._closed_slow_total += 1
+        log.warning("Client reads too slowly, closed", client=client.number)
+        self.close(client, 4008, "reading too slowly")
+
+    def _set_behind(self, client: Client) -> None:
+        """Take a live client out of its group; it has everything published so far."""
+        self._leave(client)
+        client.behind = {s: self._histories[s].end for s in client.interest.symbols}
+        client.replaying.clear()
+        client.status_seen = self._board.status
+
+    def _pump(self, client: Client) -> None:
+        """Write what a client that is behind still lacks; make it live when nothing is left."""
+        client.pumping = False
+        if client.group is not None:
+            return
+        for symbol in sorted(client.behind):
+            if not client.open or client.congested:
+                return
+            history, position = self._histories[symbol], client.behind[symbol]
+            if symbol not in client.replaying:
+                self._hand(client, symbol, jump(symbol, history, position, client.interest))
+                continue
+            self._hand(client, symbol, replay(symbol, history, position, client.interest, _CHUNK))
+            if client.behind[symbol].seq < history.next_seq:
+                self._pump_later(client)
+                return
+            client.replaying.discard(symbol)
+        status = self._board.status
+        seen, client.status_seen = client.status_seen, status
+        if "status" in client.interest.channels and status is not None and status is not seen:
+            self._write(client, status, 1)
+        if client.open and not client.congested:
+            self._join(client)
+
+    def _pump_later(self, client: Client) -> None:
+        """Go on in the next turn of the loop, so that a long replay delays nobody."""
+        if not client.pumping and client.open and not client.congested:
+            client.pumping = True
+            asyncio.get_running_loop().call_soon(self._pump, client)
+
+    def _hand(self, client: Client, symbol: str, stretch: Stretch) -> None:
+        # The position first: the write may find the client congested and must leave it right.
+        client.behind[symbol] = stretch.position
+        self._skipped_ticks += stretch.skipped
+        self._write(client, b"".join(stretch.frames), len(stretch.frames))
+
+    # --- the last step to a client ------------------------------------------------------------
+
+    def _join(self, client: Client) -> None:
+        group = self._groups.get(client.interest)
+        if group is None:
+            group = self._groups[client.interest] = Group(client.interest)
+        group.members[client] = client.outlet.write
+        client.group = group
+        client.behind.clear()
+
+    def _leave(self, client: Client) -> None:
+        group, client.group = client.group, None
+        if group is not None:
+            del group.members[client]
+            if not group.members:
+                del self._groups[group.interest]
+
+    def _welcome(self, symbols: Iterable[str]) -> bytes:
+        chosen = sorted(symbols)
+        epochs = [e for s in chosen if (e := self._histories[s].epoch) is not None]
+        return wire.welcome(
+            chosen,
+            max(epochs, default=None),
+            {s: self._histories[s].head for s in chosen},
+            self._server_status(),
+            self._clock.now(),
+        )
+
+    def _send_snapshot(self, client: Client, symbol: str) -> None:
+        tick = self._board.snapshots.get(symbol)
+        if tick is not None and "ticks" in client.interest.channels:
+            self._send(client, wire.market_data(tick, snapshot=True))
+
+    def _send(self, client: Client, payload: bytes) -> None:
+        """A message for this client alone. It is sent to slow ones too, up to the hard limit."""
+        if client.open and client.congested and client.outlet.buffered() > self.limits.hard:
+            self._stalled(client)
+            return
+        self._write(client, text_frame(payload), 1)
+
+    def _write(self, client: Client, frames: bytes, count: int) -> None:
+        if not frames or not client.open:
+            return
+        try:
+            client.outlet.write(frames)
+        except (OSError, RuntimeError):
+            self.drop(client)
+            return
+        self._count(count)
+
+    def _count(self, messages: int) -> None:
+        self._sent += messages
+        self._metrics.messages.inc(messages)
+
+    def positions(self) -> dict[str, StreamPosition]:
+        """The last tick given out per symbol."""
+        return {
+            symbol: StreamPosition(epoch=history.epoch, offset=history.head)
+            for symbol, history in self._histories.items()
+        }
+
+    def counts(self) -> ClientCounts:
+        """The clients of this moment, for ``/status``."""
+        modes = {"every": 0, "latest": 0, "bars": 0}
+        for client in self._clients:
+            modes[client.interest.mode] += 1
+        by_symbol = {
+            symbol: sum(symbol in client.interest.symbols for client in self._clients)
+            for symbol in self.symbols
+        }
+        return ClientCounts(
+            connected=len(self._clients),
+            by_mode=modes,
+            by_symbol=by_symbol,
+            slow=sum(client.congested for client in self._clients),
+            connections_total=self._connected_total,
+            messages_sent_total=self._sent,
+            skipped_ticks_total=self._skipped_ticks,
+            slowed_total=self._slow_total,
+            closed_slow_total=self._closed_slow_total,
+        )

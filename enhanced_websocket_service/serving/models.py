@@ -1,0 +1,358 @@
+"""The JSON answers, as pydantic models: one definition for the code, OpenAPI and the tests.
+
+Instants are unix seconds UTC inside (``Instant``) and ISO 8601 with offset, America/Bogota, in JSON. The
+service fills the models that ``views.py`` names; the API adds ``timestamp`` and ``service_status``.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
+
+from enhanced_websocket_service.market.calendar import iso_local
+
+Instant = Annotated[
+    float,
+    PlainSerializer(iso_local, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "date-time",
+            "examples": ["2025-01-20T10:30:15-05:00"],
+        },
+        mode="serialization",
+    ),
+]
+"""Unix seconds UTC; in JSON ISO 8601 with offset, America/Bogota."""
+
+State = Literal[
+    "initializing",
+    "waiting_l0",
+    "checking_data",
+    "ready",
+    "active",
+    "market_closed",
+    "error",
+    "shutdown",
+]
+Verdict = Literal["live", "quiet", "suspect", "dead", "closed"]
+
+
+class View(BaseModel):
+    """Base: immutable; an unknown field is a programming error, not a silent extra."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Answer(View):
+    """What every JSON answer carries."""
+
+    timestamp: Instant
+    service_status: str
+
+
+class ErrorAnswer(Answer):
+    """Any answer that is not a success. ``error`` is stable; ``detail`` is a sentence for people."""
+
+    error: str
+    detail: str
+
+
+# --- /health ----------------------------------------------------------------------------------
+
+
+class PartHealth(View):
+    """Whether a part of the service answered when last asked, and how fast (real time)."""
+
+    connected: bool
+    response_time_ms: float | None = None
+    error: str | None = None
+
+
+class FeedHealth(View):
+    """The vendor's side. ``expected`` is false outside sessions, when silence is no fault."""
+
+    connected: bool
+    expected: bool
+    verdict: Verdict = "closed"
+
+
+class ServiceInfo(View):
+    name: str
+    status: str
+    uptime_seconds: int
+    reason: str
+    since: Instant | None
+
+
+class ConnectivityInfo(View):
+    database: PartHealth
+    redis: PartHealth
+    feed: FeedHealth
+
+
+class SystemResources(View):
+    """Per cent of the machine: all processors, memory, and the disk that holds the state."""
+
+    cpu_percent: float
+    memory_percent: float
+    disk_percent: float
+
+
+class HealthAnswer(Answer):
+    status: Literal["healthy", "degraded", "unhealthy"]
+    service: str
+    version: str
+    service_info: ServiceInfo
+    connectivity: ConnectivityInfo
+    system_resources: SystemResources
+    problems: list[str]
+
+
+class LiveAnswer(Answer):
+    status: Literal["alive"]
+
+
+class ReadyAnswer(Answer):
+    status: Literal["ready", "not_ready"]
+    reason: str
+
+
+# --- /status ----------------------------------------------------------------------------------
+
+
+class StateInfo(View):
+    """The state, why, and since when."""
+
+    state: str
+    reason: str
+    since: Instant
+
+
+class L0Status(View):
+    """The historical foundation; ``None`` where it has not been looked at yet."""
+
+    ready_signal_exists: bool
+    data_freshness_hours: float | None
+    completeness_percentage: float | None
+    is_fresh: bool
+    is_complete: bool
+    missing_slots: int | None = None
+    last_bar: Instant | None = None
+    checked_at: Instant | None = None
+    reason: str | None = None
+
+
+class SessionView(View):
+    """Where the market stands. Minutes are rounded up; what does not apply is ``null``."""
+
+    status: Literal["open", "closed"]
+    is_trading_day: bool
+    holiday: str | None
+    current_session_start: Instant | None
+    current_session_end: Instant | None
+    minutes_until_close: int | None
+    next_session_start: Instant
+    next_session_end: Instant
+    minutes_until_open: int | None
+
+
+class KeyView(View):
+    """One vendor key. ``name`` tells which without telling the key: G1_3, or its last digits."""
+
+    name: str
+    state: str
+    calls_today: int
+    calls_this_minute: int | None = None
+    last_used: Instant | None = None
+    cooldown_until: Instant | None = None
+    latency_ms: float | None = None
+
+
+class ApiKeyUsage(View):
+    """``current_key_index`` counts from 0; ``total_calls`` since UTC midnight."""
+
+    total_keys: int
+    current_key_index: int
+    total_calls: int
+    keys: list[KeyView] = []
+
+
+class RealtimeCollection(View):
+    """The live feed: what it delivers and how we judge its silence."""
+
+    active: bool
+    websocket_connected: bool
+    source: str | None = None
+    verdict: Verdict = "closed"
+    evidence: str | None = None
+    last_tick_at: Instant | None = None
+    ticks_accepted: int = 0
+    ticks_rejected: int = 0
+    reconnects: int = 0
+
+
+class StorageStatus(View):
+    """The way from the journal to PostgreSQL; lag is what is journaled but not there yet."""
+
+    database_connected: bool
+    redis_connected: bool
+    journal_records: int | None = None
+    journal_bytes: int | None = None
+    writer_lag_records: int | None = None
+    writer_lag_seconds: float | None = None
+
+
+class ComponentStatus(View):
+    name: str
+    running: bool
+    restarts: int = 0
+    last_error: str | None = None
+
+
+class ClientCounts(View):
+    """WebSocket clients now, and totals since the start of the process."""
+
+    connected: int
+    by_mode: dict[str, int]
+    by_symbol: dict[str, int]
+    slow: int
+    connections_total: int
+    messages_sent_total: int
+    skipped_ticks_total: int
+    slowed_total: int
+    closed_slow_total: int
+
+
+class StreamPosition(View):
+    """The last tick given out for a symbol: what a client resumes from."""
+
+    epoch: int | None
+    offset: int
+
+
+class StatusView(View):
+    """All of ``/status`` but what the API knows itself (clients, positions, session, version)."""
+
+    is_running: bool
+    uptime_seconds: int
+    l0_integration: L0Status
+    api_key_usage: ApiKeyUsage
+    realtime_collection: RealtimeCollection
+    state: StateInfo
+    history: list[StateInfo] = []
+    storage: StorageStatus
+    components: list[ComponentStatus] = []
+    credits: dict[str, Any] = {}
+    provider: str
+    simulated: bool
+
+
+class StatusAnswer(StatusView, Answer):
+    version: str
+    market_session: SessionView
+    clients: ClientCounts
+    positions: dict[str, StreamPosition]
+
+
+# --- /market ----------------------------------------------------------------------------------
+
+
+class SessionAnswer(SessionView, Answer):
+    pass
+
+
+class LatestAnswer(View):
+    """The last price. ``timestamp`` is the tick's own, ``server_time`` that of this answer."""
+
+    symbol: str
+    price: float
+    bid: float | None
+    ask: float | None
+    spread: float | None
+    volume: int
+    timestamp: str
+    source: str
+    epoch: int
+    offset: int
+    server_time: Instant
+    age_seconds: float
+    service_status: str
+
+
+class CertificateRow(View):
+    ticks: dict[str, int]
+    first_tick: str | None
+    last_tick: str | None
+    longest_silence_s: int
+    partial: bool
+
+
+class BarRow(View):
+    symbol: str
+    datetime: str
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: int
+    source: str
+    revision: int
+    status: Literal["closed", "revised", "reconciled"]
+    certificate: CertificateRow | None
+
+
+class TickRow(View):
+    symbol: str
+    price: float
+    bid: float | None
+    ask: float | None
+    spread: float | None
+    volume: int
+    timestamp: str
+    source: str
+    epoch: int
+    offset: int
+    received_at: str
+    trading_session: bool
+    flags: list[str]
+
+
+class BarsAnswer(Answer):
+    """Rows oldest first; ``next_cursor`` continues behind the last, ``null`` when there is no more."""
+
+    symbol: str
+    interval: str
+    data: list[BarRow]
+    next_cursor: str | None
+
+
+class TicksAnswer(Answer):
+    """Rows by epoch and offset; ``next_cursor`` as for bars."""
+
+    symbol: str
+    data: list[TickRow]
+    next_cursor: str | None
+
+
+class SlotView(View):
+    """One expected 5-minute slot and who covers it."""
+
+    datetime: Instant
+    source: str | None
+    status: Literal["vendor", "live", "both", "pending", "unknown"]
+    revision: int | None = None
+    grade: str | None = None
+    reason: str | None = None
+
+
+class ContinuityView(View):
+    """A day's slots; ``covered`` counts those that are vendor, live or both."""
+
+    date: str
+    expected: int
+    covered: int
+    slots: list[SlotView]
+
+
+class ContinuityAnswer(ContinuityView, Answer):
+    symbol: str

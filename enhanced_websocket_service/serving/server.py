@@ -1,0 +1,202 @@
+"""uvicorn as a component of our own event loop: started, watched and stopped like any other."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from enhanced_websocket_service.errors import ConfigurationError
+
+from .frames import FrameProtocol
+
+log = structlog.get_logger(__name__)
+
+MAX_MESSAGE_BYTES = 64 * 1024
+_BACKLOG = 2048
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: stopping is the service's decision."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+class ApiServer:
+    """Serves ``app`` on ``host:port``, with TLS when a certificate is given.
+
+    :param port: 0 takes a free one; ``port`` tells which after ``start``.
+    :param ping_interval_s: real seconds between pings; a client that does not answer one within
+        ``ping_timeout_s`` is closed. ``None`` sends none.
+    :param shutdown_timeout_s: real seconds that requests and goodbyes may take in ``stop``.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        *,
+        ssl_cert: Path | None = None,
+        ssl_key: Path | None = None,
+        ping_interval_s: float | None = 20.0,
+        ping_timeout_s: float | None = 20.0,
+        shutdown_timeout_s: int = 5,
+    ) -> None:
+        self.host, self.port = host, port
+        self._app = app
+        self._cert, self._key = ssl_cert, ssl_key
+        self._pings = (ping_interval_s, ping_timeout_s)
+        self._shutdown_timeout_s = shutdown_timeout_s
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where to reach the server from this machine."""
+        scheme = "https" if self._cert is not None else "http"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    async def start(self) -> int:
+        """Listen; returns the port once connections are accepted.
+
+        :raises ConfigurationError: the address is taken or not ours, or the certificate is bad.
+        """
+        self._check_certificate()
+        listener = _listen(self.host, self.port)
+        self.port = listener.getsockname()[1]
+        try:
+            server = _Server(self._config())
+        except (OSError, ValueError, ssl.SSLError):
+            listener.close()
+            raise
+        task = asyncio.create_task(server.serve(sockets=[listener]), name="api server")
+        ready = asyncio.create_task(server.ready.wait(), name="api server start")
+        try:
+            await asyncio.wait({task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+        if not server.ready.is_set():
+            listener.close()
+            await task  # raises what prevented the start
+            raise ConfigurationError(f"The server on {self.url} did not start.")
+        self._server, self._task = server, task
+        log.info("Serving clients", url=self.url)
+        return self.port
+
+    async def wait(self) -> None:
+        """Return when the server has stopped; raises what killed it."""
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def stop(self) -> None:
+        """Stop accepting, end the connections, and return when the port is free. Repeatable."""
+        server, task = self._server, self._task
+        if server is None or task is None:
+            return
+        self._server = self._task = None
+        server.should_exit = True
+        try:
+            async with asyncio.timeout(self._shutdown_timeout_s + 2):
+                await asyncio.shield(task)
+        except TimeoutError:
+            server.force_exit = True
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        # uvicorn gives up on a peer that never answers its goodbye, but leaves the socket open.
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
+
+    def _config(self) -> uvicorn.Config:
+        interval, timeout = self._pings
+        return uvicorn.Config(
+            self._app,
+            host=self.host,
+            port=self.port,
+            loop="none",
+            http="httptools",
+            ws=FrameProtocol,
+            ws_max_size=MAX_MESSAGE_BYTES,
+            ws_ping_interval=interval,
+            ws_ping_timeout=timeout,
+            # Raw frames are written beside uvicorn's own; compression would need its context.
+            ws_per_message_deflate=False,
+            lifespan="off",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=self._shutdown_timeout_s,
+            ssl_certfile=self._cert,
+            ssl_keyfile=self._key,
+        )
+
+    def _check_certificate(self) -> None:
+        if self._cert is None and self._key is None:
+            return
+        if self._cert is None or self._key is None:
+            raise ConfigurationError(
+                "SSL_CERT_PATH and SSL_KEY_PATH belong together: set both, or neither for plain HTTP."
+            )
+        for name, path in (("SSL_CERT_PATH", self._cert), ("SSL_KEY_PATH", self._key)):
+            try:
+                path.read_bytes()
+            except OSError as error:
+                raise ConfigurationError(
+                    f"{name}={path} cannot be read ({error.strerror}); name a readable PEM file."
+                ) from error
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+                self._cert, self._key
+            )
+        except (ssl.SSLError, ValueError) as error:
+            raise ConfigurationError(
+                f"SSL_CERT_PATH={self._cert} and SSL_KEY_PATH={self._key} are not a certificate and "
+                f"its unencrypted private key in PEM form ({error})."
+            ) from error
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    where = f"{host or '*'}:{port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise ConfigurationError(
+            f"HOST={host} is not an address of this machine ({error.strerror}); "
+            "use 127.0.0.1, 0.0.0.0 or one of its names."
+        ) from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # A restart must not wait for old connections in TIME_WAIT; it never shares a live port.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"Cannot listen on {where} ({error.strerror}). Stop what uses the port, or choose "
+            "another with PORT or --port."
+        ) from error
+    return listener

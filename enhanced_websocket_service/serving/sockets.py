@@ -1,0 +1,128 @@
+"""The WebSocket endpoints: admission, then messages to the hub until the client has gone."""
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+from fastapi import FastAPI, WebSocket
+from starlette.websockets import WebSocketDisconnect
+
+from . import wire
+from .client import Client
+from .frames import OUTLET_EXTENSION
+from .hub import Hub, Mode
+from .outlet import AsgiOutlet, Outlet
+from .views import ServiceView
+
+log = structlog.get_logger(__name__)
+
+UNKNOWN_SYMBOL = 4404
+BAD_REQUEST = 4400
+TRY_LATER = 1013
+
+_MODES: dict[str, Mode] = {"every": "every", "latest": "latest", "bars": "bars"}
+
+
+class _Refused(Exception):
+    def __init__(self, message: bytes, code: int) -> None:
+        super().__init__(message)
+        self.message, self.code = message, code
+
+
+def add_websockets(app: FastAPI, view: ServiceView, hub: Hub) -> None:
+    """Add ``/ws`` and ``/ws/{symbol}``."""
+
+    @app.websocket("/ws")
+    async def every_symbol(websocket: WebSocket) -> None:
+        await _serve(websocket, hub, tuple(view.symbols))
+
+    @app.websocket("/ws/{symbol:path}")
+    async def one_symbol(websocket: WebSocket, symbol: str) -> None:
+        await _serve(websocket, hub, (symbol,))
+
+
+async def _serve(websocket: WebSocket, hub: Hub, names: tuple[str, ...]) -> None:
+    await websocket.accept()
+    try:
+        symbols, mode, since = _admit(websocket, hub, names)
+    except _Refused as refusal:
+        # A browser shows no reason for a refused handshake: accept, explain, close.
+        with suppress(WebSocketDisconnect, RuntimeError):
+            await websocket.send_text(refusal.message.decode())
+            await websocket.close(refusal.code)
+        return
+    outlet = websocket.scope.get("extensions", {}).get(OUTLET_EXTENSION)
+    if outlet is not None:
+        await _converse(websocket, hub, outlet, symbols, mode, since)
+        return
+    await _converse_plainly(websocket, hub, symbols, mode, since)
+
+
+def _admit(
+    websocket: WebSocket, hub: Hub, names: tuple[str, ...]
+) -> tuple[list[str], Mode, list[wire.Resume]]:
+    """What the client asked for by path and query; :raises _Refused: when it cannot be had."""
+    if hub.full:
+        raise _Refused(wire.error("too_many_clients", "Too many clients; try later."), TRY_LATER)
+    symbols = [wire.normalise_symbol(name) for name in names]
+    for name, symbol in zip(names, symbols, strict=True):
+        if symbol not in hub.symbols:
+            raise _Refused(hub.unknown_symbol(name), UNKNOWN_SYMBOL)
+    query = websocket.query_params
+    mode = _MODES.get(query.get("mode", "every"))
+    if mode is None:
+        message = f"mode={query['mode'][:40]!r} is none of {', '.join(_MODES)}."
+        raise _Refused(wire.error("bad_mode", message), BAD_REQUEST)
+    since: dict[str, wire.Resume] = {}
+    for text in query.getlist("since"):
+        cursor = wire.parse_cursor(text)
+        if isinstance(cursor, wire.Fault):
+            raise _Refused(wire.error(cursor.code, cursor.message), BAD_REQUEST)
+        symbol = wire.normalise_symbol(cursor.symbol)
+        if symbol not in symbols:
+            raise _Refused(hub.unknown_symbol(cursor.symbol), UNKNOWN_SYMBOL)
+        since[symbol] = wire.Resume(symbol, cursor.epoch, cursor.offset)
+    return symbols, mode, list(since.values())
+
+
+async def _converse(
+    websocket: WebSocket,
+    hub: Hub,
+    outlet: Outlet,
+    symbols: list[str],
+    mode: Mode,
+    since: list[wire.Resume],
+) -> None:
+    client = hub.connect(outlet, symbols, mode, since)
+    try:
+        await _listen(websocket, hub, client)
+    finally:
+        hub.drop(client)
+
+
+async def _listen(websocket: WebSocket, hub: Hub, client: Client) -> None:
+    while True:
+        message = await websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        text = message.get("text")
+        hub.on_message(client, message.get("bytes") or b"" if text is None else text)
+
+
+async def _converse_plainly(
+    websocket: WebSocket, hub: Hub, symbols: list[str], mode: Mode, since: list[wire.Resume]
+) -> None:
+    """The same over any ASGI server: a task sends what the hub writes."""
+    outlet = AsgiOutlet(websocket.send)
+    sender = asyncio.create_task(outlet.run(), name="websocket sender")
+    listener = asyncio.create_task(
+        _converse(websocket, hub, outlet, symbols, mode, since), name="websocket listener"
+    )
+    tasks = {sender, listener}
+    try:
+        # Whichever ends first ends the other: the sender by a close of ours, the listener by theirs.
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,177 @@
+-- Reads. Prices leave as double precision: the nearest double of a DECIMAL(12,6) prints as the same
+-- six decimals. Times leave as unix seconds. Every statement filters by the world ($4: simulated).
+
+-- name: bars_now
+-- One row a slot, as things stand. $1 symbol, $2 .. $3 labels (inclusive), $4 simulated, $5 source or
+-- NULL for the one that speaks for the slot, $6 must be NULL.
+SELECT DISTINCT ON (datetime)
+    datetime, open, high, low, close, coalesce(volume, 0) AS volume,
+    coalesce(source, 'unknown') AS source, coalesce(bar_revision, 0) AS revision,
+    coalesce(bar_status, 'closed') AS status, certificate
+FROM market_data
+WHERE symbol = $1 AND datetime BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
+    AND ($5::text IS NULL OR source = $5) AND $6::timestamptz IS NULL
+    AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL
+ORDER BY datetime, ews_source_rank(source), updated_at DESC NULLS LAST, id DESC
+
+-- name: bars_now_backwards
+-- The same from the newest on: the order of the index, so that LIMIT ends the scan.
+SELECT DISTINCT ON (datetime)
+    datetime, open, high, low, close, coalesce(volume, 0) AS volume,
+    coalesce(source, 'unknown') AS source, coalesce(bar_revision, 0) AS revision,
+    coalesce(bar_status, 'closed') AS status, certificate
+FROM market_data
+WHERE symbol = $1 AND datetime BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
+    AND ($5::text IS NULL OR source = $5) AND $6::timestamptz IS NULL
+    AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL
+ORDER BY datetime DESC, ews_source_rank(source), updated_at DESC NULLS LAST, id DESC
+
+-- name: bars_as_of
+-- One row a slot as a consumer saw it at $6: of each source the version published last before, then
+-- the source that spoke for the slot among those. A row without provenance counts from its creation.
+SELECT DISTINCT ON (datetime)
+    datetime, open, high, low, close, volume, source, revision, status, certificate
+FROM (
+    SELECT DISTINCT ON (datetime, source) *
+    FROM (
+        SELECT datetime, open, high, low, close, coalesce(volume, 0)::bigint AS volume,
+            coalesce(source, 'unknown') AS source, coalesce(bar_epoch, 0) AS epoch,
+            coalesce(bar_revision, 0) AS revision, coalesce(bar_status, 'closed') AS status,
+            certificate, coalesce(published_at, created_at, '-infinity') AS published_at
+        FROM market_data
+        WHERE symbol = $1 AND datetime BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
+            AND ($5::text IS NULL OR source = $5)
+            AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL
+        UNION ALL
+        SELECT datetime, open, high, low, close, volume, source, epoch, revision, status,
+            certificate, published_at
+        FROM bar_revisions
+        WHERE symbol = $1 AND interval_s = 300 AND datetime BETWEEN $2 AND $3
+            AND ews_is_simulated(source) = $4 AND ($5::text IS NULL OR source = $5)
+    ) AS versions
+    WHERE published_at <= $6::timestamptz
+    ORDER BY datetime, source, published_at DESC, epoch DESC, revision DESC
+) AS seen
+ORDER BY datetime, ews_source_rank(source), source
+
+-- name: bar_columns
+extract(epoch FROM datetime)::bigint AS open_time, open::float8, high::float8, low::float8,
+    close::float8, volume::bigint, source, revision, status, certificate::text
+
+-- name: select_bars_now
+SELECT {bar_columns} FROM ({bars_now}) AS bars ORDER BY datetime LIMIT $7
+
+-- name: select_newest_bars_now
+SELECT {bar_columns} FROM ({bars_now_backwards}) AS bars ORDER BY datetime DESC LIMIT $7
+
+-- name: select_bars_as_of
+SELECT {bar_columns} FROM ({bars_as_of}) AS bars ORDER BY datetime LIMIT $7
+
+-- name: select_newest_bars_as_of
+SELECT {bar_columns} FROM ({bars_as_of}) AS bars ORDER BY datetime DESC LIMIT $7
+
+-- name: compose
+-- Longer bars out of 5-minute ones: $8 length, $9 zone of days, $10 now: only what has ended.
+-- The revision is the sum of its parts', so it grows whenever one of them changes.
+SELECT datetime, (array_agg(open ORDER BY part))[1] AS open, max(high) AS high, min(low) AS low,
+    (array_agg(close ORDER BY part DESC))[1] AS close, sum(volume) AS volume,
+    string_agg(DISTINCT source, '+' ORDER BY source) AS source, sum(revision) AS revision,
+    CASE WHEN bool_and(status = 'reconciled') THEN 'reconciled' ELSE 'closed' END AS status,
+    NULL::jsonb AS certificate
+
+-- name: bucket
+SELECT CASE WHEN $8::interval = '1 day' THEN date_trunc('day', datetime, $9::text)
+            ELSE date_bin($8::interval, datetime, 'epoch'::timestamptz) END AS datetime,
+    datetime AS part, open, high, low, close, volume, source, revision, status
+
+-- name: whole
+-- Only buckets all of whose slots lie in $2 .. $3, and that have ended.
+datetime >= $2 AND datetime + $8::interval - interval '5 minutes' <= $3::timestamptz
+    AND datetime + $8::interval <= $10::timestamptz
+
+-- name: compose_bars_now
+SELECT {bar_columns} FROM (
+    {compose} FROM ({bucket} FROM ({bars_now}) AS slots) AS parts
+    WHERE {whole} GROUP BY datetime
+) AS bars ORDER BY datetime LIMIT $7
+
+-- name: compose_newest_bars_now
+SELECT {bar_columns} FROM (
+    {compose} FROM ({bucket} FROM ({bars_now}) AS slots) AS parts
+    WHERE {whole} GROUP BY datetime
+) AS bars ORDER BY datetime DESC LIMIT $7
+
+-- name: compose_bars_as_of
+SELECT {bar_columns} FROM (
+    {compose} FROM ({bucket} FROM ({bars_as_of}) AS slots) AS parts
+    WHERE {whole} GROUP BY datetime
+) AS bars ORDER BY datetime LIMIT $7
+
+-- name: compose_newest_bars_as_of
+SELECT {bar_columns} FROM (
+    {compose} FROM ({bucket} FROM ({bars_as_of}) AS slots) AS parts
+    WHERE {whole} GROUP BY datetime
+) AS bars ORDER BY datetime DESC LIMIT $7
+
+-- name: minutes
+-- Bars shorter than those stored, out of the same ticks that made them: neither future nor late ones.
+SELECT bucket AS datetime,
+    (array_agg(last ORDER BY time, epoch NULLS FIRST, tick_offset, id))[1] AS open,
+    max(last) AS high, min(last) AS low,
+    (array_agg(last ORDER BY time DESC, epoch DESC NULLS LAST, tick_offset DESC, id DESC))[1] AS close,
+    sum(coalesce(volume, 0)) AS volume,
+    (array_agg(coalesce(source, 'unknown') ORDER BY time, epoch NULLS FIRST, tick_offset, id))[1]
+        AS source,
+    0 AS revision, 'closed' AS status, NULL::jsonb AS certificate
+FROM (
+    SELECT date_bin($8::interval, time, 'epoch'::timestamptz) AS bucket, *
+    FROM realtime_market_data
+    WHERE symbol = $1 AND time >= $2 AND time < $3::timestamptz + $8::interval
+        AND ews_is_simulated(source) = $4 AND ($5::text IS NULL OR source = $5)
+        AND ($6::timestamptz IS NULL OR received_at <= $6)
+        AND trading_session AND last IS NOT NULL
+        AND NOT coalesce(flags, '{}') && '{future,late}'
+) AS ticks
+WHERE bucket + $8::interval <= $9::timestamptz
+GROUP BY bucket
+
+-- name: select_minutes
+SELECT {bar_columns} FROM ({minutes}) AS bars ORDER BY datetime LIMIT $7
+
+-- name: select_newest_minutes
+SELECT {bar_columns} FROM ({minutes}) AS bars ORDER BY datetime DESC LIMIT $7
+
+-- name: last_bar
+SELECT {bar_columns} FROM ({bars_now_backwards}) AS bars ORDER BY datetime DESC LIMIT 1
+
+-- name: slots_present
+SELECT extract(epoch FROM datetime)::bigint AS slot,
+    array_agg(DISTINCT coalesce(source, 'unknown')) AS sources
+FROM market_data
+WHERE symbol = $1 AND datetime BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
+    AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL
+GROUP BY datetime ORDER BY datetime
+
+-- name: tick_columns
+symbol, epoch, tick_offset, extract(epoch FROM time)::bigint AS timestamp, last::float8,
+    bid::float8, ask::float8, coalesce(volume, 0) AS volume, coalesce(source, 'unknown') AS source,
+    extract(epoch FROM coalesce(received_at, time))::float8 AS received_at,
+    coalesce(trading_session, true) AS trading_session, coalesce(flags, '{}') AS flags
+
+-- name: ticks_after
+-- By (epoch, offset); rows of other programs have none and cannot be paged through.
+SELECT {tick_columns} FROM realtime_market_data
+WHERE symbol = $1 AND time BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
+    AND (epoch, tick_offset) > ($5, $6) AND last IS NOT NULL
+ORDER BY epoch, tick_offset LIMIT $7
+
+-- name: newest_ticks
+SELECT {tick_columns} FROM realtime_market_data
+WHERE symbol = $1 AND time BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
+    AND epoch IS NOT NULL AND tick_offset IS NOT NULL AND last IS NOT NULL
+ORDER BY epoch DESC, tick_offset DESC LIMIT $5
+
+-- name: highest_epoch
+SELECT coalesce(max(epoch), 0) FROM (
+    SELECT epoch FROM epoch_fence UNION ALL SELECT epoch FROM tick_epochs
+) AS known

@@ -1,0 +1,266 @@
+"""Feeds PostgreSQL from the journal, off the tick path: each journaled record lands exactly once.
+
+The checkpoint (how far the journal is stored) moves in the transaction that stores the records, so
+they share one fate, whatever dies. After any failure the writer begins again at the checkpoint it finds
+in the database. It keeps nothing in memory but the batch at hand: the backlog is the journal itself.
+Does not own: the journal's fsync, the records' meaning.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Final
+
+import structlog
+
+from enhanced_websocket_service.errors import (
+    DatabaseUnavailable,
+    EpochFenced,
+    JournalError,
+    StorageError,
+)
+from enhanced_websocket_service.telemetry import Metrics
+
+from .journal import Journal
+from .pool import WRITES
+from .postgres import Database
+from .record_store import UNSTORABLE, RecordStore, Stored
+from .records import Record
+from .segment import START, Position
+
+log = structlog.get_logger(__name__)
+
+FIRST_BACKOFF_S: Final = 0.1
+DAY_S: Final = 86_400.0
+GIGABYTE: Final = 1 << 30
+
+
+class JournalWriter:
+    """Run ``run`` as one task; ``drain`` before shutting down.
+
+    :param epoch: this process's; a database that a higher one has claimed is not written to.
+    :param symbols: what this process collects; only their epochs are claimed.
+    :param batch_records: at most so many records a transaction.
+    :param batch_wait_ms: how long the first record of a batch waits for company; real milliseconds.
+    :param keep_s: journal segments behind the checkpoint stay for so many real seconds,
+    :param keep_bytes: unless the journal is larger than this.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        database: Database,
+        *,
+        epoch: int,
+        symbols: Sequence[str],
+        batch_records: int = 2000,
+        batch_wait_ms: float = 100.0,
+        longest_backoff_s: float = 5.0,
+        keep_s: float = DAY_S,
+        keep_bytes: int = GIGABYTE,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._journal = journal
+        self._database = database
+        self._reader = journal.reader()
+        self._epoch = epoch
+        self._symbols = list(symbols)
+        self._batch_records = batch_records
+        self._batch_wait_s = batch_wait_ms / 1000
+        self._longest_backoff_s = longest_backoff_s
+        self._keep_s = keep_s
+        self._keep_bytes = keep_bytes
+        self._metrics = metrics
+        self._checkpoint = START  # as the database has it
+        self._done: Position | None = None  # everything before is stored; None: not known yet
+        self._backoff_s = FIRST_BACKOFF_S
+        self._hurry = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._failing_since: float | None = None  # monotonic
+        self._last_commit: float | None = None  # monotonic
+        self._last_error: str | None = None
+        self._stored_records = 0
+        self._quarantined = 0
+        self._duplicates = 0
+
+    async def run(self) -> None:
+        """Store what is journaled, until cancelled. Failures are retried with back-off.
+
+        :raises EpochFenced: a newer instance owns the database; running on is useless.
+        """
+        try:
+            while True:
+                try:
+                    await self._follow()
+                except EpochFenced as error:
+                    self._last_error = str(error)
+                    raise
+                except StorageError as error:
+                    await self._back_off(error)
+        finally:
+            self._reader.close()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Store everything journaled so far, without waiting for company; ``run`` must be running.
+
+        :param timeout_s: give up after so many real seconds; the rest stays in the journal.
+        :returns: whether everything is stored.
+        """
+        self._hurry.set()
+        await self._journal.sync()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self.caught_up:
+                    self._progress.clear()
+                    await self._progress.wait()
+        self._hurry.clear()
+        return self.caught_up
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether everything journaled is stored."""
+        return self._done is not None and self._done[:2] >= self._journal.end[:2]
+
+    @property
+    def lag_records(self) -> int:
+        """Records journaled but not stored; before the first contact, all of the journal."""
+        return max(0, self._journal.end.record - (self._done or START).record)
+
+    def status(self) -> dict[str, Any]:
+        """For ``/status`` and ``system_health``."""
+        now = monotonic()
+        return {
+            "lag_records": self.lag_records,
+            "lag_bytes": self._journal.bytes_behind(self._done or START),
+            "caught_up": self.caught_up,
+            "stored_records": self._stored_records,
+            "quarantined_records": self._quarantined,
+            "duplicates_skipped": self._duplicates,
+            "damaged_places": self._reader.damages,
+            "seconds_since_commit": None if self._last_commit is None else now - self._last_commit,
+            "failing_for_s": None if self._failing_since is None else now - self._failing_since,
+            "last_error": self._last_error,
+        }
+
+    async def _follow(self) -> None:
+        await self._database.connect()
+        async with self._database.connection("storing the journal") as connection:
+            await self._begin(connection)
+            while True:
+                self._tell_lag()
+                if self.caught_up:
+                    self._recovered()
+                await self._journal.wait_past(self._reader.position)
+                if self.lag_records < self._batch_records:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._hurry.wait(), self._batch_wait_s)
+                records = self._reader.read(self._batch_records)
+                if records:
+                    await self._store(connection, records)
+                self._done = self._reader.position
+                self._progress.set()
+
+    async def _begin(self, connection: Any) -> None:
+        """Claim the fence and go to where the database says the journal is stored up to."""
+        journal_id = self._journal.journal_id
+        async with connection.transaction():
+            await connection.execute(WRITES["claim_fence"], self._symbols, self._epoch)
+            await self._check_fence(connection)
+            await connection.execute(WRITES["make_checkpoint"], journal_id, self._epoch)
+            row = await connection.fetchrow(WRITES["checkpoint"], journal_id)
+        self._checkpoint = self._done = Position(*row)
+        self._reader.seek(self._checkpoint)
+        if self._checkpoint[:2] > self._journal.end[:2]:
+            # An older copy of the journal was put back: its new segments reuse positions that the
+            # database has seen. Reading all of it again is safe, ticks have an identity.
+            log.error(
+                "The database has stored more of this journal than there is; reading it again",
+                checkpoint=self._checkpoint,
+                journal_end=self._journal.end,
+            )
+            self._done = START
+            self._reader.seek(START)
+
+    async def _store(self, connection: Any, records: Sequence[Record]) -> None:
+        try:
+            stored = await self._transaction(connection, records, careful=False)
+        except UNSTORABLE as error:
+            log.warning(
+                "A batch holds a record that cannot be stored; isolating it", reason=str(error)
+            )
+            try:
+                stored = await self._transaction(connection, records, careful=True)
+            except UNSTORABLE as again:
+                raise StorageError(f"A batch cannot be stored even piecemeal: {again}") from again
+        self._checkpoint = self._reader.position
+        self._stored_records += len(records) - stored.quarantined - stored.duplicates
+        self._quarantined += stored.quarantined
+        self._duplicates += stored.duplicates
+        self._last_commit = monotonic()
+        if self._metrics is not None:
+            self._metrics.writer_batch.observe(len(records))
+        self._recovered()
+        if self._done is None or self._done.segment != self._checkpoint.segment:
+            self._prune()
+
+    async def _transaction(
+        self, connection: Any, records: Sequence[Record], *, careful: bool
+    ) -> Stored:
+        journal_id = self._journal.journal_id
+        async with connection.transaction():
+            await self._check_fence(connection)
+            row = await connection.fetchrow(WRITES["lock_checkpoint"], journal_id)
+            if row is None or Position(*row) != self._checkpoint:
+                # A commit whose answer got lost did happen after all.
+                raise DatabaseUnavailable("The checkpoint moved meanwhile; beginning again at it.")
+            stored = await RecordStore(connection, self._database.zone).store(
+                records, careful=careful
+            )
+            position = self._reader.position
+            await connection.execute(WRITES["move_checkpoint"], journal_id, *position, self._epoch)
+        return stored
+
+    async def _check_fence(self, connection: Any) -> None:
+        for symbol, epoch in await connection.fetch(WRITES["fence"], self._symbols):
+            if epoch > self._epoch:
+                raise EpochFenced(
+                    f"A newer instance (epoch {epoch}) collects {symbol} into this database; this one "
+                    f"(epoch {self._epoch}) stopped writing. Stop one of the two."
+                )
+
+    def _prune(self) -> None:
+        try:
+            deleted = self._journal.prune(
+                self._checkpoint, keep_s=self._keep_s, keep_bytes=self._keep_bytes
+            )
+        except JournalError as error:
+            log.warning("Old journal segments stay", reason=str(error))
+            return
+        if deleted:
+            log.info("Deleted journal segments that are stored", segments=deleted)
+
+    def _tell_lag(self) -> None:
+        if self._metrics is not None:
+            self._metrics.writer_lag.set(self.lag_records)
+
+    def _recovered(self) -> None:
+        self._backoff_s = FIRST_BACKOFF_S
+        self._last_error = None
+        if self._failing_since is not None:
+            away = monotonic() - self._failing_since
+            log.info("Storing again", after_s=round(away, 1), backlog_records=self.lag_records)
+            self._failing_since = None
+
+    async def _back_off(self, error: StorageError) -> None:
+        self._last_error = str(error)
+        self._tell_lag()
+        if self._failing_since is None:
+            self._failing_since = monotonic()
+            log.warning("Storing is interrupted; the journal keeps everything", reason=str(error))
+        if self._hurry.is_set():
+            await asyncio.sleep(FIRST_BACKOFF_S)
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self._backoff_s)
+        self._backoff_s = min(2 * self._backoff_s, self._longest_backoff_s)

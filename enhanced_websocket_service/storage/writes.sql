@@ -1,0 +1,118 @@
+-- Writes: of the journal's writer, of L0, and of the health log.
+
+-- name: claim_fence
+-- $1 symbols, $2 epoch. Returns the rows that are now ours; a higher epoch keeps its own.
+INSERT INTO epoch_fence (symbol, epoch)
+SELECT symbol, $2 FROM unnest($1::text[]) AS symbol ORDER BY symbol
+ON CONFLICT (symbol) DO UPDATE SET epoch = excluded.epoch, updated_at = now()
+WHERE epoch_fence.epoch < excluded.epoch
+
+-- name: fence
+-- Share-locked, so that a new instance cannot move the fence while this transaction commits.
+SELECT symbol, epoch FROM epoch_fence WHERE symbol = ANY ($1::text[]) ORDER BY symbol FOR SHARE
+
+-- name: make_checkpoint
+INSERT INTO journal_checkpoints (journal_id, segment, byte_offset, record, epoch)
+VALUES ($1, 0, 0, 0, $2) ON CONFLICT (journal_id) DO NOTHING
+
+-- name: checkpoint
+SELECT segment, byte_offset, record FROM journal_checkpoints WHERE journal_id = $1
+
+-- name: lock_checkpoint
+-- Waits for a transaction of ours whose connection died: it may still be committing.
+SELECT segment, byte_offset, record FROM journal_checkpoints WHERE journal_id = $1 FOR UPDATE
+
+-- name: move_checkpoint
+UPDATE journal_checkpoints
+SET segment = $2, byte_offset = $3, record = $4, epoch = $5, updated_at = now()
+WHERE journal_id = $1
+
+-- name: insert_rejected
+INSERT INTO rejected_ticks
+    (symbol, time, price, bid, ask, source, received_at, reason, detail, raw)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+
+-- name: insert_epoch
+INSERT INTO tick_epochs (symbol, epoch, previous_epoch, previous_last_offset)
+VALUES ($1, $2, $3, $4) ON CONFLICT (symbol, epoch) DO NOTHING
+
+-- name: insert_bar_revision
+INSERT INTO bar_revisions
+    (symbol, interval_s, datetime, source, epoch, revision, status, open, high, low, close, volume,
+     certificate, tick_offset, published_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8::float8::numeric, $9::float8::numeric, $10::float8::numeric,
+    $11::float8::numeric, $12, $13::text::jsonb, $14, $15)
+ON CONFLICT (symbol, interval_s, datetime, source, epoch, revision) DO NOTHING
+
+-- name: upsert_live_bar
+-- A later epoch, or a later revision in the same one, wins.
+INSERT INTO market_data AS old
+    (symbol, datetime, open, high, low, close, volume, source, bar_epoch, bar_revision, bar_status,
+     certificate, published_at)
+VALUES ($1, $2, $3::float8::numeric, $4::float8::numeric, $5::float8::numeric, $6::float8::numeric,
+    $7, $8, $9, $10, $11, $12::text::jsonb, $13)
+ON CONFLICT (symbol, datetime, source) WHERE published_at IS NOT NULL DO UPDATE SET
+    open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
+    volume = excluded.volume, bar_epoch = excluded.bar_epoch, bar_revision = excluded.bar_revision,
+    bar_status = excluded.bar_status, certificate = excluded.certificate,
+    published_at = excluded.published_at, updated_at = now()
+WHERE (coalesce(old.bar_epoch, -1), coalesce(old.bar_revision, -1))
+    <= (excluded.bar_epoch, excluded.bar_revision)
+
+-- name: make_incoming_bars
+CREATE TEMPORARY TABLE incoming_bars (
+    symbol VARCHAR(10) NOT NULL, datetime TIMESTAMPTZ NOT NULL, open DECIMAL(12,6) NOT NULL,
+    high DECIMAL(12,6) NOT NULL, low DECIMAL(12,6) NOT NULL, close DECIMAL(12,6) NOT NULL,
+    volume INTEGER NOT NULL, source VARCHAR(50) NOT NULL, bar_revision INTEGER NOT NULL,
+    bar_status TEXT NOT NULL
+) ON COMMIT DROP
+
+-- name: keep_replaced_versions
+-- What is about to change is kept as the version it was.
+WITH replaced AS (
+    SELECT old.* FROM market_data AS old
+    JOIN incoming_bars AS new USING (symbol, datetime, source)
+    WHERE (old.open, old.high, old.low, old.close, coalesce(old.volume, 0))
+        IS DISTINCT FROM (new.open, new.high, new.low, new.close, new.volume)
+        AND old.open IS NOT NULL AND old.high IS NOT NULL AND old.low IS NOT NULL
+        AND old.close IS NOT NULL
+    ORDER BY symbol, datetime, source FOR UPDATE OF old
+)
+INSERT INTO bar_revisions
+    (symbol, interval_s, datetime, source, epoch, revision, status, open, high, low, close, volume,
+     certificate, published_at)
+SELECT symbol, 300, datetime, source, coalesce(bar_epoch, 0), coalesce(bar_revision, 0),
+    coalesce(bar_status, 'closed'), open, high, low, close, coalesce(volume, 0), certificate,
+    coalesce(published_at, created_at, now())
+FROM replaced
+ON CONFLICT (symbol, interval_s, datetime, source, epoch, revision) DO NOTHING
+
+-- name: upsert_vendor_bars
+-- $1 the clock's now. A bar whose values are as before stays the version it was; the same values may
+-- become 'reconciled', which is not a new version.
+INSERT INTO market_data AS old
+    (symbol, datetime, open, high, low, close, volume, source, bar_revision, bar_status,
+     published_at)
+SELECT symbol, datetime, open, high, low, close, volume, source, bar_revision, bar_status, $1
+FROM incoming_bars ORDER BY symbol, datetime, source
+ON CONFLICT (symbol, datetime, source) WHERE published_at IS NOT NULL DO UPDATE SET
+    open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
+    volume = excluded.volume, bar_status = excluded.bar_status, updated_at = now(),
+    bar_revision = CASE
+        WHEN (old.open, old.high, old.low, old.close, coalesce(old.volume, 0)) IS DISTINCT FROM
+            (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume)
+        THEN greatest(coalesce(old.bar_revision, 0) + 1, excluded.bar_revision)
+        ELSE coalesce(old.bar_revision, excluded.bar_revision) END,
+    published_at = CASE
+        WHEN (old.open, old.high, old.low, old.close, coalesce(old.volume, 0)) IS DISTINCT FROM
+            (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume)
+        THEN excluded.published_at
+        ELSE coalesce(old.published_at, old.created_at) END
+WHERE (old.open, old.high, old.low, old.close, coalesce(old.volume, 0)) IS DISTINCT FROM
+        (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume)
+    OR (old.bar_status IS DISTINCT FROM excluded.bar_status
+        AND old.bar_status IS DISTINCT FROM 'reconciled')
+
+-- name: insert_health
+INSERT INTO system_health (service_name, status, details, response_time_ms, error_message)
+VALUES ('enhanced_websocket_service', $1, $2::text::jsonb, $3, $4)

@@ -1,0 +1,293 @@
+"""Calls to the vendor's REST API: one key per call, errors classified, retries where they help.
+
+Owns: HTTP, the choice of retry. Does not own: what an answer means (``answers``), who may call when
+(``keys``), paging (one call is one page). The key travels in a header, never in a URL, and is removed
+from every error text. Time-outs are real seconds; waiting for keys and back-off follow the clock.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Literal
+from urllib.parse import urlsplit
+
+import httpx
+import structlog
+
+from enhanced_websocket_service import __version__
+from enhanced_websocket_service.clock import Clock
+from enhanced_websocket_service.errors import (
+    CreditsExhausted,
+    InvalidKey,
+    NoData,
+    NotEntitled,
+    VendorError,
+    VendorUnavailable,
+)
+from enhanced_websocket_service.market.bar import Bar
+from enhanced_websocket_service.market.source import Provider
+from enhanced_websocket_service.telemetry import REDACTED, Metrics
+
+from . import answers
+from .backoff import Backoff
+from .keys import KeyPool, Lease, Outcome, Wait
+from .protocol import vendor_symbol
+
+log = structlog.get_logger(__name__)
+
+MAX_BODY_BYTES = 8_000_000
+"""Ten times a page of 5,000 bars; a vendor (or a proxy) that sends more is not believed."""
+
+_FAULTS_SHOWN = 3
+
+
+class RestClient:
+    """The vendor's REST API with a pool of keys. Close it with ``aclose``.
+
+    Every call raises ``VendorError`` subclasses only. Calls wait for a key in the order they came; a
+    call that would wait longer than ``max_wait_s`` of the clock raises ``CreditsExhausted`` instead.
+    Cancelling a call is safe at any moment.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        keys: KeyPool,
+        clock: Clock,
+        provider: Provider,
+        metrics: Metrics,
+        transport: httpx.AsyncBaseTransport | None = None,
+        timeout_s: float = 10.0,
+        *,
+        retries: int = 2,
+        max_wait_s: float = 130.0,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.keys = keys
+        self._clock = clock
+        self._provider = provider
+        self._metrics = metrics
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._max_wait_s = max_wait_s
+        self._jitter = jitter
+        self._turn = asyncio.Lock()  # FIFO: a long back-fill must not starve the polled price
+        self._http = httpx.AsyncClient(
+            base_url=base_url,
+            transport=transport,
+            timeout=httpx.Timeout(timeout_s),
+            follow_redirects=False,  # the key must not travel to wherever a redirect points
+            trust_env=not is_loopback_url(base_url),
+            headers={
+                "Accept": "application/json",
+                "User-Agent": f"enhanced-websocket-service/{__version__}",
+            },
+        )
+
+    async def time_series(
+        self,
+        symbol: str,
+        *,
+        start: int,
+        end: int,
+        interval_s: int = 300,
+        outputsize: int = 5000,
+        purpose: str,
+    ) -> list[Bar]:
+        """One page of finished bars that open at ``start .. end`` (both inclusive), ascending.
+
+        When the window holds more than ``outputsize`` bars the vendor silently sends those nearest
+        ``end``. An empty window gives ``[]``. Rows that cannot be used are logged and left out.
+        """
+        params = answers.time_series_params(symbol, interval_s, start, end, outputsize)
+        try:
+            body, _ = await self._get("/time_series", params, purpose)
+        except NoData:
+            return []
+        page = answers.parse_bars(
+            body,
+            symbol=symbol,
+            interval_s=interval_s,
+            now=self._clock.now(),
+            source=self._provider.bars,
+        )
+        if page.faults:
+            log.warning(
+                "Vendor bars left out because they cannot be used",
+                symbol=symbol,
+                count=len(page.faults),
+                examples=page.faults[:_FAULTS_SHOWN],
+            )
+            self._metrics.vendor_frames.labels("bad_bar").inc(len(page.faults))
+        return page.bars
+
+    async def price(self, symbol: str, purpose: str, *, retries: int | None = None) -> float:
+        """The vendor's current price of ``symbol``; it has no stamp."""
+        params = {"symbol": vendor_symbol(symbol)}
+        body, _ = await self._get("/price", params, purpose, retries)
+        return answers.parse_price(body)
+
+    async def quote(self, symbol: str, purpose: str) -> answers.DailyQuote:
+        """The running day of ``symbol``."""
+        body, _ = await self._get("/quote", {"symbol": vendor_symbol(symbol)}, purpose)
+        return answers.parse_quote(body, symbol)
+
+    async def api_usage(self, purpose: str = "usage") -> answers.ApiUsage:
+        """Usage and limits of the key whose turn it is; the pool learns them."""
+        body, lease = await self._get("/api_usage", {}, purpose)
+        usage = answers.parse_usage(body)
+        self.keys.learn_limits(
+            lease,
+            self._clock.now(),
+            minute=usage.plan_limit,
+            day=usage.plan_daily_limit,
+            day_used=usage.daily_usage,
+        )
+        return usage
+
+    async def earliest_timestamp(
+        self, symbol: str, interval_s: int = 300, purpose: str = "backfill"
+    ) -> int:
+        """The open of the vendor's first bar, unix seconds UTC."""
+        params = {
+            "symbol": vendor_symbol(symbol),
+            "interval": answers.interval_name(interval_s),
+            "timezone": "UTC",
+        }
+        body, _ = await self._get("/earliest_timestamp", params, purpose)
+        return answers.parse_earliest(body)
+
+    async def aclose(self) -> None:
+        """Close the connections. Calls still running fail."""
+        await self._http.aclose()
+
+    async def _get(
+        self, path: str, params: dict[str, str], purpose: str, retries: int | None = None
+    ) -> tuple[bytes, Lease]:
+        backoff = Backoff(base=1.0, cap=30.0, jitter=self._jitter)
+        retries = self._retries if retries is None else retries
+        last: VendorError | None = None
+        asked = self._clock.now()
+        while True:
+            lease = await self._lease(purpose, asked, last)
+            body, error = await self._call(lease, path, params)
+            if error is None:
+                return body, lease
+            if isinstance(error, InvalidKey | CreditsExhausted):
+                # The pool now knows that this key must rest; the next one may do.
+                log.warning("API key refused", key=lease.key.label, path=path, error=str(error))
+                last = error
+                continue
+            if isinstance(error, VendorUnavailable) and backoff.failures < retries:
+                await self._clock.sleep(backoff.next())
+                continue
+            raise error
+
+    async def _lease(self, purpose: str, asked: float, last: VendorError | None) -> Lease:
+        async with self._turn:
+            while True:
+                now = self._clock.now()
+                answer = self.keys.acquire(now, 1, purpose)
+                if not isinstance(answer, Wait):
+                    return answer
+                if answer.until == float("inf"):
+                    raise InvalidKey(
+                        f"No usable API key is left ({last or answer.reason}). "
+                        "Check the TWELVEDATA_API_KEY settings and restart."
+                    )
+                if answer.until - asked > self._max_wait_s:
+                    scope: Literal["minute", "day"] = (
+                        "day" if answer.until - now > 3600 else "minute"
+                    )
+                    raise CreditsExhausted(
+                        f"No API key is free for another {answer.until - now:.0f} s "
+                        f"({answer.reason}); more keys or a larger plan would help.",
+                        scope,
+                    )
+                await self._clock.sleep_until(answer.until)
+
+    async def _call(
+        self, lease: Lease, path: str, params: dict[str, str]
+    ) -> tuple[bytes, VendorError | None]:
+        """One request with one key; the pool is told how it ended, even when cancelled."""
+        began = time.perf_counter()
+        outcome: Outcome = "cancelled"
+        latency_ms: float | None = None
+        header_credits: tuple[int, int] | None = None
+        error: VendorError | None = None
+        body = b""
+        try:
+            try:
+                status, headers, body = await self._exchange(lease, path, params)
+                header_credits = answers.credit_headers(headers)
+                error = answers.classify_error(status, body)
+                secret = lease.key.secret.encode()
+                if error is not None and secret in body:
+                    error = answers.classify_error(status, body.replace(secret, REDACTED.encode()))
+            except VendorUnavailable as unreachable:
+                error = unreachable
+            latency_ms = (time.perf_counter() - began) * 1000.0
+            outcome = _outcome(error)
+        finally:
+            stated = answers.credit_figures(str(error)) if error is not None else None
+            self.keys.report(
+                lease,
+                outcome,
+                self._clock.now(),
+                latency_ms=latency_ms,
+                header_credits=header_credits,
+                stated_limit=stated[1] if stated else None,
+                detail=str(error) if error is not None else "",
+            )
+            self._metrics.vendor_calls.labels(outcome).inc()
+        return body, error
+
+    async def _exchange(
+        self, lease: Lease, path: str, params: dict[str, str]
+    ) -> tuple[int, httpx.Headers, bytes]:
+        headers = {"Authorization": f"apikey {lease.key.secret}"}
+        body = bytearray()
+        try:
+            # httpx limits each read; a body that drips in needs a limit on the whole.
+            async with (
+                asyncio.timeout(3.0 * self._timeout_s),
+                self._http.stream("GET", path, params=params, headers=headers) as answer,
+            ):
+                async for chunk in answer.aiter_bytes():
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        raise VendorUnavailable(
+                            f"The vendor's {path} answer exceeds {MAX_BODY_BYTES} bytes."
+                        )
+                return answer.status_code, answer.headers, bytes(body)
+        except (httpx.TimeoutException, TimeoutError) as error:
+            raise VendorUnavailable(
+                f"The vendor did not answer {path} within {self._timeout_s:g} s."
+            ) from error
+        except httpx.HTTPError as error:
+            raise VendorUnavailable(
+                f"The vendor cannot be reached for {path}: {type(error).__name__}: {error}"
+            ) from error
+
+
+def is_loopback_url(url: str) -> bool:
+    """Whether ``url`` points at this machine: no proxy of the environment must come between."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _outcome(error: VendorError | None) -> Outcome:
+    if isinstance(error, InvalidKey):
+        return "invalid_key"
+    if isinstance(error, CreditsExhausted):
+        return "day_exhausted" if error.scope == "day" else "minute_exhausted"
+    if isinstance(error, NotEntitled):
+        return "not_entitled"
+    if isinstance(error, VendorUnavailable):
+        return "unavailable"
+    return "ok"

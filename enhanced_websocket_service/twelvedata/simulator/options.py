@@ -1,0 +1,99 @@
+"""From the options of ``ews simulate`` and ``ews demo`` to a market."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.market.calendar import TradingCalendar
+
+from .bar_ticks import CandleTicks
+from .loading import load_candles, load_ticks
+from .model import MarketSource, SymbolSource, describe, spelled
+from .random_market import RandomCandles, Regime
+from .recorded import RecordedCandles
+
+MOST_TICKS_PER_BAR = 10_000
+
+_BASE_PRICES = {"USD/COP": 4100.0, "EUR/USD": 1.09, "BTC/USD": 95_000.0}
+_VOLATILITY = {"EUR/USD": 0.5, "BTC/USD": 2.0}
+_REGIMES: tuple[Regime, ...] = ("onshore", "24x5", "24x7")
+
+
+def market_from_options(
+    bars: Path | None = None,
+    ticks: Path | None = None,
+    *,
+    scale: float = 1.0,
+    ticks_per_bar: int | None = None,
+    seed: int = 0,
+    regime: str = "onshore",
+    symbol: str = "USD/COP",
+    random_symbols: Sequence[str] = ("EUR/USD", "BTC/USD"),
+    spread_bp: float = 1.2,
+    missing_quotes: float = 0.02,
+    calendar: TradingCalendar | None = None,
+) -> MarketSource:
+    """The market that the options describe.
+
+    :param bars: recorded 5-minute bars; each becomes ticks.
+    :param ticks: recorded quotes; ``scale`` multiplies them.
+    :param ticks_per_bar: exact number of ticks made from a bar; ``None``: 2 to 40, seeded.
+    :param regime: hours of the random ``symbol``: ``onshore``, ``24x5`` or ``24x7``.
+    :param symbol: name of the recorded symbol, or of the first random one.
+    :param random_symbols: further symbols of a random market (the vendor's trial symbols).
+    :param spread_bp: mean spread around prices made from bars, basis points; 0: no bid and ask.
+    :param missing_quotes: share of ticks made from bars that have no bid and ask.
+    :raises ConfigurationError: options that make no sense, all of them at once.
+    :raises DataError: a file that cannot be used.
+    """
+    faults = []
+    if bars is not None and ticks is not None:
+        faults.append("--bars and --ticks exclude each other: give one of them.")
+    if not (math.isfinite(scale) and scale > 0):
+        faults.append(f"--scale {scale}: must be greater than 0.")
+    elif scale != 1.0 and ticks is None:
+        faults.append("--scale works with --ticks only: recorded bars are served as they are.")
+    if ticks_per_bar is not None and not 2 <= ticks_per_bar <= MOST_TICKS_PER_BAR:
+        faults.append(f"--ticks-per-bar {ticks_per_bar}: must be 2 .. {MOST_TICKS_PER_BAR}.")
+    if ticks_per_bar is not None and ticks is not None:
+        faults.append("--ticks-per-bar has no meaning with --ticks: those are sent as recorded.")
+    chosen = next((one for one in _REGIMES if one == regime), None)
+    if chosen is None:
+        faults.append(f"--regime {regime}: must be one of {', '.join(_REGIMES)}.")
+    if not 0 <= spread_bp <= 100:
+        faults.append(f"spread_bp {spread_bp}: must be 0 .. 100 basis points.")
+    if not 0 <= missing_quotes <= 1:
+        faults.append(f"missing_quotes {missing_quotes}: must be a share between 0 and 1.")
+    if faults or chosen is None:
+        raise ConfigurationError(*faults)
+    name = spelled(symbol)
+    if ticks is not None:
+        return MarketSource({name: load_ticks(ticks, scale)})
+
+    def from_candles(of: str, book: RecordedCandles | RandomCandles) -> SymbolSource:
+        return CandleTicks(
+            of,
+            book,
+            seed=seed,
+            ticks_per_bar=ticks_per_bar,
+            spread_bp=spread_bp,
+            missing_quotes=missing_quotes,
+        )
+
+    if bars is not None:
+        return MarketSource({name: from_candles(name, RecordedCandles(load_candles(bars, name)))})
+    sources = {}
+    for one in dict.fromkeys([name, *map(spelled, random_symbols)]):
+        digital = describe(one).type == "Digital Currency"
+        hours: Regime = chosen if one == name else "24x7" if digital else "24x5"
+        book = RandomCandles(
+            one,
+            seed=seed,
+            base_price=_BASE_PRICES.get(one, 100.0),
+            regime=hours,
+            volatility=_VOLATILITY.get(one, 1.0),
+            calendar=calendar,
+        )
+        sources[one] = from_candles(one, book)
+    return MarketSource(sources)

@@ -1,0 +1,114 @@
+"""Real servers for every test that wants one: one PostgreSQL and one Valkey per pytest process.
+
+They live in a temporary folder and end with the session. A watchdog process, which sees its standard
+input end whatever becomes of pytest (Ctrl-C, ``kill -9``, a time-out), removes what would be left.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import asyncpg
+import pytest
+import redis
+
+from enhanced_websocket_service.storage.embedded import EmbeddedServers
+
+T = TypeVar("T")
+
+_WATCHDOG = """
+import asyncio, shutil, sys
+from pathlib import Path
+
+sys.stdin.read()
+state_dir = Path(sys.argv[1])
+if state_dir.exists():
+    from enhanced_websocket_service.storage.embedded import EmbeddedServers
+
+    asyncio.run(EmbeddedServers(state_dir).erase())
+    shutil.rmtree(state_dir, ignore_errors=True)
+"""
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    """``dsn`` leads to the database ``postgres`` of the session's server."""
+
+    dsn: str
+
+
+def _run(coroutine: Coroutine[object, object, T]) -> T:
+    """Run to the end on a loop and a thread of its own: pytest-asyncio's loop stays untouched."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
+@pytest.fixture(scope="session")
+def _embedded_servers() -> Iterator[EmbeddedServers]:
+    state_dir = Path(tempfile.mkdtemp(prefix="ews-tests-"))
+    state_dir.chmod(0o711)  # started as root, the servers run as a user who must get in
+    watchdog = subprocess.Popen(
+        [sys.executable, "-c", _WATCHDOG, str(state_dir)],
+        cwd=Path(__file__).parent.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    servers = EmbeddedServers(state_dir, durable=False)
+    try:
+        yield servers
+    finally:
+        try:
+            _run(servers.erase())
+            shutil.rmtree(state_dir)
+        finally:
+            assert watchdog.stdin
+            with contextlib.suppress(BrokenPipeError):
+                watchdog.stdin.close()
+            watchdog.wait()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(_embedded_servers: EmbeddedServers) -> PostgresServer:
+    """The session's PostgreSQL 18."""
+    return PostgresServer(_run(_embedded_servers.start_postgres("postgres")))
+
+
+@pytest.fixture
+def database_dsn(postgres_server: PostgresServer) -> Iterator[str]:
+    """The DSN of a new, empty database, dropped afterwards whoever is still connected."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    _run(_execute(postgres_server.dsn, f'CREATE DATABASE "{name}"'))
+    yield postgres_server.dsn.replace("/postgres?", f"/{name}?")
+    _run(_execute(postgres_server.dsn, f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+@pytest.fixture(scope="session")
+def _valkey_server(_embedded_servers: EmbeddedServers) -> str:
+    return _run(_embedded_servers.start_valkey())
+
+
+@pytest.fixture
+def valkey_url(_valkey_server: str) -> str:
+    """The URL of the session's Valkey, emptied."""
+    with contextlib.closing(redis.Redis.from_url(_valkey_server)) as client:
+        client.flushall()
+    return _valkey_server
+
+
+async def _execute(dsn: str, sql: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()

@@ -1,0 +1,88 @@
+"""A demo as a real process, in the middle of its session, for tests that only look at it."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from .playback import Process, free_port
+
+STARTED_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class RunningService:
+    """Where to reach a service that collects ticks, with all its parts up."""
+
+    base_url: str
+    ws_url: str
+    database_dsn: str
+    redis_url: str
+
+
+async def start_demo(folder: Path, *options: str, port: int | None = None) -> tuple[Process, int]:
+    """A ``demo`` process on a free port, its data under ``folder``."""
+    port = free_port() if port is None else port
+    process = Process("demo", folder)
+    await process.start(
+        "demo",
+        "--port",
+        str(port),
+        "--state-dir",
+        str(folder / "state"),
+        *options,
+        environ={"COLUMNS": "300", "LOG_LEVEL": "INFO", "LOG_FORMAT": "json"},
+    )
+    return process, port
+
+
+async def told(process: Process, name: str) -> str:
+    """The value that the demo printed beside ``name``."""
+    line = await process.said(f"  {name} ")
+    return line.split(maxsplit=1)[1].strip()
+
+
+async def _collecting(process: Process, base_url: str) -> None:
+    deadline = time.monotonic() + STARTED_WITHIN_S
+    async with httpx.AsyncClient(base_url=base_url) as client:
+        while time.monotonic() < deadline and process.running:
+            try:
+                latest = await client.get("/market/latest")
+                health = await client.get("/health")
+            except httpx.TransportError:
+                await asyncio.sleep(0.1)
+                continue
+            if latest.status_code == 200 and health.json()["status"] == "healthy":
+                return
+            await asyncio.sleep(0.1)
+    raise AssertionError(f"the demo does not collect:\n{process.text()[-4000:]}")
+
+
+@pytest.fixture(scope="session")
+def running_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    folder = tmp_path_factory.mktemp("demo")
+    with ThreadPoolExecutor(1) as pool, asyncio.Runner() as runner:
+
+        def run(coroutine):  # type: ignore[no-untyped-def]
+            # On a thread and loop of its own: pytest-asyncio's loops stay untouched.
+            return pool.submit(runner.run, coroutine).result()
+
+        # Slow enough that the session lasts for all tests that use it.
+        process, port = run(start_demo(folder, "--speed", "20", "--at", _before_a_session()))
+        try:
+            base_url = f"http://127.0.0.1:{port}"
+            dsn = run(told(process, "DATABASE_URL"))
+            redis_url = run(told(process, "REDIS_URL"))
+            run(_collecting(process, base_url))
+            yield RunningService(base_url, f"ws://127.0.0.1:{port}", dsn, redis_url)
+        finally:
+            assert run(process.stop()) == 0
+
+
+def _before_a_session() -> str:
+    return "2025-06-25T07:58:00-05:00"

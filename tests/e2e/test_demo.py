@@ -1,0 +1,117 @@
+"""``demo`` as its user meets it: one command, a whole session, nothing left behind."""
+
+import asyncio
+import json
+import signal
+import time
+from pathlib import Path
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+from websockets.asyncio.client import connect
+
+from .conftest import start_demo, told
+
+SESSION_OVER_WITHIN_S = 90.0
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Processes that have to do with ``folder``, by their command line or working directory."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            text = " ".join([*process.cmdline(), process.cwd()])
+            if str(folder) in text and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(text)
+        except psutil.Error:
+            continue
+    return found
+
+
+async def healthy(port: int, within_s: float) -> dict[str, object]:
+    deadline = time.monotonic() + within_s
+    answer: dict[str, object] = {}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        while time.monotonic() < deadline:
+            try:
+                answer = (await client.get("/health")).json()
+            except httpx.TransportError:
+                answer = {}
+            if answer.get("status") == "healthy":
+                return answer
+            await asyncio.sleep(0.05)
+    raise AssertionError(f"not healthy within {within_s:g} s: {answer}")
+
+
+@pytest.mark.timeout(240)
+async def test_a_whole_session_before_your_eyes(tmp_path: Path) -> None:
+    began = time.monotonic()
+    process, port = await start_demo(tmp_path, "--speed", "400", "--at", "2025-06-25T07:20:00")
+    try:
+        await healthy(port, within_s=20)
+        async with connect(f"ws://127.0.0.1:{port}/ws") as socket:
+            async with asyncio.timeout(60 - (time.monotonic() - began)):
+                welcome = json.loads(await socket.recv())
+                assert welcome["type"] == "welcome"
+                kinds = set()
+                while "market_data" not in kinds:
+                    message = json.loads(await socket.recv())
+                    kinds.add(message["type"])
+            assert message["data"]["source"] == "simulator_websocket"
+            async with asyncio.timeout(SESSION_OVER_WITHIN_S):
+                while not (message["type"] == "status" and message["server_status"] == "market_closed"):
+                    message = json.loads(await socket.recv())
+                    kinds.add(message["type"])
+        assert kinds >= {"market_data", "bar", "status"}
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            status = (await client.get("/status")).json()
+        states = [entry["state"] for entry in status["history"]]
+        order = [s for i, s in enumerate(states) if i == 0 or s != states[i - 1]]
+        expected = [
+            "initializing",
+            "waiting_l0",
+            "checking_data",
+            "ready",
+            "active",
+            "market_closed",
+        ]
+        assert order[:6] == expected
+        dsn = await told(process, "DATABASE_URL")
+        connection = await asyncpg.connect(dsn)
+        try:
+            live = await connection.fetchval(
+                "SELECT count(*) FROM market_data WHERE source = 'simulator_websocket'"
+            )
+            stored_states = await connection.fetch("SELECT DISTINCT status FROM system_health")
+        finally:
+            await connection.close()
+        assert live == 59
+        assert {row["status"] for row in stored_states} >= set(expected[1:])
+        assert "L0 ready signal detected" in process.text()
+    finally:
+        code = await process.stop(signal.SIGINT)
+    assert code == 0
+    assert "demo-key" not in process.text()
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.timeout(180)
+async def test_killed_twice_then_started_cleanly_the_data_is_still_there(tmp_path: Path) -> None:
+    """As a plain user: see test_embedded_processes.py, which owns what a kill leaves behind."""
+    seen = []
+    for attempt in range(3):
+        process, port = await start_demo(tmp_path, "--at", "2025-06-25T07:50:00")
+        try:
+            await healthy(port, within_s=30)
+            dsn = await told(process, "DATABASE_URL")
+            connection = await asyncpg.connect(dsn)
+            seen.append(await connection.fetchval("SELECT count(*) FROM system_health"))
+            await connection.close()
+        finally:
+            code = await process.stop(signal.SIGKILL if attempt < 2 else signal.SIGINT)
+        assert code == (-signal.SIGKILL if attempt < 2 else 0)
+        process.log.rename(tmp_path / f"demo-{attempt}.log")
+    assert 0 < seen[0] < seen[1] < seen[2]
+    assert leftovers(tmp_path) == []

@@ -1,0 +1,50 @@
+"""Clocks that move only when told, for tests of what waits."""
+
+import asyncio
+
+
+class ManualClock:
+    """Stands still until ``advance``; real time counts for nothing."""
+
+    def __init__(self, now: float = 1_000_000_000.0) -> None:
+        self._now = now
+        self._sleepers: set[asyncio.Future[None]] = set()
+
+    def now(self) -> float:
+        return self._now
+
+    async def sleep(self, seconds: float) -> None:
+        await self.sleep_until(self._now + seconds)
+
+    async def sleep_until(self, instant: float) -> None:
+        while self._now < instant:
+            woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._sleepers.add(woken)
+            try:
+                await woken
+            finally:
+                self._sleepers.discard(woken)
+
+    def span(self, seconds: float, at_least_real: float = 0.0) -> float:
+        return seconds
+
+    def advance(self, seconds: float) -> None:
+        self._now += seconds
+        for woken in self._sleepers:
+            if not woken.done():
+                woken.set_result(None)
+
+    async def pass_time(self, seconds: float, step: float = 1.0) -> None:
+        """Let ``seconds`` pass in steps, giving every task its turns in between."""
+        for _ in range(round(seconds / step)):
+            self.advance(step)
+            for _ in range(20):
+                await asyncio.sleep(0)
+
+
+class JumpingClock(ManualClock):
+    """Whoever sleeps on it moves it; for one task at a time."""
+
+    async def sleep_until(self, instant: float) -> None:
+        self._now = max(self._now, instant)
+        await asyncio.sleep(0)

@@ -1,0 +1,251 @@
+"""Who owns a symbol when: the stream, or REST while the stream fails."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import pairwise
+
+import pytest
+
+from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.feeds.failover import FailoverFeed, FeedMode
+from enhanced_websocket_service.feeds.polling import PollingFeed
+from enhanced_websocket_service.feeds.stream import StreamFeed
+from enhanced_websocket_service.market.source import Provider
+from enhanced_websocket_service.market.tick import Quote
+from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
+from enhanced_websocket_service.twelvedata.rest import RestClient
+
+from .clocks import ManualClock
+from .test_polling import Prices
+from .vendor import STAMP, Vendor, granted, price, refused, running_vendor, until
+
+SYMBOLS = ("USDCOP", "EURUSD")
+
+
+class Bench:
+    """Both feeds of one vendor; every REST price is new."""
+
+    def __init__(
+        self, vendor: Vendor, mode: FeedMode = "auto", symbols: tuple[str, ...] = ("USDCOP",)
+    ) -> None:
+        self.vendor = vendor
+        vendor.greeting = [granted("USD/COP", "EUR/USD")]
+        self.clock = ManualClock()
+        self.prices = Prices()
+        self.metrics = Metrics()
+        keys = KeyPool([ApiKey("G1_1", "secret")], spacing_s=0.0, minute_limit=1000)
+        provider = Provider("simulator")
+        self.rest = RestClient(
+            "http://vendor.test", keys, self.clock, provider, self.metrics, self.prices
+        )
+        self.stream = StreamFeed(
+            vendor.url, keys, symbols, self.clock, provider, self.metrics, jitter=lambda: 1.0
+        )
+        self.polling = PollingFeed(self.rest, symbols, self.clock, provider, pace=lambda _: 2.0)
+        self.feed = FailoverFeed(self.stream, self.polling, self.metrics, mode)
+        self.quotes: list[Quote] = []
+        self._consumer = asyncio.create_task(self._consume())
+
+    async def _consume(self) -> None:
+        async for batch in self.feed:
+            self.quotes += batch
+
+    async def connected(self) -> None:
+        await until(lambda: self.stream.status().subscribed)
+
+    async def streamed(self, value: float, stamp: int = STAMP) -> None:
+        await self.vendor.send(price(value, stamp))
+        await until(lambda: self.quotes and self.quotes[-1].price == value)
+
+    async def polled(self, value: float) -> None:
+        self.prices.values["USDCOP"] = value
+        await self.clock.pass_time(2)
+        await until(lambda: self.quotes and self.quotes[-1].price == value)
+
+    async def stop(self) -> None:
+        await self.feed.aclose()
+        await self._consumer
+        await self.rest.aclose()
+
+    @property
+    def sources(self) -> list[str]:
+        return [quote.source.removeprefix("simulator_") for quote in self.quotes]
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with running_vendor() as vendor:
+        one = Bench(vendor)
+        yield one
+        await one.stop()
+        assert [task for task in asyncio.all_tasks() if task.get_name().startswith("feed")] == []
+        await until(lambda: vendor.open_sockets == 0)
+
+
+async def test_a_healthy_stream_costs_no_credits(bench: Bench) -> None:
+    await bench.connected()
+    await bench.streamed(4000)
+    await bench.clock.pass_time(60)
+    assert bench.prices.asked == []
+    status = bench.feed.status()
+    assert (status.source, status.verdict) == ("simulator_websocket", "suspect")
+    assert bench.feed.on_rest == frozenset()
+
+
+async def test_rest_takes_over_at_once_and_the_stream_comes_back(bench: Bench) -> None:
+    await bench.connected()
+    await bench.streamed(4000)
+    await bench.vendor.sockets[-1].close(1011)
+    await until(lambda: bench.sources == ["websocket", "rest"])  # without any time passing
+    status = bench.feed.status()
+    assert (status.source, status.verdict, status.websocket_connected) == (
+        "simulator_rest",
+        "live",
+        False,
+    )
+    assert status.last_error is not None
+    assert "1011" in status.last_error
+    await bench.polled(4010.5)
+    await until(lambda: bench.vendor.count("subscribe") == 2)
+    await bench.polled(4011.5)  # connected is not enough
+    await bench.streamed(4012)
+    assert bench.feed.on_rest == frozenset()
+    asked = len(bench.prices.asked)
+    await bench.clock.pass_time(20)
+    assert len(bench.prices.asked) == asked
+    assert bench.sources == ["websocket", "rest", "rest", "rest", "websocket"]
+    assert bench.feed.status().source == "simulator_websocket"
+
+
+async def test_a_resent_last_price_does_not_take_the_symbol_back(bench: Bench) -> None:
+    await bench.connected()
+    await bench.streamed(4000)
+    await bench.vendor.sockets[-1].close(1011)
+    await until(lambda: bench.feed.on_rest)
+    await bench.clock.pass_time(1)
+    await until(lambda: bench.vendor.count("subscribe") == 2)
+    await bench.connected()
+    await bench.vendor.send(price(4000))  # the same stamp, price, bid and ask
+    await until(lambda: bench.stream.status().verdict == "live")
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert bench.feed.on_rest == {"USDCOP"}
+    assert bench.sources.count("websocket") == 1
+    await bench.streamed(4000, STAMP + 5)
+    assert bench.feed.on_rest == frozenset()
+
+
+async def test_what_was_read_before_the_break_still_passes(bench: Bench) -> None:
+    await bench.connected()
+    await bench.vendor.send([price(4000), price(4001), price(4002)])
+    await bench.vendor.sockets[-1].close(1011)
+    await until(lambda: bench.feed.on_rest and len(bench.quotes) >= 3)
+    assert [quote.price for quote in bench.quotes if "websocket" in quote.source] == [
+        4000,
+        4001,
+        4002,
+    ]
+    assert bench.feed.on_rest == {"USDCOP"}, "prices of a dead connection prove nothing"
+
+
+@pytest.mark.parametrize("fault", ["unentitled", "handshake", "mute"])
+async def test_every_failure_of_the_stream_leads_to_rest(fault: str) -> None:
+    async with running_vendor() as vendor:
+        bench = Bench(vendor)
+        if fault == "unentitled":
+            vendor.greeting = [refused()]
+        elif fault == "handshake":
+            vendor.handshake = lambda _: 403
+        else:
+            await bench.connected()
+            await bench.clock.pass_time(105, step=5)
+        await until(lambda: bench.quotes)
+        assert set(bench.sources) == {"rest"}
+        await bench.stop()
+
+
+async def test_rest_covers_exactly_the_symbols_the_stream_lacks() -> None:
+    async with running_vendor() as vendor:
+        bench = Bench(vendor, symbols=SYMBOLS)
+        vendor.greeting = [{**granted("EUR/USD"), "fails": [{"symbol": "USD/COP"}]}]
+        await until(lambda: bench.quotes)
+        assert bench.feed.on_rest == {"USDCOP"}
+        await vendor.send(price(1.1, symbol="EUR/USD"))
+        await until(lambda: len(bench.quotes) == 2)
+        await bench.clock.pass_time(20)
+        assert set(bench.prices.asked) == {"USDCOP"}
+        assert bench.feed.status().refused == ("USDCOP",)
+        await bench.stop()
+
+
+async def test_never_both_at_once(bench: Bench) -> None:
+    """Sources change only at a switch, and a late REST answer after the hand-back is dropped."""
+    await bench.connected()
+    value, switched = 4000.0, 0
+    for _ in range(5):
+        value += 1
+        await bench.streamed(value)
+        bench.prices.values["USDCOP"] = value + 0.25
+        await bench.vendor.sockets[-1].close(1011)
+        await until(lambda: bench.sources[-1] == "rest")
+        await bench.clock.pass_time(1)
+        await until(lambda: bench.stream.status().subscribed)
+        bench.prices.values["USDCOP"] = value + 0.5
+        bench.prices.gate.clear()
+        asked = len(bench.prices.asked)
+        await bench.clock.pass_time(1)
+        await until(lambda n=asked: len(bench.prices.asked) > n)
+        value += 1
+        await bench.vendor.send(price(value))  # while the poll is under way
+        await until(lambda v=value: bench.quotes[-1].price == v)
+        bench.prices.gate.set()
+        await bench.streamed(value + 1)
+        value += 1
+    switched = sum(a != b for a, b in pairwise(bench.sources))
+    assert switched == bench.feed.switches == 10
+    assert bench.sources.count("rest") == 5
+
+
+async def test_mode_rest_never_connects_and_mode_websocket_never_polls() -> None:
+    async with running_vendor() as vendor:
+        bench = Bench(vendor, mode="rest")
+        await until(lambda: bench.quotes)
+        assert bench.feed.status().source == "simulator_rest"
+        assert vendor.keys == []
+        await bench.stop()
+        bench = Bench(vendor, mode="websocket")
+        await bench.connected()
+        await vendor.sockets[-1].close(1011)
+        await until(lambda: not bench.stream.connected)
+        await bench.clock.pass_time(20)
+        assert bench.prices.asked == []
+        assert bench.feed.status().source == "simulator_websocket"
+        await bench.stop()
+
+
+async def test_a_mode_without_its_feed_is_refused() -> None:
+    for mode in ("auto", "websocket", "rest"):
+        with pytest.raises(ConfigurationError, match=mode):
+            FailoverFeed(None, None, Metrics(), mode)  # type: ignore[arg-type]
+
+
+async def test_a_defect_in_one_feed_reaches_the_consumer() -> None:
+    async with running_vendor() as vendor:
+        bench = Bench(vendor)
+        await bench.connected()
+        bench._consumer.cancel()
+
+        async def broken() -> None:
+            raise RuntimeError("a defect")
+
+        assert bench.stream._task is not None
+        bench.stream._verdict = broken  # type: ignore[method-assign,assignment]
+        bench.stream._on_quote = lambda _: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+        await vendor.send(price(4000))
+        with pytest.raises(BaseExceptionGroup):
+            while True:
+                await anext(bench.feed)
+        await bench.feed.aclose()
+        await bench.rest.aclose()
+        await until(lambda: vendor.open_sockets == 0)

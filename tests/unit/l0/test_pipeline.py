@@ -1,0 +1,206 @@
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from enhanced_websocket_service.errors import ConfigurationError, DatabaseUnavailable, L0Error
+from enhanced_websocket_service.l0.backup import BackupSet
+from enhanced_websocket_service.l0.pipeline import L0Pipeline
+from enhanced_websocket_service.l0.readiness import ReadyFlag
+from enhanced_websocket_service.l0.report import render, result_dict
+from enhanced_websocket_service.market.bar import Bar
+
+from .fakes import CALENDAR, SIMULATOR, FakeStore, FakeVendor, StillClock, at, bar, session_bars
+
+WEEK = ("2025-06-03", "2025-06-04", "2025-06-05", "2025-06-06")
+NOW = at("2025-06-06T18:00")
+START, END = date(2025, 6, 3), date(2025, 6, 6)
+
+
+class House:
+    """An L0 pipeline on a fake vendor and store, with real files."""
+
+    def __init__(self, directory: Path, vendor: FakeVendor, store: FakeStore | None = None) -> None:
+        self.vendor, self.store = vendor, store or FakeStore()
+        self.clock = StillClock(NOW)
+        self.flag = ReadyFlag(directory / "signals", self.clock)
+        self.backups = directory / "backups"
+        self.set = BackupSet(self.backups, "USDCOP", CALENDAR)
+        self.pipeline = L0Pipeline(
+            rest=vendor,
+            database=self.store,
+            calendar=CALENDAR,
+            clock=self.clock,
+            provider=SIMULATOR,
+            symbols=["USDCOP"],
+            backup_dir=self.backups,
+            flag=self.flag,
+            window_days=4,
+        )
+
+
+async def test_backfill_writes_database_set_and_flag(tmp_path: Path) -> None:
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK)))
+    told: list[tuple[str, int, int]] = []
+    (result,) = await house.pipeline.backfill(START, END, lambda *what: told.append(what))
+    assert told[-1] == ("USDCOP", 4, 4)
+    assert result_dict(result) == {
+        "symbol": "USDCOP",
+        "start": "2025-06-03",
+        "end": "2025-06-06",
+        "trading_days": 4,
+        "days_fetched": 4,
+        "calls": 1,
+        "bars_written": 240,
+        "dropped_outside_session": 0,
+        "expected_slots": 240,
+        "missing_slots": [],
+    }
+    assert (await house.set.read())[1].rows == 240
+    state = house.flag.read()
+    assert state.ready
+    assert state.timestamp == "2025-06-06T18:00:00-05:00"
+    assert state.details["source"] == "simulator"
+    assert state.details["symbols"]["USDCOP"]["rows"] == 240
+    assessment = await house.pipeline.assess()
+    assert assessment.ok
+
+
+async def test_the_flag_is_down_while_a_command_runs(tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    class Looking(FakeVendor):
+        async def time_series(self, symbol: str, **question: Any) -> list[Bar]:
+            seen.append(house.flag.path.exists())
+            return await super().time_series(symbol, **question)
+
+    house = House(tmp_path, Looking(session_bars(*WEEK)))
+    house.flag.write()
+    await house.pipeline.backfill(START, END)
+    assert seen == [False]
+    assert house.flag.read().ready
+
+
+async def test_a_failed_command_leaves_the_flag_down_and_says_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK), fail_at=1))
+    house.flag.write()
+    with pytest.raises(L0Error) as failure:
+        await house.pipeline.backfill(START, END)
+    assert not house.flag.path.exists()
+    assert "240 slots are missing" in str(failure.value)
+    assert "out of order" in str(failure.value)
+    assert str(failure.value).endswith("The ready flag stays withdrawn.")
+
+
+async def test_a_set_that_cannot_be_written_leaves_the_flag_down(tmp_path: Path) -> None:
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK)))
+    house.flag.write()
+    house.backups.write_text("a file where the directory should be")
+    with pytest.raises(L0Error, match="BACKUP_DIR: cannot write"):
+        await house.pipeline.backfill(START, END)
+    assert not house.flag.path.exists()
+
+
+async def test_no_history_at_all_is_a_failure(tmp_path: Path) -> None:
+    house = House(tmp_path, FakeVendor([]))
+    with pytest.raises(L0Error, match="there is no history"):
+        await house.pipeline.backfill(START, END)
+    assert not house.flag.path.exists()
+
+
+async def test_bad_usage_leaves_the_flag_alone(tmp_path: Path) -> None:
+    house = House(tmp_path, FakeVendor([]))
+    house.flag.write()
+    with pytest.raises(ConfigurationError):
+        await house.pipeline.backfill(END, START)
+    assert house.flag.read().ready
+
+
+async def test_incremental_catches_up_and_renews_the_flag(tmp_path: Path) -> None:
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK)), FakeStore(session_bars(*WEEK[:3])))
+    (result,) = await house.pipeline.incremental()
+    assert (result.calls, result.bars_written) == (1, 60)
+    assert house.flag.read().details["command"] == "incremental"
+
+
+@pytest.mark.parametrize("flagged", [True, False])
+async def test_repair_leaves_the_flag_alone(tmp_path: Path, flagged: bool) -> None:
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK)), FakeStore(session_bars(*WEEK[:3])))
+    if flagged:
+        house.flag.write({"writer": "somebody else"})
+    assert not (await house.pipeline.assess()).ok
+    await house.pipeline.repair()
+    assert (await house.pipeline.assess()).ok
+    assert house.flag.read().exists == flagged
+    assert (await house.set.read())[1].rows == 240
+    assert house.vendor.calls[0][2] == "repair"
+    written = house.set.metadata.stat().st_mtime_ns
+    await house.pipeline.repair()  # nothing came: nothing is written
+    assert house.set.metadata.stat().st_mtime_ns == written
+
+
+async def test_only_bars_of_the_configured_provider_count(tmp_path: Path) -> None:
+    real = [bar(one.open_time, "twelvedata") for one in session_bars(*WEEK)]
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK[:2])), FakeStore(real))
+    assessment = await house.pipeline.assess()
+    assert assessment.present == 0
+    assert assessment.data_freshness_hours is None
+    await house.pipeline.backfill(START, END)
+    assert (await house.set.read())[1].rows == 120
+
+
+async def test_status_before_and_after(tmp_path: Path) -> None:
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK)))
+    before = await house.pipeline.status()
+    assert not before.ok
+    assert len(before.reasons) == 4  # flag, freshness, completeness, backup
+    await house.pipeline.backfill(START, END)
+    after = await house.pipeline.status()
+    assert after.ok
+    assert after.reasons == []
+    document = json.loads(json.dumps(after.as_dict()))
+    assert document["ready_signal_exists"] is True
+    assert document["symbols"][0]["data_freshness_hours"] == 5.0
+    assert document["symbols"][0]["completeness_percentage"] == 100.0
+    assert document["symbols"][0]["backup"]["rows"] == 240
+    assert text(after).splitlines()[2].split() == ["Ready", "flag", "ready"]
+
+
+async def test_status_names_holes_and_damage(tmp_path: Path) -> None:
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK)))
+    await house.pipeline.backfill(START, END)
+    for minute in range(0, 40, 5):
+        del house.store.rows[at(f"2025-06-05T10:{minute:02}"), "simulator"]
+    house.set.parquet.write_bytes(b"rubbish")
+    house.flag.path.write_text("rubbish")
+    report = await house.pipeline.status()
+    shown = " ".join(text(report).split())
+    assert "2025-06-05T10:00:00-05:00" in shown
+    assert "and 3 more" in shown
+    assert "not valid JSON" in shown
+    assert "SHA-256" in shown
+    assert not report.ok
+
+
+async def test_a_database_that_is_gone_is_an_l0_error_of_the_command(tmp_path: Path) -> None:
+    class Gone(FakeStore):
+        async def slots_present(self, symbol: str, start: int, end: int) -> dict[int, list[str]]:
+            raise DatabaseUnavailable("PostgreSQL cannot be reached.")
+
+    house = House(tmp_path, FakeVendor([]), Gone())
+    with pytest.raises(L0Error, match="PostgreSQL cannot be reached"):
+        await house.pipeline.backfill(START, END)
+    with pytest.raises(DatabaseUnavailable):
+        await house.pipeline.assess()
+
+
+def text(report: Any) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(render(report))
+    return capture.get()

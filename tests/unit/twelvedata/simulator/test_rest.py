@@ -1,0 +1,471 @@
+"""The REST side without sockets: parameters, traps, credits, batches, error envelopes."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+import pytest
+
+from enhanced_websocket_service.twelvedata.simulator.answers import Answer, Request
+from enhanced_websocket_service.twelvedata.simulator.credits import PLANS
+from enhanced_websocket_service.twelvedata.simulator.faults import FaultBoard
+from enhanced_websocket_service.twelvedata.simulator.model import MarketSource
+from enhanced_websocket_service.twelvedata.simulator.rest import (
+    KeyRing,
+    RestVendor,
+    lower_params,
+)
+from enhanced_websocket_service.twelvedata.simulator.time_series import Limits
+
+from .parts import OPEN, at, bar_market, candles
+
+NOW = OPEN + 20_000  # two hours after the last of 60 candles
+PAIR = {"symbol": "USD/COP", "interval": "5min"}
+
+
+def market() -> MarketSource:
+    pairs = [bar_market(candles(60), name).sources for name in ("USD/COP", "EUR/USD")]
+    return MarketSource({**pairs[0], **pairs[1]})
+
+
+class Vendor:
+    """Calls as a client would write them."""
+
+    def __init__(self, plan: str = "ultra", **options: Any) -> None:
+        self.faults = FaultBoard()
+        keys = KeyRing(options.pop("keys", None))
+        limits = options.pop("limits", Limits())
+        self.rest = RestVendor(market(), PLANS[plan], keys, self.faults, limits, **options)
+
+    def get(
+        self,
+        path: str,
+        params: Mapping[str, object] | None = None,
+        *,
+        key: str | None = "k",
+        now: float = NOW,
+    ) -> Answer:
+        query = lower_params(urlencode(params or {}))
+        return self.rest.answer(Request("GET", path, query, key), now)
+
+    def json(self, path: str, params: Mapping[str, object] | None = None, **kwargs: Any) -> Any:
+        return msgspec.json.decode(self.get(path, params, **kwargs).body)
+
+    def series(self, **params: object) -> Any:
+        now = params.pop("now", NOW)
+        return self.json("/time_series", {**PAIR, **params}, now=now)
+
+    def post(self, body: object, now: float = NOW, key: str | None = None) -> Any:
+        request = Request("POST", "/batch", {}, key, msgspec.json.encode(body))
+        return msgspec.json.decode(self.rest.answer(request, now).body)
+
+
+def test_time_series_default_shape() -> None:
+    answer = Vendor().get("/time_series", PAIR)
+    body = msgspec.json.decode(answer.body)
+    assert answer.content_type == "application/json; charset=utf-8"
+    assert list(body) == ["meta", "values", "status"]
+    assert body["meta"] == {
+        "symbol": "USD/COP",
+        "interval": "5min",
+        "currency_base": "US Dollar",
+        "currency_quote": "Colombian Peso",
+        "type": "Physical Currency",
+    }
+    assert len(body["values"]) == 30
+    assert list(body["values"][0]) == ["datetime", "open", "high", "low", "close"]
+    # Newest first, in Sydney's time (UTC+10): the last candle opened at 17:55 UTC.
+    assert body["values"][0]["datetime"] == "2025-06-04 03:55:00"
+    assert body["values"][0]["close"] == "4160.00000"
+
+
+def test_output_is_sydney_but_filters_are_utc() -> None:
+    body = Vendor().series(start_date="2025-06-03 14:00:00", end_date="2025-06-03T14:05:00")
+    assert [value["datetime"] for value in body["values"]] == [
+        "2025-06-04 00:05:00",
+        "2025-06-04 00:00:00",
+    ]
+    body = Vendor().series(
+        start_date="2025-06-03 09:00:00", end_date="2025-06-03 09:05:00", timezone="America/Bogota"
+    )
+    assert [value["datetime"] for value in body["values"]] == [
+        "2025-06-03 09:05:00",
+        "2025-06-03 09:00:00",
+    ]
+
+
+def test_daily_rows_ignore_the_timezone() -> None:
+    vendor = Vendor()
+    assert (
+        vendor.series(interval="1day", timezone="UTC")["values"]
+        == vendor.series(interval="1day")["values"]
+    )
+    # The day changes in Sydney at 14:00 UTC, in the middle of the session.
+    values = vendor.series(interval="1day", order="asc")["values"]
+    assert [value["datetime"] for value in values] == ["2025-06-03", "2025-06-04"]
+    assert values[1]["open"] == "4112"  # the day is not over
+
+
+def test_truncation_keeps_the_rows_nearest_the_end() -> None:
+    body = Vendor(limits=Limits(row_cap=5)).series(
+        start_date="2025-06-03", end_date="2025-06-03 15:00:00", timezone="UTC", order="ASC"
+    )
+    times = [value["datetime"][11:16] for value in body["values"]]
+    assert times == ["14:40", "14:45", "14:50", "14:55", "15:00"]
+
+
+def test_dates_raise_the_default_outputsize() -> None:
+    assert len(Vendor().series(start_date="2025-06-01")["values"]) == 60
+    assert len(Vendor().series(start_date="2025-06-01", outputsize=7)["values"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("params", "count"),
+    [
+        ({"date": "2025-06-03"}, 60),
+        ({"date": "today"}, 60),
+        ({"date": "yesterday", "now": NOW + 86_400}, 60),
+        # In Bogota it is still the 2nd until 05:00 UTC.
+        ({"date": "yesterday", "timezone": "America/Bogota", "now": at("2025-06-05 04:00")}, 60),
+    ],
+)
+def test_date(params: dict[str, object], count: int) -> None:
+    assert len(Vendor().series(**params)["values"]) == count
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"date": "2025-06-02"},
+        {"start_date": "2030-01-01"},
+        {"start_date": "2025-06-03 14:00:00", "end_date": "2025-06-03 13:00:00"},
+        {"end_date": "2020-01-01"},
+        {"now": OPEN - 1},
+    ],
+)
+def test_an_empty_window_is_an_error(params: dict[str, object]) -> None:
+    now = params.pop("now", NOW)
+    assert isinstance(now, int)
+    answer = Vendor().get("/time_series", {**PAIR, **params}, now=now)
+    assert answer.status == 400
+    assert msgspec.json.decode(answer.body) == {
+        "code": 400,
+        "message": "No data is available on the specified dates. "
+        "Try setting different start/end dates.",
+        "status": "error",
+        "meta": {"symbol": "USD/COP", "interval": "5min"},
+    }
+
+
+def test_decimals_vary_and_dp_fixes_them() -> None:
+    now = OPEN + 330
+    newest, older = Vendor().series(now=now)["values"]
+    assert older["open"] == "4100.00000"
+    assert newest["open"] == "4101"
+    assert Vendor().series(now=now, dp=1)["values"][1]["high"] == "4102.5"
+    assert Vendor().series(now=now, dp=11)["values"][1]["high"] == "4102.50000000000"
+
+
+def test_previous_close_reaches_before_the_window() -> None:
+    values = Vendor().series(previous_close="true", outputsize=2)["values"]
+    assert [value["previous_close"] for value in values] == ["4159.00000", "4158.00000"]
+    first = Vendor().series(previous_close="true", end_date="2025-06-03 13:00:00")["values"]
+    assert first[0]["previous_close"] is None
+
+
+def test_csv() -> None:
+    answer = Vendor().get("/time_series", {**PAIR, "format": "CSV", "outputsize": 1, "dp": 2})
+    assert answer.content_type == "text/csv"
+    assert answer.body.decode().splitlines() == [
+        "datetime;open;high;low;close",
+        "2025-06-04 03:55:00;4159.00;4161.50;4158.25;4160.00",
+    ]
+    answer = Vendor().get("/time_series", {**PAIR, "format": "csv", "delimiter": "|"})
+    assert answer.body.startswith(b"datetime|open")
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            {"interval": "1ms"},
+            "Invalid **interval** provided: 1ms. Supported intervals: 1min, 5min, 15min, 30min, "
+            "45min, 1h, 2h, 4h, 8h, 1day, 1week, 1month",
+        ),
+        ({"interval": ""}, "Invalid **interval** provided"),
+        ({"outputsize": 0}, "Invalid **outputsize** provided: 0"),
+        ({"outputsize": 5001}, "Invalid **outputsize** provided: 5001"),
+        ({"outputsize": "many"}, "Invalid **outputsize** provided: many"),
+        ({"dp": 12}, "Invalid **dp** provided: 12"),
+        ({"order": "up"}, "Invalid **order** provided: up"),
+        ({"format": "XML"}, "Invalid **format** provided: XML"),
+        ({"timezone": "america/bogota"}, "Invalid **timezone** provided: america/bogota"),
+        ({"timezone": "../etc/passwd"}, "Invalid **timezone** provided"),
+        ({"timezone": "America"}, "Invalid **timezone** provided"),
+        ({"start_date": "03.06.2025"}, "Invalid **start_date** provided: 03.06.2025"),
+        ({"end_date": "2025-06-31"}, "Invalid **end_date** provided"),
+        ({"end_date": "0001-01-01"}, "Invalid **end_date** provided"),
+        ({"date": "tomorrow"}, "Invalid **date** provided"),
+    ],
+)
+def test_parameter_errors(params: dict[str, object], message: str) -> None:
+    answer = Vendor().get("/time_series", {**PAIR, **params})
+    body = msgspec.json.decode(answer.body)
+    assert (answer.status, body["code"], body["status"]) == (400, 400, "error")
+    assert message in body["message"]
+
+
+@pytest.mark.parametrize("symbol", ["XYZ/USD", "USDCOP", ""])
+def test_unknown_symbol(symbol: str) -> None:
+    answer = Vendor().get("/time_series", {"symbol": symbol, "interval": "5min"})
+    assert answer.status == 404
+    assert b"**symbol** or **figi** parameter is missing or invalid" in answer.body
+
+
+def test_unknown_paths_and_methods() -> None:
+    vendor = Vendor()
+    for answer in (
+        vendor.get("/nothing", key=None),
+        vendor.rest.answer(Request("POST", "/price", {"symbol": "USD/COP"}, "k"), NOW),
+        vendor.rest.answer(Request("GET", "/batch", {}, "k"), NOW),
+    ):
+        assert answer.status == 404
+        assert msgspec.json.decode(answer.body) == {"message": "404 page not found", "code": 404}
+
+
+@pytest.mark.parametrize("key", [None, "", "invalid-1"])
+def test_wrong_keys(key: str | None) -> None:
+    answer = Vendor().get("/price", {"symbol": "USD/COP"}, key=key)
+    assert answer.status == 401
+    assert b"**apikey** parameter is incorrect or not specified" in answer.body
+
+
+def test_only_configured_keys() -> None:
+    vendor = Vendor(keys=frozenset({"mine"}))
+    assert vendor.get("/price", {"symbol": "USD/COP"}, key="mine").status == 200
+    assert vendor.get("/price", {"symbol": "USD/COP"}, key="yours").status == 401
+
+
+def test_price_is_that_of_the_last_tick() -> None:
+    source = market().get("USD/COP")
+    assert source is not None
+    for now in (OPEN + 299, OPEN + 1000, NOW):
+        tick = source.last_tick(now)
+        assert tick is not None
+        assert Vendor().json("/price", {"symbol": "usd/cop"}, now=now) == {
+            "price": f"{tick.price:.5f}"
+        }
+    assert Vendor().json("/price", {"symbol": "USD/COP", "dp": 0}) == {"price": "4160"}
+    assert Vendor().get("/price", {"symbol": "USD/COP"}, now=OPEN - 1).status == 400
+
+
+def test_quote() -> None:
+    quote = Vendor().json("/quote", {"symbol": "USD/COP"})
+    assert quote["symbol"] == "USD/COP"
+    assert quote["name"] == "US Dollar / Colombian Peso"
+    assert "volume" not in quote
+    assert quote["datetime"] == "2025-06-04"
+    assert quote["timestamp"] == at("2025-06-03 14:00")
+    assert quote["close"] == "4160.00000"
+    assert quote["open"] == "4112.00000"
+    assert quote["previous_close"] == "4112.00000"
+    assert quote["change"] == "48.00000"
+    assert quote["is_market_open"] is False
+    assert quote["fifty_two_week"]["low"] == "4099.25000"
+    assert quote["fifty_two_week"]["high"] == "4161.50000"
+    assert quote["last_quote_at"] % 60 == 0
+    assert Vendor().json("/quote", {"symbol": "USD/COP"}, now=OPEN + 500)["is_market_open"]
+
+
+def test_exchange_rate_is_a_number_on_the_minute() -> None:
+    body = Vendor().json("/exchange_rate", {"symbol": "USD/COP"})
+    assert body["symbol"] == "USD/COP"
+    assert body["rate"] == 4160.0
+    assert body["timestamp"] % 60 == 0
+
+
+def test_earliest_timestamp() -> None:
+    vendor = Vendor()
+    intraday = vendor.json("/earliest_timestamp", {**PAIR, "timezone": "UTC"})
+    assert intraday == {"datetime": "2025-06-03 13:00:00", "unix_time": OPEN}
+    daily = vendor.json("/earliest_timestamp", {**PAIR, "interval": "1day"})
+    assert daily == {"datetime": "2025-06-03", "unix_time": at("2025-06-02 14:00")}
+
+
+def test_small_endpoints() -> None:
+    vendor = Vendor("basic")
+    assert vendor.json("/technical_indicators") == {"data": {}, "status": "ok"}
+    assert vendor.json("/api_usage") == {
+        "timestamp": "2025-06-03 18:33:20",
+        "current_usage": 2,
+        "plan_limit": 8,
+        "daily_usage": 2,
+        "plan_daily_limit": 800,
+        "plan_category": "basic",
+    }
+    assert "plan_daily_limit" not in Vendor("pro").json("/api_usage")
+    pairs = vendor.json("/forex_pairs", {"currency_quote": "COP"})
+    assert pairs == {
+        "data": [
+            {
+                "symbol": "USD/COP",
+                "currency_group": "Exotic",
+                "currency_base": "US Dollar",
+                "currency_quote": "Colombian Peso",
+            }
+        ],
+        "count": 1,
+        "status": "ok",
+    }
+
+
+def test_minute_credits_run_out_and_return_with_the_next_minute() -> None:
+    vendor = Vendor("basic")
+    minute = NOW - NOW % 60
+    for used in range(1, 9):
+        answer = vendor.get("/price", {"symbol": "USD/COP"}, now=minute + used)
+        assert answer.headers == (
+            ("api-credits-used", str(used)),
+            ("api-credits-left", str(8 - used)),
+            ("api-credits-request", "1"),
+        )
+    refused = vendor.get("/price", {"symbol": "USD/COP"}, now=minute + 59.9)
+    assert refused.status == 429
+    assert dict(refused.headers)["api-credits-left"] == "0"
+    assert msgspec.json.decode(refused.body)["message"] == (
+        "You have run out of API credits for the current minute. 9 API credits were used, with "
+        "the current limit being 8. Wait for the next minute or consider switching to a higher "
+        "tier plan at https://twelvedata.com/pricing"
+    )
+    # Refused calls go on counting; another key has a ledger of its own.
+    assert b"10 API credits" in vendor.get("/quote", {"symbol": "USD/COP"}, now=minute + 59).body
+    assert vendor.get("/price", {"symbol": "USD/COP"}, key="other", now=minute).status == 200
+    assert vendor.get("/price", {"symbol": "USD/COP"}, now=minute + 60).status == 200
+
+
+def test_errors_cost_credits_too() -> None:
+    vendor = Vendor("basic")
+    for _ in range(8):
+        assert vendor.get("/time_series", {**PAIR, "date": "2025-01-01"}).status == 400
+    assert vendor.get("/time_series", PAIR).status == 429
+
+
+def test_day_credits_run_out_until_midnight_utc() -> None:
+    vendor = Vendor("basic")
+    midnight = at("2025-06-04")
+    for i in range(800):
+        answer = vendor.get("/price", {"symbol": "USD/COP"}, now=midnight + 8 * i)
+        assert answer.status == 200
+    refused = vendor.json("/price", {"symbol": "USD/COP"}, now=midnight + 80_000)
+    assert refused["code"] == 429
+    assert refused["message"].startswith(
+        "You have run out of API credits for the day. 801 API credits were used, with the "
+        "current limit being 800. Wait for the next day"
+    )
+    assert vendor.get("/price", {"symbol": "USD/COP"}, now=midnight + 86_400).status == 200
+
+
+def test_a_comma_list_is_a_batch() -> None:
+    answer = Vendor().get("/time_series", {**PAIR, "symbol": "EUR/USD,USD/COP,NO/SUCH"})
+    assert answer.status == 200
+    assert ("Is_batch", "true") in answer.headers
+    assert ("api-credits-request", "3") in answer.headers
+    body = msgspec.json.decode(answer.body)
+    assert list(body) == ["EUR/USD", "USD/COP", "NO/SUCH"]
+    assert body["USD/COP"] == Vendor().series()
+    assert body["NO/SUCH"]["code"] == 404
+    prices = Vendor().json("/price", {"symbol": "EUR/USD,USD/COP"})
+    assert set(prices) == {"EUR/USD", "USD/COP"}
+
+
+def test_a_list_of_one_is_flat() -> None:
+    answer = Vendor().get("/price", {"symbol": "USD/COP,"})
+    assert list(msgspec.json.decode(answer.body)) == ["price"]
+    assert "Is_batch" not in dict(answer.headers)
+
+
+def test_a_batch_beyond_the_credits_is_one_error() -> None:
+    symbols = ",".join(f"AB{c}/USD" for c in "ABCDEFGHI")
+    answer = Vendor("basic").get("/price", {"symbol": symbols})
+    assert answer.status == 429
+    assert msgspec.json.decode(answer.body)["code"] == 429
+
+
+def test_a_batch_that_is_too_long() -> None:
+    answer = Vendor(batch_limit=2).get("/price", {"symbol": "A/B,C/D,E/F"})
+    assert answer.status == 414
+
+
+def test_post_batch() -> None:
+    body = Vendor("basic").post(
+        {
+            "a": {"url": "/time_series?symbol=USD/COP&interval=5min&outputsize=1&apikey=k"},
+            "b": {"url": "/price?symbol=NO/SUCH&apikey=k"},
+            "c": {"url": "/price?symbol=EUR/USD"},
+            "d": {"url": "/price?symbol=A/B,C/D,E/F,G/H,I/J,K/L,M/N&apikey=k"},
+            "e": {"nothing": 1},
+        }
+    )
+    assert (body["code"], body["status"]) == (200, "success")
+    data = body["data"]
+    assert data["a"]["status"] == "success"
+    assert data["a"]["response"]["values"][0]["close"] == "4160.00000"
+    assert {name: data[name]["status"] for name in "bcd"} == dict.fromkeys("bcd", "error")
+    assert data["b"]["response"]["code"] == 404
+    assert data["c"]["response"]["code"] == 401
+    assert data["d"]["response"]["code"] == 429
+    assert data["e"]["response"] == {"message": "404 page not found", "code": 404}
+    assert Vendor().post({"c": {"url": "/price?symbol=EUR/USD"}}, key="k")["data"]["c"][
+        "response"
+    ] == {"price": "4160.00000"}
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"a": 1}', b"\xff", b"nonsense"])
+def test_a_bad_post_batch_is_a_400(body: bytes) -> None:
+    answer = Vendor().rest.answer(Request("POST", "/batch", {}, "k", body), NOW)
+    assert answer.status == 400
+    assert msgspec.json.decode(answer.body)["status"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "text"),
+    [
+        ("500", 500, b"Internal server error"),
+        ("429_minute", 429, b"for the current minute"),
+        ("429_day", 429, b"for the day"),
+        ("401", 401, b"**apikey**"),
+        ("403", 403, b"exclusively"),
+    ],
+)
+def test_forced_errors(fault: str, status: int, text: bytes) -> None:
+    vendor = Vendor()
+    vendor.faults.apply({"rest_status": fault})
+    answer = vendor.get("/price", {"symbol": "USD/COP"})
+    assert answer.status == status
+    assert text in answer.body
+    assert msgspec.json.decode(answer.body)["code"] == status
+
+
+def test_a_gateway_failure_is_not_json() -> None:
+    vendor = Vendor()
+    vendor.faults.apply({"rest_status": 520})
+    answer = vendor.get("/price", {"symbol": "USD/COP"})
+    assert (answer.status, answer.body) == (520, b"error code: 520")
+    vendor.faults.clear()
+    assert vendor.get("/price", {"symbol": "USD/COP"}).status == 200
+
+
+def test_errors_with_status_200() -> None:
+    vendor = Vendor(error_status_200=True)
+    answer = vendor.get("/price", {"symbol": "NO/SUCH"})
+    assert answer.status == 200
+    assert msgspec.json.decode(answer.body)["code"] == 404
+    switched = Vendor()
+    switched.faults.apply({"status_200_errors": True})
+    assert switched.get("/price", {"symbol": "NO/SUCH"}).status == 200
+
+
+def test_parameter_names_are_case_insensitive() -> None:
+    answer = Vendor().get("/time_series", {"Symbol": "USD/COP", "INTERVAL": "5min"})
+    assert answer.status == 200
