@@ -159,7 +159,10 @@ async def build_service(
     redis = None if redis_url is None else RedisBus(redis_url)
     bus: Bus = MemoryBus() if redis is None else redis
     journal = Journal.open(
-        settings.state_dir / "journal", fsync_ms=settings.journal_fsync_ms, metrics=metrics
+        settings.state_dir / "journal",
+        fsync_ms=settings.journal_fsync_ms,
+        on_failure=lambda error: lifecycle.interrupt(error),
+        metrics=metrics,
     )
     try:
         recovery = recover(journal.directory, settings.symbols)

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import structlog
 
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import EwsError, L0Error, StorageError
+from enhanced_websocket_service.errors import EpochFenced, EwsError, L0Error, StorageError
 from enhanced_websocket_service.feeds.base import Feed
 from enhanced_websocket_service.l0.readiness import FlagState, ReadyFlag
 from enhanced_websocket_service.l0.validator import Assessment
@@ -89,6 +89,8 @@ class Lifecycle:
         self._on_change = on_change
         self._schedule = schedule
         self._collected_until = 0.0
+        self._interruption: EwsError | None = None
+        self._interrupted = asyncio.Event()
         self.feed: Feed | None = None
         self.assessment: Assessment | None = None
         self.assessed_at: float | None = None
@@ -102,15 +104,28 @@ class Lifecycle:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._close_bars(), name="bar-clock")
                     group.create_task(self._sessions(), name="sessions")
+                    group.create_task(self._watch_interruptions(), name="interruptions")
             except ExceptionGroup as failures:  # the border where any failure becomes a state
                 reason = "; ".join(_leaves(failures))
                 if not all(isinstance(one, EwsError) for one in _leaf_errors(failures)):
                     log.exception("Unexpected failure")
                 self._change(ServiceState.ERROR, reason)
+                if isinstance(self._interruption, EpochFenced):
+                    # Only a restart, with a higher epoch, could collect again: until then this
+                    # instance answers clients and stays out of the newer one's way.
+                    await asyncio.Event().wait()
             if self._clock.now() - began > 10 * LONGEST_RETRY_S:
                 retry_s = FIRST_RETRY_S
             await self._clock.sleep(self._clock.span(retry_s, at_least_real=1.0))
             retry_s = min(2 * retry_s, LONGEST_RETRY_S)
+
+    def interrupt(self, error: EwsError) -> None:
+        """A part that runs beside the lifecycle failed so badly that the state must be ERROR.
+
+        Retried like any other failure, but for ``EpochFenced``, which only a restart can mend.
+        """
+        self._interruption = error
+        self._interrupted.set()
 
     @property
     def current(self) -> StateChange:
@@ -258,6 +273,12 @@ class Lifecycle:
         await clock.sleep_until(session.closes)
         # Ticks in flight: stamped before the close, not here yet.
         await clock.sleep(clock.span(self._schedule.close_drain_s, MIN_REAL_GRACE_S))
+
+    async def _watch_interruptions(self) -> None:
+        await self._interrupted.wait()
+        self._interrupted.clear()
+        assert self._interruption is not None
+        raise self._interruption
 
     async def _pump(self, feed: Feed) -> None:
         async with aclosing(feed.__aiter__()) as batches:

@@ -10,7 +10,7 @@ import structlog
 from enhanced_websocket_service.bus.base import Bus
 from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import EwsError
+from enhanced_websocket_service.errors import EpochFenced, EwsError
 from enhanced_websocket_service.market.events import StatusChanged
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.hub import Hub
@@ -109,7 +109,7 @@ class Service:
         )
         start = self._supervisor.start
         start("journal", self._journal.run)
-        start("writer", self._writer.run)
+        start("writer", self._write)
         if self._redis is not None:
             start("redis", self._redis.run)
         start("health", self._monitor.run)
@@ -177,6 +177,13 @@ class Service:
             if verdict != self._verdict:
                 log.info("Feed verdict", verdict=verdict, before=self._verdict)
                 self._publish_status(self.lifecycle.current)
+
+    async def _write(self) -> None:
+        try:
+            await self._writer.run()
+        except EpochFenced as error:
+            self.lifecycle.interrupt(error)
+            await asyncio.Event().wait()
 
     async def _keep_ledgers(self) -> None:
         while True:

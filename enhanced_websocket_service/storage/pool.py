@@ -38,7 +38,12 @@ _CONNECTION_LOST: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
     asyncpg.AdminShutdownError,
-    ConnectionError,
+    asyncpg.InternalClientError,  # its answer when the farewell of the server is still unread
+)
+
+_BAD_DSN: Final = (
+    "DATABASE_URL cannot be understood. It looks like postgresql://user:password@host:5432/database; "
+    "special characters in the password are percent-encoded."
 )
 
 
@@ -55,7 +60,10 @@ def translated(doing: str) -> Iterator[None]:
         if state[:2] in _RETRY_CLASSES or state in _RETRY_CODES:
             raise DatabaseUnavailable(f"PostgreSQL answered {said}, while {doing}.") from error
         raise StorageError(f"PostgreSQL refused with {said}, while {doing}.") from error
-    except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+    except asyncpg.ClientConfigurationError:
+        # Not chained: the parser's message may quote the part with the password.
+        raise ConfigurationError(_BAD_DSN) from None
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         said = str(error) or type(error).__name__
         raise DatabaseUnavailable(
             f"PostgreSQL cannot be reached ({said}), while {doing}."
@@ -96,7 +104,12 @@ class Pool:
                 return
             if self._pool is None:
                 self._pool = await self._make_pool()
-            async with self._acquired("connecting") as connection:
+            try:
+                async with self._acquired("connecting"):
+                    pass
+            except ValueError:
+                raise ConfigurationError(_BAD_DSN) from None  # see above
+            async with self._acquired("bringing the schema up to date") as connection:
                 await migrate(connection)
             self._ready = True
 
@@ -140,17 +153,18 @@ class Pool:
             )
 
     async def _reading(self, read: Callable[[Any], Awaitable[Result]]) -> Result:
-        """Run ``read``; once more when the pool handed out a connection that had just died."""
-        for last_try in (False, True):
+        """Run ``read``; again while the pool hands out connections that have just died."""
+        attempts = self._max_size + 1
+        while True:
+            attempts -= 1
             try:
                 if self._pool is None or not self._ready:
                     raise DatabaseUnavailable("PostgreSQL has not been reached yet.")
                 async with self._pool.acquire(timeout=self._timeout_s) as connection:
                     return await read(connection)
             except _CONNECTION_LOST:
-                if last_try:
+                if not attempts:
                     raise
-        raise AssertionError("unreachable")
 
     @asynccontextmanager
     async def _acquired(self, doing: str) -> AsyncIterator[Any]:
@@ -163,24 +177,17 @@ class Pool:
 
     async def _make_pool(self) -> "asyncpg.Pool[Any]":
         milliseconds = str(int(self._timeout_s * 1000))
-        try:
-            return await asyncpg.create_pool(
-                self._dsn,
-                min_size=0,
-                max_size=self._max_size,
-                timeout=min(10.0, self._timeout_s),
-                command_timeout=self._timeout_s + 5,
-                server_settings={
-                    "application_name": "enhanced_websocket_service",
-                    "statement_timeout": milliseconds,
-                    "lock_timeout": milliseconds,
-                    "idle_in_transaction_session_timeout": "60000",
-                    "timezone": "UTC",
-                },
-            )
-        except (ValueError, asyncpg.InterfaceError):
-            # Not chained: the parser's message may quote the part with the password.
-            raise ConfigurationError(
-                "DATABASE_URL cannot be understood. It looks like postgresql://user:password@host:5432/"
-                "database; special characters in the password are percent-encoded."
-            ) from None
+        return await asyncpg.create_pool(
+            self._dsn,
+            min_size=0,
+            max_size=self._max_size,
+            timeout=min(10.0, self._timeout_s),
+            command_timeout=self._timeout_s + 5,
+            server_settings={
+                "application_name": "enhanced_websocket_service",
+                "statement_timeout": milliseconds,
+                "lock_timeout": milliseconds,
+                "idle_in_transaction_session_timeout": "60000",
+                "timezone": "UTC",
+            },
+        )

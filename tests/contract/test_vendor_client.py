@@ -125,8 +125,10 @@ async def test_time_series_as_csv_and_pandas(ask: Callable[..., Any], source: Sy
 
     expected = source.candles(at("2025-05-30"), at("2025-05-31"))[-30:]
     rows = await ask(lambda client: series(client).as_csv())
-    assert [float(row["close"]) for row in rows] == [one.close for one in reversed(expected)]
-    assert rows[0]["datetime"] == "2025-05-30 12:55:00"
+    header, *lines = rows
+    assert list(header) == ["datetime", "open", "high", "low", "close"]
+    assert [float(line[4]) for line in lines] == [one.close for one in reversed(expected)]
+    assert lines[0][0] == "2025-05-30 12:55:00"
     frame = await ask(lambda client: series(client).as_pandas())
     assert frame["high"].tolist() == [one.high for one in reversed(expected)]
 

@@ -1,7 +1,6 @@
 """A demo as a real process, in the middle of its session, for tests that only look at it."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.waiting import eventually
 
 from .playback import Process, free_port
 
@@ -48,19 +49,18 @@ async def told(process: Process, name: str) -> str:
 
 
 async def _collecting(process: Process, base_url: str) -> None:
-    deadline = time.monotonic() + STARTED_WITHIN_S
     async with httpx.AsyncClient(base_url=base_url) as client:
-        while time.monotonic() < deadline and process.running:
+
+        async def collecting() -> bool | None:
+            assert process.running, process.text()[-4000:]
             try:
                 latest = await client.get("/market/latest")
                 health = await client.get("/health")
             except httpx.TransportError:
-                await asyncio.sleep(0.1)
-                continue
-            if latest.status_code == 200 and health.json()["status"] == "healthy":
-                return
-            await asyncio.sleep(0.1)
-    raise AssertionError(f"the demo does not collect:\n{process.text()[-4000:]}")
+                return None
+            return (latest.status_code == 200 and health.json()["status"] == "healthy") or None
+
+        await eventually(collecting, STARTED_WITHIN_S, lambda: process.text()[-4000:])
 
 
 @pytest.fixture(scope="session")

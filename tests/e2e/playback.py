@@ -24,6 +24,7 @@ import polars as pl
 from enhanced_websocket_service.clock import VirtualClock, parse_virtual_clock
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.storage.embedded import EmbeddedServers
+from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTED_WITHIN_S = 30.0
@@ -120,15 +121,14 @@ class Process:
 
     async def said(self, text: str, within_s: float = STARTED_WITHIN_S) -> str:
         """Wait until a line of the output contains ``text``; that line."""
-        deadline = time.monotonic() + within_s
-        while time.monotonic() < deadline:
-            for line in self.text().splitlines():
-                if text in line:
-                    return line
-            if not self.running:
-                break
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"{self.name} never said {text!r}:\n{self.text()[-4000:]}")
+
+        async def line() -> str | None:
+            found = next((one for one in self.text().splitlines() if text in one), None)
+            if found is None and not self.running:
+                raise AssertionError(f"{self.name} ended:\n{self.text()[-4000:]}")
+            return found
+
+        return await eventually(line, within_s, lambda: f"{text!r} in:\n{self.text()[-4000:]}")
 
 
 def free_port() -> int:
@@ -366,8 +366,11 @@ def _calendar(what: Playback) -> TradingCalendar:
 
 async def _sleep_until(running: Stack, instant: float) -> None:
     """Wait for virtual time, noticing at once when a process dies."""
-    while running.clock.now() < instant:
+
+    async def reached() -> bool | None:
         for process in (running.simulator, running.service):
             if not process.running:
                 raise AssertionError(f"{process.name} died:\n{process.text()[-4000:]}")
-        await asyncio.sleep(0.2)
+        return running.clock.now() >= instant or None
+
+    await eventually(reached, 24 * 3600.0, "virtual time")

@@ -12,6 +12,8 @@ import psutil
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.waiting import eventually
+
 from .conftest import start_demo, told
 
 SESSION_OVER_WITHIN_S = 90.0
@@ -30,19 +32,16 @@ def leftovers(folder: Path) -> list[str]:
     return found
 
 
-async def healthy(port: int, within_s: float) -> dict[str, object]:
-    deadline = time.monotonic() + within_s
-    answer: dict[str, object] = {}
+async def healthy(port: int, within_s: float) -> None:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-        while time.monotonic() < deadline:
+
+        async def is_healthy() -> bool | None:
             try:
-                answer = (await client.get("/health")).json()
+                return (await client.get("/health")).json()["status"] == "healthy" or None
             except httpx.TransportError:
-                answer = {}
-            if answer.get("status") == "healthy":
-                return answer
-            await asyncio.sleep(0.05)
-    raise AssertionError(f"not healthy within {within_s:g} s: {answer}")
+                return None
+
+        await eventually(is_healthy, within_s, "healthy")
 
 
 @pytest.mark.timeout(240)
@@ -61,7 +60,9 @@ async def test_a_whole_session_before_your_eyes(tmp_path: Path) -> None:
                     kinds.add(message["type"])
             assert message["data"]["source"] == "simulator_websocket"
             async with asyncio.timeout(SESSION_OVER_WITHIN_S):
-                while not (message["type"] == "status" and message["server_status"] == "market_closed"):
+                while not (
+                    message["type"] == "status" and message["server_status"] == "market_closed"
+                ):
                     message = json.loads(await socket.recv())
                     kinds.add(message["type"])
         assert kinds >= {"market_data", "bar", "status"}

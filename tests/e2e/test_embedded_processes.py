@@ -1,6 +1,6 @@
 """Owners as processes: killed, interrupted and restarted, as the user who runs the tests and as a plain one.
 
-As root, the plain user is ``nobody``, who cannot reach a virtual environment below ``/root``: the few
+As root, the plain user is ``nobody``, who cannot reach a virtual environment in root's home: the few
 packages the owner imports are hard-linked into a folder that ``nobody`` can read.
 """
 

@@ -1,7 +1,7 @@
 """The feeds against the vendor simulator: real sockets, virtual time, injected faults."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -31,7 +31,6 @@ CALENDAR = TradingCalendar()
 SESSION = CALENDAR.session(date(2025, 6, 4))
 assert SESSION is not None
 OPENS, CLOSES = SESSION.opens, SESSION.closes
-SPEED = 60.0
 
 
 @dataclass
@@ -62,9 +61,14 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    *, keys: int = 2, plan: str = "pro", secrets: str = "key", begin: float = OPENS + 600
+    *,
+    keys: int = 2,
+    plan: str = "pro",
+    secrets: str = "key",
+    begin: float = OPENS + 600,
+    speed: float = 60.0,
 ) -> AsyncIterator[Stage]:
-    clock = VirtualClock(begin, SPEED, is_trading_day=CALENDAR.is_trading_day)
+    clock = VirtualClock(begin, speed, is_trading_day=CALENDAR.is_trading_day)
     simulator = Simulator(SimulatorConfig(market_from_options(seed=7), plan=plan), clock)
     await simulator.start("127.0.0.1", 0)
     pool = KeyPool([ApiKey(f"G1_{i + 1}", f"{secrets}-{i:04}-secret") for i in range(keys)])
@@ -103,13 +107,9 @@ async def stage(
     assert not sockets, "the feed left a socket behind"
 
 
-def sent(simulator: Simulator) -> Callable[[], int]:
-    return lambda: sum(one["sent"] for one in simulator.status()["sent"].values())
-
-
 async def test_every_price_the_vendor_sends_arrives_once_and_in_order() -> None:
-    async with stage() as it:
-        await until(lambda: len(it.quotes) >= 200)
+    async with stage(speed=600.0) as it:
+        await until(lambda: len(it.quotes) >= 100)
         assert it.sources() == {"simulator_websocket"}
         assert all(quote.raw == "" and quote.symbol == "USDCOP" for quote in it.quotes)
         stamps = [quote.timestamp for quote in it.quotes[1:]]
@@ -215,11 +215,3 @@ async def test_before_the_open_it_connects_spends_nothing_and_finds_no_fault() -
         await until(lambda: any(quote.timestamp >= OPENS for quote in it.quotes))
         assert it.feed.status().reconnects == 0
         assert it.simulator.status()["calls"] == {}
-
-
-async def test_two_clients_of_one_basic_key_evict_each_other_with_backoff() -> None:
-    async with stage(plan="basic", keys=1) as it:
-        await it.delivered("simulator_rest", 1)
-        stream = it.feed._stream
-        assert stream is not None
-        assert stream.status().reconnects < 20

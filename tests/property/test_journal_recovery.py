@@ -30,6 +30,14 @@ RECORDS: list[Record] = [
 NEW = ticks(2, first=100)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_fsync() -> Iterator[None]:
+    """Thousands of journals, none of which has to survive a loss of power."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("os.fsync", lambda _: None)
+        yield
+
+
 def bounds() -> list[tuple[int, int]]:
     """Where each of ``RECORDS`` stands in the first segment."""
     found, at = [], HEADER_SIZE

@@ -156,7 +156,7 @@ def test_coverage_command_measures_the_package(tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "--cov=enhanced_websocket_service"),
-            *("-p", "no:cacheprovider", "tests/unit/test_clock.py"),
+            *("-n", "1", "-p", "no:cacheprovider", "tests/unit/test_clock.py"),
         ],
         cwd=ROOT,
         env=plain_environment() | {"COVERAGE_FILE": str(tmp_path / "coverage")},

@@ -47,6 +47,13 @@ export class Chart {
     this.redraw();
   }
 
+  range(lows, highs) {
+    const known = this.price === null ? [] : [this.price];
+    const low = Math.min(...lows, ...known), high = Math.max(...highs, ...known);
+    const margin = Math.max((high - low) * 0.06, 0.5);
+    return [low - margin, high + margin];
+  }
+
   redraw() {
     if (this.scheduled) return; // at most once a frame, however many ticks come
     this.scheduled = true;
@@ -77,7 +84,7 @@ export class Chart {
       hovermode: "x unified", hoverlabel: { bgcolor: css("--panel"), bordercolor: line, font: { color: css("--text") } },
       dragmode: "pan", uirevision: day,
       xaxis: { ...axis, type: "date", rangeslider: { visible: false }, range: [`${day}T07:55:00`, `${day}T13:05:00`] },
-      yaxis: { ...axis, side: "right", tickformat: ",.2f", fixedrange: false },
+      yaxis: { ...axis, side: "right", tickformat: ",.2f", range: this.range(column("low"), column("high")) },
     };
     if (this.price !== null) {
       layout.shapes = [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: this.price, y1: this.price,

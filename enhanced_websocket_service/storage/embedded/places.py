@@ -13,8 +13,8 @@ started by root both servers run as ``nobody`` (or as the owner of the state fol
 else than root) with a group of their own; ``embedded/`` then belongs to root and that group, mode 0710,
 so that other processes of ``nobody`` cannot come near data or sockets.
 
-Permissions of folders that exist are never changed. Where ``nobody`` cannot reach the state folder (below
-``/root``, for example), everything but lock, records and logs lives in a folder of its own, named in
+Permissions of folders that exist are never changed. Where ``nobody`` cannot reach the state folder (in
+root's home, for example), everything but lock, records and logs lives in a folder of its own, named in
 ``STATE_DIR/embedded/home``: in ``/var/lib``, or for a temporary state folder in the temporary folder.
 Sockets whose path would not fit into ``sockaddr_un`` likewise (``STATE_DIR/embedded/run-dir``). Such a folder
 names its state folder in ``belongs-to``; in a temporary folder it is removed once nobody refers to it.

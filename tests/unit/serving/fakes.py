@@ -73,7 +73,7 @@ def bar(number: int = 0, *, symbol: str = "USDCOP", **changes: Any) -> Bar:
         interval_s=300,
         open_time=OPENS + 300 * number,
         open=4100.0,
-        high=4110.5,
+        high=4110.5 + number,
         low=4095.25,
         close=4105.0 + number,
         volume=0,

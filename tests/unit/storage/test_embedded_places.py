@@ -1,6 +1,8 @@
 """Who may reach what, decided from real folders with real permissions."""
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,9 +74,14 @@ def test_a_program_must_be_executable_by_the_servers_user(open_folder: Path) -> 
     assert not reachable(open_folder / "missing", STRANGER)
 
 
-def test_a_plain_users_folders_are_private_and_the_same_each_time(tmp_path: Path) -> None:
-    base = tmp_path / "embedded"
-    base.mkdir(mode=0o700)
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """A folder whose path is short enough for sockets, wherever pytest keeps its own."""
+    with tempfile.TemporaryDirectory(prefix="ews-t-", dir="/tmp") as folder:
+        yield Path(folder).resolve()
+
+
+def test_a_plain_users_folders_are_private_and_the_same_each_time(base: Path) -> None:
     chosen = places.settle(base, None)
     assert (chosen.home, chosen.postgres, chosen.valkey) == (
         base,

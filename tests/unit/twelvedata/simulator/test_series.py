@@ -9,7 +9,7 @@ import pytest
 
 from enhanced_websocket_service.twelvedata.simulator.bar_ticks import CandleTicks
 from enhanced_websocket_service.twelvedata.simulator.model import Candle, SymbolSource
-from enhanced_websocket_service.twelvedata.simulator.random_market import RandomCandles
+from enhanced_websocket_service.twelvedata.simulator.random_market import RandomCandles, Regime
 from enhanced_websocket_service.twelvedata.simulator.series import INTERVALS, View
 
 from .parts import OPEN, at, bar_market, candle, candles
@@ -78,8 +78,8 @@ def test_rows_far_in_the_past_are_found_across_a_hole() -> None:
     assert everything(view(prices, OPEN + 400)) == recorded
 
 
-def week() -> CandleTicks:
-    book = RandomCandles("USD/COP", seed=3, base_price=4100, regime="24x5")
+def week(regime: Regime = "24x5") -> CandleTicks:
+    book = RandomCandles("USD/COP", seed=3, base_price=4100, regime=regime)
     return CandleTicks("USD/COP", book, ticks_per_bar=4)
 
 
@@ -131,9 +131,9 @@ def test_minutes_come_from_the_ticks() -> None:
 
 def test_weeks_begin_on_monday_and_months_on_the_first() -> None:
     now = at("2025-06-20")
-    weeks = View(week(), "1week", UTC, now, 20).rows(None, None, 4)
+    weeks = View(week("onshore"), "1week", UTC, now, 20).rows(None, None, 4)
     assert {datetime.fromtimestamp(row.open_time, UTC).weekday() for row in weeks} == {0}
-    months = View(week(), "1month", UTC, now, 20).rows(None, None, 3)
+    months = View(week("onshore"), "1month", UTC, now, 20).rows(None, None, 3)
     assert [datetime.fromtimestamp(row.open_time, UTC).date().isoformat() for row in months] == [
         "2025-04-01",
         "2025-05-01",

@@ -69,7 +69,11 @@ async def test_every_tick_reaches_every_client_once_and_stands_in_the_ledger(
             assert got == expected
     answer = await http.get("/_sim/sent", params={"symbol": "USDCOP"})
     assert [tuple(entry.values())[:4] for entry in answer.json()] == expected
-    window = {"start": OPEN + 300, "end": "2025-06-03T13:10:00+00:00", "format": "ndjson"}
+    window: dict[str, str | int] = {
+        "start": OPEN + 300,
+        "end": "2025-06-03T13:10:00+00:00",
+        "format": "ndjson",
+    }
     lines = (await http.get("/_sim/sent", params=window)).text.splitlines()
     inside = source.ticks(OPEN + 300, OPEN + 600)
     assert [json.loads(line)["timestamp"] for line in lines] == [t.timestamp for t in inside]
