@@ -6,7 +6,7 @@ documented in ``.env.enhanced-websocket``, which a test keeps equal to this modu
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from pathlib import Path
@@ -78,9 +78,7 @@ class Settings(BaseModel):
 
     ready_signals_dir: Path = Path("/data/ready-signals")
     backup_dir: Path = DEFAULT_BACKUP_DIR
-    state_dir: Path = Field(
-        default_factory=lambda: Path(platformdirs.user_state_dir("enhanced-websocket-service"))
-    )
+    state_dir: Path = Field(default_factory=lambda: _user_state_dir())
     log_dir: Path | None = None
 
     host: str = "127.0.0.1"
@@ -211,6 +209,15 @@ class Settings(BaseModel):
         return shown
 
 
+def _user_state_dir() -> Path:
+    try:
+        return Path(platformdirs.user_state_dir("enhanced-websocket-service"))
+    except RuntimeError as error:  # a user id that no home directory belongs to
+        raise ConfigurationError(
+            "STATE_DIR is not set and this user has no home directory; set STATE_DIR."
+        ) from error
+
+
 _VARIABLES = {name.upper() for name in Settings.model_fields if name != "keys"}
 
 
@@ -255,15 +262,18 @@ def load_settings(
         if name in values:
             values[name] = values[name].lower()
     values.update({name: value for name, value in (overrides or {}).items() if value is not None})
-    keys, key_warnings = _keys(merged)
+    keys, key_warnings, key_faults = _keys(merged)
     warnings += key_warnings
-    settings = _validated({**values, "keys": keys}, merged)
+    settings = _validated({**values, "keys": keys}, merged, key_faults)
     return Loaded(settings, tuple(warnings))
 
 
-def _validated(values: dict[str, Any], given: Mapping[str, str]) -> Settings:
-    """Validate twice when needed: rules across fields only run once each field alone is valid."""
-    faults: list[str] = []
+def _validated(values: dict[str, Any], given: Mapping[str, str], found: Sequence[str]) -> Settings:
+    """Validate twice when needed: rules across fields only run once each field alone is valid.
+
+    :param found: faults that are known already and reported with the others.
+    """
+    faults: list[str] = list(found)
     while True:
         try:
             settings = Settings(**values)
@@ -317,10 +327,12 @@ def redact_url(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{userinfo.partition(':')[0]}:{REDACTED}@{host}"))
 
 
-def _keys(merged: Mapping[str, str]) -> tuple[tuple[ApiKey, ...], list[str]]:
+def _keys(merged: Mapping[str, str]) -> tuple[tuple[ApiKey, ...], list[str], list[str]]:
+    """The keys, warnings about them, and faults in them."""
     by_label: dict[str, ApiKey] = {}
     seen: dict[str, str] = {}
     warnings: list[str] = []
+    faults: list[str] = []
     for variable, label, group in _KEY_VARIABLES:
         secret = merged.get(variable)
         if secret is None or label in by_label:
@@ -330,8 +342,11 @@ def _keys(merged: Mapping[str, str]) -> tuple[tuple[ApiKey, ...], list[str]]:
                 warnings.append(f"{variable} repeats the key of {seen[secret]}; it counts once.")
             continue
         seen[secret] = variable
-        by_label[label] = ApiKey(label=label, secret=secret, group=group)
-    return tuple(by_label[label] for label in sorted(by_label)), warnings
+        try:
+            by_label[label] = ApiKey(label=label, secret=secret, group=group)
+        except ConfigurationError as error:
+            faults.append(f"{variable}: {error}")
+    return tuple(by_label[label] for label in sorted(by_label)), warnings, faults
 
 
 def _unknown(values: Mapping[str, str], where: str) -> list[str]:

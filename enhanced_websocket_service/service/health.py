@@ -125,7 +125,7 @@ async def _measure(ping: Callable[[], Awaitable[float | None]]) -> PartHealth:
             elapsed_ms = await ping()
         if elapsed_ms is None:
             return PartHealth(connected=False, error="It cannot be reached.")
-        return PartHealth(connected=True, response_time_ms=round(elapsed_ms, 2))
+        return PartHealth(connected=True, response_time_ms=round(elapsed_ms))
     except TimeoutError:
         return PartHealth(connected=False, error=f"No answer within {PING_TIMEOUT_S:g} s.")
     except (EwsError, OSError) as error:

@@ -76,23 +76,31 @@ def jump(symbol: str, history: History, position: Position, interest: Interest) 
             skipped += last - offset
         offset = max(offset, last)
 
+    def enter(new: int) -> None:
+        """Leave the epochs before ``new``, whose own marks may be forgotten by now."""
+        nonlocal epoch, offset
+        for passed in history.epochs_between(epoch, new):
+            if passed != epoch:
+                epoch, offset = passed, 0
+            skip_to(history.final(passed) or 0)
+        if new > epoch:
+            epoch, offset = new, 0
+
     if seq == history.next_seq:
         return Stretch(frames, position)
     for entry in history.marks_from(seq):
-        if entry.kind == EPOCH:
-            if (entry.epoch, 0) <= (epoch, offset):
-                continue
-            ended_at = history.final(epoch)
-            if ended_at is not None:
-                skip_to(ended_at)
-            epoch, offset = entry.epoch, 0
-        elif interest.wants(entry):
+        if entry.kind == EPOCH and (entry.epoch, 0) <= (epoch, offset):
+            continue  # the client knows it already
+        enter(entry.epoch)
+        if entry.kind == BAR and interest.wants(entry):
             skip_to(entry.offset)  # keeps the bar behind the ticks it was made of
         if interest.wants(entry):
             frames.append(entry.frame)
     last = history.last_tick
     if last is not None and (last.epoch, last.offset) > (epoch, offset):
+        enter(last.epoch)
         skip_to(last.offset - 1)
         if "ticks" in interest.channels:
             frames.append(last.frame)
+    enter(history.end.epoch)
     return Stretch(frames, history.end, skipped)

@@ -107,6 +107,11 @@ class History:
         """The last offset of ``epoch``; ``None`` when it is not known here."""
         return self.head if epoch == self.epoch else self._finals.get(epoch)
 
+    def epochs_between(self, first: int, behind: int) -> list[int]:
+        """The known epochs ``first <= epoch < behind``, in order."""
+        known = self._finals if self.epoch is None else {*self._finals, self.epoch}
+        return sorted(epoch for epoch in known if first <= epoch < behind)
+
     def locate(self, epoch: int, offset: int) -> tuple[Position, list[Skip]] | None:
         """Where a client that has everything up to ``(epoch, offset)`` must read on.
 

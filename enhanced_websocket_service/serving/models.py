@@ -64,7 +64,7 @@ class PartHealth(View):
     """Whether a part of the service answered when last asked, and how fast (real time)."""
 
     connected: bool
-    response_time_ms: float | None = None
+    response_time_ms: int | None = None
     error: str | None = None
 
 

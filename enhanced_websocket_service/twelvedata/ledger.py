@@ -33,6 +33,7 @@ class Ledger:
 
     def free_at(self, at: float, cost: int) -> float:
         """The first instant from ``at`` on at which ``cost`` credits fit."""
+        at = max(at, float(self.period * self.length))  # a clock set back waits to catch up
         if math.floor(at / self.length) > self.period or self.used + cost <= self.limit:
             return at
         return self.end

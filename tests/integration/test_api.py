@@ -1,24 +1,16 @@
 """Every endpoint over a real socket: the requirements' samples field by field, and every refusal."""
 
-import asyncio
 import io
-import socket
-import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
 import polars as pl
 import pytest
 import structlog
-import uvloop
 
-from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.serving import models
-from enhanced_websocket_service.serving.server import ApiServer
 from tests.unit.serving.fakes import EPOCH, NOON, FakeService, Running, bar, running, tick
 
 
@@ -364,95 +356,3 @@ async def test_cors_is_for_the_listed_origins_only() -> None:
         answer = await client.get("/status", headers={"origin": "https://c.example"})
         assert answer.headers["access-control-allow-origin"] == "*"
         assert "access-control-allow-credentials" not in answer.headers
-
-
-# --- the server itself ---------------------------------------------------------------------------
-
-
-async def test_a_taken_port_is_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        server = ApiServer(_nothing, "127.0.0.1", port)
-        with pytest.raises(ConfigurationError, match=rf"127\.0\.0\.1:{port} .*--port"):
-            await server.start()
-
-
-async def test_an_address_that_is_not_ours_is_named() -> None:
-    for host in ("192.0.2.1", "no such host"):
-        with pytest.raises(ConfigurationError, match=host):
-            await ApiServer(_nothing, host, 0).start()
-
-
-async def test_the_port_is_free_after_stop() -> None:
-    async with running() as api:
-        port = api.server.port
-    server = ApiServer(_nothing, "127.0.0.1", port)
-    assert await server.start() == port
-    await server.stop()
-    await server.stop()
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    try:
-        subprocess.run(
-            [
-                *command,
-                "-subj",
-                "/CN=localhost",
-                "-addext",
-                "subjectAltName=IP:127.0.0.1",
-                "-keyout",
-                key,
-                "-out",
-                cert,
-            ],
-            check=True,
-            capture_output=True,
-        )
-    except FileNotFoundError:
-        pytest.skip("needs the openssl command")
-    return cert, key
-
-
-async def test_tls(certificate: tuple[Path, Path]) -> None:
-    cert, key = certificate
-    context = ssl.create_default_context(cafile=str(cert))
-    async with (
-        running(ssl_cert=cert, ssl_key=key) as api,
-        httpx.AsyncClient(base_url=api.url, verify=context) as client,
-    ):
-        assert api.url.startswith("https://")
-        await get(client, "/status")
-
-
-async def test_bad_certificates_are_named(certificate: tuple[Path, Path], tmp_path: Path) -> None:
-    cert, key = certificate
-    nonsense = tmp_path / "nonsense.pem"
-    nonsense.write_text("nothing")
-    for files, said in (
-        ((cert, None), "belong together"),
-        ((tmp_path / "absent.pem", key), "SSL_CERT_PATH=.*absent.pem cannot be read"),
-        ((nonsense, key), "not a certificate"),
-        ((key, cert), "not a certificate"),
-    ):
-        server = ApiServer(_nothing, "127.0.0.1", 0, ssl_cert=files[0], ssl_key=files[1])
-        with pytest.raises(ConfigurationError, match=said):
-            await server.start()
-
-
-def test_it_runs_under_uvloop() -> None:
-    async def main() -> None:
-        assert type(asyncio.get_running_loop()).__module__.startswith("uvloop")
-        async with running() as api, httpx.AsyncClient(base_url=api.url) as client:
-            await get(client, "/health")
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
-
-
-async def _nothing(scope: Any, receive: Any, send: Any) -> None:
-    raise AssertionError("never called")

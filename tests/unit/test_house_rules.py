@@ -127,7 +127,7 @@ def test_no_secrets_and_no_vendor_data_are_tracked() -> None:
 @pytest.mark.parametrize(
     ("pattern", "bad", "good"),
     [
-        (MACHINE_PATHS, "cd /wo" + "rk/main", "/var/lib/network/x ~/work/a"),
+        (MACHINE_PATHS, "cd /wo" + "rk/main", "/var/lib/network/x homework/a"),
         (SLEEP, "await asyncio.sl" + "eep(0.1)", "await asyncio.sl" + "eep(POLL_S)"),
     ],
 )

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from enhanced_websocket_service.errors import ConfigurationError
@@ -148,6 +149,9 @@ async def test_what_was_read_before_the_break_still_passes(bench: Bench) -> None
         4001,
         4002,
     ]
+    # The same when the consumer was so slow that the break was noticed first.
+    late = msgspec.structs.replace(bench.quotes[0], price=4003.0, first_after_subscribe=False)
+    assert bench.feed._from_stream([late], connected=False) == [late]
     assert bench.feed.on_rest == {"USDCOP"}, "prices of a dead connection prove nothing"
 
 

@@ -224,6 +224,19 @@ def test_closing_lets_go(journal: Journal) -> None:
     again.close()
 
 
+def test_a_torn_tail_is_cut_off_the_file(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path)
+    end = journal.append(ticks(3))
+    journal.close()
+    path = segment_path(tmp_path, end.segment)
+    with path.open("ab") as file:
+        file.write(b"\xec\x00\x00\x50 torn")
+    again = Journal.open(tmp_path)
+    assert path.stat().st_size == end.offset
+    assert again.damage == [], "a torn tail is what a kill leaves; it is no damage"
+    again.close()
+
+
 def test_segment_numbers_are_never_used_again(tmp_path: Path) -> None:
     ends = []
     for _ in range(4):

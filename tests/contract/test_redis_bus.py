@@ -1,0 +1,324 @@
+"""What other programs see of the bus in a real Valkey, and what its absence costs: nothing here."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import redis.asyncio
+
+from enhanced_websocket_service.bus.redis import CHANNEL, EPOCH_KEY, RedisBus
+from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.market.events import EpochStarted
+from enhanced_websocket_service.market.price_view import price_data
+from tests.storage_samples import OPEN, SYMBOL, bar, tick, ticks, update
+
+KEY = "usdcop:latest_price"
+STREAM = "ews:ticks:USDCOP"
+
+
+@asynccontextmanager
+async def running(bus: RedisBus) -> AsyncIterator[RedisBus]:
+    task = asyncio.create_task(bus.run(), name="redis-bus")
+    try:
+        yield bus
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await bus.close()
+
+
+@pytest.fixture
+async def client(valkey_url: str) -> AsyncIterator[Any]:
+    client = redis.asyncio.Redis.from_url(valkey_url, decode_responses=True)
+    yield client
+    await client.aclose()
+
+
+@asynccontextmanager
+async def listening(client: Any) -> AsyncIterator[Any]:
+    async with client.pubsub() as channel:
+        await channel.subscribe(CHANNEL)
+        assert (await channel.get_message(timeout=5))["type"] == "subscribe"
+        yield channel
+
+
+class Gate:
+    """A TCP door to the server that can be shut, opened again, or lead to silence."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._unix = parts.path if parts.scheme == "unix" else None
+        self._address = (parts.hostname, parts.port)
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._open = asyncio.Event()
+        self._open.set()
+        self.holding = asyncio.Event()  # something waits for the thaw
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    async def up(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def down(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        self._open.set()
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    def freeze(self) -> None:
+        self._open.clear()
+
+    def thaw(self) -> None:
+        self._open.set()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        if self._unix:
+            back, forth = await asyncio.open_unix_connection(self._unix)
+        else:
+            back, forth = await asyncio.open_connection(*self._address)
+        self._writers |= {writer, forth}
+
+        async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            with suppress(ConnectionError):
+                while data := await source.read(65536):
+                    if not self._open.is_set():
+                        self.holding.set()
+                        await self._open.wait()
+                    target.write(data)
+                    await target.drain()
+
+        pumps = [asyncio.create_task(pump(reader, forth)), asyncio.create_task(pump(back, writer))]
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        for one in (writer, forth):
+            one.transport.abort()
+        for one in pumps:
+            one.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+        self._writers -= {writer, forth}
+        self._tasks.discard(task)
+
+
+@pytest.fixture
+async def gate(valkey_url: str) -> AsyncIterator[Gate]:
+    gate = Gate(valkey_url)
+    await gate.up()
+    yield gate
+    await gate.down()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def test_the_latest_price_is_cached_for_five_minutes(valkey_url: str, client: Any) -> None:
+    async with running(RedisBus(valkey_url)) as bus:
+        bus.publish(ticks(3))
+        assert await bus.drain(10)
+        assert bus.connected
+    cached = json.loads(await client.get(KEY))
+    assert cached == price_data(ticks(3)[-1])
+    assert list(cached) == [
+        *("symbol", "price", "bid", "ask", "spread", "volume", "timestamp", "source")
+    ]
+    assert cached["timestamp"] == "2025-06-03T08:00:03-05:00"
+    assert 290_000 < await client.pttl(KEY) <= 300_000
+
+
+async def test_every_tick_is_published(valkey_url: str, client: Any) -> None:
+    sent = ticks(1200)
+    async with listening(client) as channel, running(RedisBus(valkey_url)) as bus:
+        bus.publish([EpochStarted(SYMBOL, 1, None, None), *sent[:5]])
+        bus.publish([update(bar(), at=OPEN + 301.0)])
+        for i in range(5, 1200, 100):
+            bus.publish(sent[i : i + 100])
+        received = [
+            json.loads((await channel.get_message(timeout=10))["data"]) for _ in range(1200)
+        ]
+    assert received == [{"type": "price_update", "data": price_data(one)} for one in sent]
+
+
+async def test_streams_are_positions_to_resume_from(valkey_url: str, client: Any) -> None:
+    live = update(bar(source="simulator_websocket"), at=OPEN + 301.0, offset=5)
+    async with running(RedisBus(valkey_url)) as bus:
+        bus.publish([*ticks(5), live, *ticks(2, epoch=2)])
+        assert await bus.drain(10)
+    entries = await client.xrange(STREAM)
+    assert [entry_id for entry_id, _ in entries] == [
+        "1-1",
+        "1-2",
+        "1-3",
+        "1-4",
+        "1-5",
+        "2-1",
+        "2-2",
+    ]
+    assert json.loads(entries[0][1]["data"]) == price_data(ticks(1)[0])
+    after = await client.xrange(STREAM, min="(1-4", count=1)
+    assert after[0][0] == "1-5"
+    ((_, fields),) = await client.xrange("ews:bars:USDCOP")
+    assert (fields["epoch"], fields["offset"]) == ("1", "5")
+    assert json.loads(fields["data"])["bar"]["close"] == live.bar.close
+
+
+async def test_streams_are_trimmed(valkey_url: str, client: Any) -> None:
+    async with running(RedisBus(valkey_url, stream_length=100)) as bus:
+        bus.publish(ticks(2000))
+        assert await bus.drain(10)
+    assert await client.xlen(STREAM) < 400
+
+
+async def test_the_epoch_is_remembered(valkey_url: str, client: Any) -> None:
+    async with running(RedisBus(valkey_url)) as bus:
+        assert await bus.highest_epoch() == 0
+        bus.publish([EpochStarted(SYMBOL, 1_750_000_000_000, None, None)])
+        assert await bus.drain(10)
+        assert await bus.highest_epoch() == 1_750_000_000_000
+        await client.set(EPOCH_KEY, "not a number")
+        assert await bus.highest_epoch() is None
+
+
+async def test_without_a_server_everything_here_goes_on(client: Any) -> None:
+    async with running(RedisBus("redis://127.0.0.1:1/0", queue_size=50)) as bus:
+        bus.publish(ticks(500))
+        assert bus.latest(SYMBOL) == ticks(500)[-1]
+        assert await bus.ping() is None
+        assert await bus.highest_epoch() is None
+        await until(lambda: bus.status()["last_error"] is not None)
+        status = bus.status()
+        assert (status["connected"], status["queued"], status["dropped"]) == (False, 50, 450)
+        assert not await bus.drain(0.05)
+    assert await client.get(KEY) is None
+
+
+async def test_when_the_server_comes_back_the_newest_price_is_there(
+    gate: Gate, client: Any
+) -> None:
+    await gate.down()
+    async with running(RedisBus(gate.url, queue_size=10, longest_backoff_s=0.1)) as bus:
+        bus.publish([tick(1, symbol="EURUSD")])
+        bus.publish(ticks(100))
+        await until(lambda: bus.status()["last_error"] is not None)
+        await gate.up()
+        assert await bus.drain(10)
+        assert json.loads(await client.get(KEY)) == price_data(ticks(100)[-1])
+        # Pushed out of the queue by the others, but a latest price is never dropped.
+        assert json.loads(await client.get("eurusd:latest_price"))["symbol"] == "EURUSD"
+        assert [i for i, _ in await client.xrange(STREAM)] == [f"1-{i}" for i in range(91, 101)]
+        assert bus.status()["dropped"] == 91
+        assert bus.status()["last_error"] is None
+        assert 0 < (await bus.ping() or 0) < 5000
+
+
+async def test_after_a_reconnect_prices_are_written_again(gate: Gate, client: Any) -> None:
+    async with running(RedisBus(gate.url, longest_backoff_s=0.1)) as bus:
+        bus.publish([EpochStarted(SYMBOL, 7, None, None), tick(1), tick(1, symbol="EURUSD")])
+        assert await bus.drain(10)
+        await gate.down()
+        await client.flushall()
+        bus.publish([tick(2)])
+        await until(lambda: not bus.connected)
+        await gate.up()
+        assert await bus.drain(10)
+        assert json.loads(await client.get(KEY)) == price_data(tick(2))
+        assert await client.exists("eurusd:latest_price") == 1
+        assert await client.get(EPOCH_KEY) == "7"
+
+
+async def test_a_silent_server_delays_nobody_and_repeats_nothing_in_the_stream(
+    gate: Gate, client: Any
+) -> None:
+    bus = RedisBus(gate.url, timeout_s=0.2, longest_backoff_s=0.1, queue_size=1000)
+    async with running(bus):
+        bus.publish(ticks(10))
+        assert await bus.drain(10)
+        gate.freeze()
+        seen: list[Any] = []
+        bus.subscribe(seen.extend)
+        bus.publish(ticks(100, first=11))
+        assert len(seen) == 100
+        await until(lambda: not bus.connected)
+        gate.thaw()
+        assert await bus.drain(20)
+    assert [i for i, _ in await client.xrange(STREAM)] == [f"1-{i}" for i in range(1, 111)]
+
+
+async def test_overflow_during_a_send_drops_only_what_was_not_sent(gate: Gate, client: Any) -> None:
+    async with running(RedisBus(gate.url, timeout_s=20, queue_size=10)) as bus:
+        bus.publish(ticks(1))
+        assert await bus.drain(10)
+        gate.freeze()
+        bus.publish(ticks(5, first=2))
+        await asyncio.wait_for(gate.holding.wait(), 10)
+        bus.publish(ticks(20, first=7))
+        gate.thaw()
+        assert await bus.drain(10)
+        assert bus.status()["dropped"] == 10
+    kept = [*range(1, 7), *range(17, 27)]
+    assert [i for i, _ in await client.xrange(STREAM)] == [f"1-{i}" for i in kept]
+
+
+async def test_a_server_that_refuses_writes_is_reported(valkey_url: str, client: Any) -> None:
+    async with running(RedisBus(valkey_url, longest_backoff_s=0.1)) as bus:
+        await client.config_set("maxmemory", "1")
+        try:
+            bus.publish(ticks(5))
+            await until(lambda: bus.status()["last_error"] is not None)
+            assert "maxmemory" in bus.status()["last_error"]
+            assert not bus.connected
+        finally:
+            await client.config_set("maxmemory", "0")
+        assert await bus.drain(10)
+        assert bus.connected
+    assert json.loads(await client.get(KEY)) == price_data(ticks(5)[-1])
+
+
+async def test_an_old_price_does_not_look_young_after_an_outage(
+    valkey_url: str, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = RedisBus(valkey_url)
+    now = 1000.0
+    monkeypatch.setattr("enhanced_websocket_service.bus.redis.monotonic", lambda: now)
+    bus.publish([tick(1)])
+    now += 200
+    bus.publish([tick(1, symbol="EURUSD")])
+    now += 200
+    async with running(bus):
+        assert await bus.drain(10)
+    assert await client.get(KEY) is None
+    assert 90_000 < await client.pttl("eurusd:latest_price") <= 100_000
+
+
+async def test_ticks_of_a_higher_epoch_are_not_overtaken(valkey_url: str, client: Any) -> None:
+    await client.xadd(STREAM, {"data": "{}"}, id="99-1")
+    async with running(RedisBus(valkey_url)) as bus:
+        bus.publish(ticks(3))
+        assert await bus.drain(10)
+        assert bus.status()["refused"] == 3
+    assert [i for i, _ in await client.xrange(STREAM)] == ["99-1"]
+
+
+@pytest.mark.parametrize("url", ["http://:s3cr3t@host", "redis://:s3cr3t@host:notaport/0", ""])
+def test_a_url_that_makes_no_sense(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="REDIS_URL cannot be understood") as caught:
+        RedisBus(url)
+    assert "s3cr3t" not in str(caught.value)
+    assert caught.value.__cause__ is None

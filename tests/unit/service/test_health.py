@@ -1,0 +1,91 @@
+"""``system_health``: no change of state is forgotten while the database is away."""
+
+import asyncio
+from typing import Any
+
+from enhanced_websocket_service.clock import SystemClock
+from enhanced_websocket_service.errors import DatabaseUnavailable
+from enhanced_websocket_service.service.health import HealthMonitor
+from enhanced_websocket_service.service.states import ServiceState, StateMachine
+
+
+class Store:
+    def __init__(self) -> None:
+        self.away = True
+        self.rows: list[tuple[str, dict[str, Any], str | None]] = []
+        self.written = asyncio.Event()
+
+    async def ping(self) -> float:
+        if self.away:
+            raise DatabaseUnavailable("PostgreSQL cannot be reached (refused).")
+        return 1.4
+
+    async def record_health(
+        self,
+        status: str,
+        details: dict[str, Any],
+        response_time_ms: float | None = None,
+        error_message: str | None = None,
+    ) -> None:
+        if self.away:
+            raise DatabaseUnavailable("PostgreSQL cannot be reached (refused).")
+        self.rows.append((status, details, error_message))
+        self.written.set()
+
+
+async def test_the_story_of_an_outage_is_told_once_it_is_over() -> None:
+    store, states = Store(), StateMachine(0.0)
+    monitor = HealthMonitor(
+        clock=SystemClock(),
+        states=states,
+        store=store,
+        ping_database=store.ping,
+        ping_redis=None,
+        details=lambda: {"ticks": 3},
+    )
+    for state, reason in (
+        (ServiceState.ERROR, "PostgreSQL cannot be reached."),
+        (ServiceState.INITIALIZING, "Trying again."),
+    ):
+        change = states.change(state, reason, 1_700_000_000.0)
+        assert change is not None
+        monitor.note(change)
+    await monitor.write_pending()
+    assert store.rows == []
+    store.away = False
+    running = asyncio.create_task(monitor.run())
+    async with asyncio.timeout(10):
+        while len(store.rows) < 2:
+            store.written.clear()
+            await store.written.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert [(status, error) for status, _, error in store.rows] == [
+        ("error", "PostgreSQL cannot be reached."),
+        ("initializing", None),
+    ]
+    assert store.rows[0][1]["at"] == "2023-11-14T17:13:20-05:00"
+    assert monitor.database.connected
+    assert monitor.database.response_time_ms == 1
+    assert not monitor.redis.connected
+    assert monitor.redis.error == "REDIS_URL is not set."
+
+
+async def test_a_ping_that_fails_says_why() -> None:
+    store = Store()
+    monitor = HealthMonitor(
+        clock=SystemClock(),
+        states=StateMachine(0.0),
+        store=store,
+        ping_database=store.ping,
+        ping_redis=store.ping,
+        details=dict,
+    )
+    running = asyncio.create_task(monitor.run())
+    async with asyncio.timeout(10):
+        while monitor.redis.error in (None, "Not asked yet."):
+            await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert not monitor.database.connected
+    assert monitor.database.error == "PostgreSQL cannot be reached (refused)."

@@ -1,0 +1,71 @@
+"""Components are restarted, counted, and stopped in reverse order."""
+
+import asyncio
+
+from enhanced_websocket_service.service.supervisor import Supervisor
+from enhanced_websocket_service.telemetry import Metrics
+
+
+async def test_a_failing_component_is_restarted_and_its_failure_is_told() -> None:
+    supervisor, metrics, healthy, starts = Supervisor(m := Metrics()), m, asyncio.Event(), 0
+
+    async def component() -> None:
+        nonlocal starts
+        starts += 1
+        if starts == 1:
+            raise RuntimeError("the first time fails")
+        healthy.set()
+        await asyncio.Event().wait()
+
+    supervisor.start("part", component)
+    async with asyncio.timeout(10):
+        await healthy.wait()
+    (part,) = supervisor.components
+    assert (part.restarts, part.running) == (1, True)
+    assert part.failure == "RuntimeError: the first time fails"
+    assert (
+        metrics.registry.get_sample_value("ews_component_restarts_total", {"component": "part"})
+        == 1
+    )
+    await supervisor.stop_all()
+    assert not supervisor.components[0].running
+
+
+async def test_components_stop_in_reverse_order_each_awaited() -> None:
+    supervisor, ended, started = Supervisor(Metrics()), [], asyncio.Semaphore(0)
+
+    def component(name: str):  # type: ignore[no-untyped-def]
+        async def run() -> None:
+            started.release()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0)
+                ended.append(name)
+
+        return run
+
+    for name in ("first", "second", "third"):
+        supervisor.start(name, component(name))
+    for _ in range(3):
+        await started.acquire()
+    await supervisor.stop("second")
+    await supervisor.stop_all()
+    assert ended == ["second", "third", "first"]
+
+
+async def test_one_that_does_not_end_is_not_waited_for_for_ever() -> None:
+    supervisor, started, release = Supervisor(Metrics()), asyncio.Event(), asyncio.Event()
+
+    async def stubborn() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await release.wait()
+
+    supervisor.start("stubborn", stubborn)
+    await started.wait()
+    async with asyncio.timeout(5):
+        await supervisor.stop("stubborn", timeout_s=0.01)
+    release.set()
