@@ -1,7 +1,7 @@
 """Ticks, bars and rejections to store, and a journal with a writer around it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -96,5 +96,14 @@ async def writing(
             await task
 
 
-def flat(batches: Iterable[list[Any]]) -> list[Any]:
-    return [record for batch in batches for record in batch]
+async def rows(database: Database, sql: str) -> list[tuple[Any, ...]]:
+    """What ``sql`` answers."""
+    async with database.connection("testing") as connection:
+        return [tuple(row) for row in await connection.fetch(sql)]
+
+
+async def stored(database: Database) -> list[tuple[int, int]]:
+    """(epoch, offset) of every stored tick, in order."""
+    return await rows(
+        database, "SELECT epoch, tick_offset FROM realtime_market_data ORDER BY epoch, tick_offset"
+    )

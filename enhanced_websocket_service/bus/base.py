@@ -30,7 +30,7 @@ class Bus(Protocol):
         ...
 
     def latest(self, symbol: str) -> Tick | None:
-        """The tick of ``symbol`` published last."""
+        """The published tick of ``symbol`` with the newest stamp; of equal stamps the last one."""
         ...
 
     def seed(self, tick: Tick) -> None:

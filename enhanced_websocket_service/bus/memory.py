@@ -30,7 +30,10 @@ class MemoryBus:
             return
         for event in events:
             if isinstance(event, Tick):
-                self._latest[event.symbol] = event
+                known = self._latest.get(event.symbol)
+                # A late tick is published, but it does not replace a newer price.
+                if known is None or event.timestamp >= known.timestamp:
+                    self._latest[event.symbol] = event
         for subscriber in self._subscribers:
             try:
                 subscriber(events)

@@ -116,8 +116,9 @@ class RedisBus:
         now = monotonic()
         for event in events:
             if isinstance(event, Tick):
-                self._prices[event.symbol] = (event, now)
-                self._unwritten.add(event.symbol)
+                if self._local.latest(event.symbol) is event:
+                    self._prices[event.symbol] = (event, now)
+                    self._unwritten.add(event.symbol)
                 self._enqueue(event)
             elif isinstance(event, BarUpdate):
                 self._enqueue(event)

@@ -184,7 +184,7 @@ async def build_service(
         )
         now = clock.now()
         # A virtual clock may have been set back: what is later than now has not happened yet.
-        pipeline.known_prices(tick for tick in recovery.last.values() if tick.timestamp <= now)
+        pipeline.seed(tick for tick in recovery.last.values() if tick.timestamp <= now)
         pipeline.restore(records_since(journal.directory, now - RESTORE_S, until=now))
     except BaseException:
         journal.close()
@@ -192,6 +192,10 @@ async def build_service(
     states = StateMachine(now)
     flag = ReadyFlag(settings.ready_signals_dir, clock)
     hub = Hub(settings.symbols, clock, lambda: states.state.value, metrics)
+    for tick in recovery.last_in_session.values():
+        if tick.timestamp <= now:
+            bus.seed(tick)
+            hub.on_events([tick])  # clients get it as their snapshot
     bus.subscribe(hub.on_events)
     supervisor = Supervisor(metrics)
 
@@ -254,6 +258,7 @@ async def build_service(
         flag=flag,
         lifecycle=lifecycle,
         pipeline=pipeline,
+        bus=bus,
         monitor=monitor,
         supervisor=supervisor,
         journal=journal,

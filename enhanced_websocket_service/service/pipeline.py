@@ -35,15 +35,6 @@ class _Line:
     validator: QuoteValidator
     aggregator: BarAggregator
     offset: int = 0
-    latest: Tick | None = None  # the last published one; late ticks do not replace newer ones
-
-    def show(self, tick: Tick) -> None:
-        if (
-            tick.trading_session
-            and Flag.FUTURE not in tick.flags
-            and (self.latest is None or tick.timestamp >= self.latest.timestamp)
-        ):
-            self.latest = tick
 
 
 @dataclass(slots=True)
@@ -101,20 +92,14 @@ class Pipeline:
         """The last offset of each symbol in the current epoch; 0 before the first tick."""
         return {symbol: line.offset for symbol, line in self._lines.items()}
 
-    def latest(self, symbol: str) -> Tick | None:
-        """The last price of a session, from before a restart if need be."""
-        line = self._lines.get(symbol)
-        return None if line is None else line.latest
-
-    def known_prices(self, ticks: Iterable[Tick]) -> None:
-        """Start from the last journaled tick of each symbol, of an earlier session even."""
+    def seed(self, ticks: Iterable[Tick]) -> None:
+        """Measure new prices by the last journaled tick of each symbol."""
         for tick in ticks:
             if (line := self._lines.get(tick.symbol)) is not None:
                 line.validator.seed(tick.timestamp, tick.price, tick.bid, tick.ask)
-                line.show(tick)
 
     def restore(self, records: Iterable[Record]) -> None:
-        """Rebuild prices and open bars from what was journaled before the restart, oldest first."""
+        """Rebuild the open bars from what was journaled before the restart, oldest first."""
         for record in records:
             line = self._lines.get(
                 record.bar.symbol if isinstance(record, BarUpdate) else record.symbol
@@ -122,8 +107,6 @@ class Pipeline:
             if line is None:
                 continue
             if isinstance(record, Tick):
-                line.show(record)
-                line.validator.seed(record.timestamp, record.price, record.bid, record.ask)
                 if record.trading_session and not _KEEP_OUT_OF_BARS.intersection(record.flags):
                     line.aggregator.add(record)
             elif isinstance(record, BarUpdate):
@@ -178,7 +161,6 @@ class Pipeline:
         for tick in ticks:
             line = self._lines[tick.symbol]
             line.offset = tick.offset
-            line.show(tick)
             if self._aggregate(line, tick):
                 published.append(tick)
         if published:

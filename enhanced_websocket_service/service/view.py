@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
+from enhanced_websocket_service.bus.base import Bus
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.market.bar import INTERVALS, Bar
@@ -57,6 +58,7 @@ class View:
         flag: ReadyFlag,
         lifecycle: Lifecycle,
         pipeline: Pipeline,
+        bus: Bus,
         monitor: HealthMonitor,
         supervisor: Supervisor,
         journal: Journal,
@@ -72,6 +74,7 @@ class View:
         self._flag = flag
         self._lifecycle = lifecycle
         self._pipeline = pipeline
+        self._bus = bus
         self._monitor = monitor
         self._supervisor = supervisor
         self._journal = journal
@@ -90,7 +93,7 @@ class View:
         return session_view(self._calendar, self.now())
 
     def latest(self, symbol: str) -> Tick | None:
-        return self._pipeline.latest(symbol)
+        return self._bus.latest(symbol)
 
     def health(self) -> HealthView:
         feed = self._lifecycle.feed

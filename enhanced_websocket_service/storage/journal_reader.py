@@ -17,7 +17,7 @@ import structlog
 from enhanced_websocket_service.errors import JournalError
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.events import EpochStarted
-from enhanced_websocket_service.market.tick import Tick
+from enhanced_websocket_service.market.tick import Flag, Tick
 
 from .records import Record, UnreadableRecord, decode
 from .segment import HEADER_SIZE, START, Damage, Header, Position, decode_header, scan, seed
@@ -225,19 +225,26 @@ class Recovery:
     """What the journal remembers of the time before a restart."""
 
     last: dict[str, Tick] = field(default_factory=dict)  # by symbol: the highest (epoch, offset)
+    last_in_session: dict[str, Tick] = field(default_factory=dict)  # the same of published ones
     highest_epoch: int = 0
 
     def see(self, record: Record) -> None:
         if isinstance(record, Tick):
-            known = self.last.get(record.symbol)
-            if known is None or (record.epoch, record.offset) > (known.epoch, known.offset):
-                self.last[record.symbol] = record
+            _keep_higher(self.last, record)
+            if record.trading_session and Flag.FUTURE not in record.flags:
+                _keep_higher(self.last_in_session, record)
         if isinstance(record, Tick | EpochStarted | BarUpdate):
             self.highest_epoch = max(self.highest_epoch, record.epoch)
 
 
+def _keep_higher(known: dict[str, Tick], tick: Tick) -> None:
+    other = known.get(tick.symbol)
+    if other is None or (tick.epoch, tick.offset) > (other.epoch, other.offset):
+        known[tick.symbol] = tick
+
+
 def recover(directory: Path, symbols: Collection[str] = ()) -> Recovery:
-    """Search backwards, segment by segment, until the last tick of each of ``symbols`` is known.
+    """Search backwards, segment by segment, until the last price of each of ``symbols`` is known.
 
     Without ``symbols`` everything that is kept is searched.
     """
@@ -245,7 +252,7 @@ def recover(directory: Path, symbols: Collection[str] = ()) -> Recovery:
     for number in reversed(segment_numbers(directory)):
         for record in iterate(directory, number, number):
             recovery.see(record)
-        if symbols and all(symbol in recovery.last for symbol in symbols):
+        if symbols and all(symbol in recovery.last_in_session for symbol in symbols):
             break
     return recovery
 

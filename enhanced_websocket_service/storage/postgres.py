@@ -180,14 +180,22 @@ class Database(Pool):
         end: float | None = None,
         after: tuple[int, int] | None = None,
         limit: int = 1000,
+        as_of: float | None = None,
+        source: str | None = None,
     ) -> list[Tick]:
         """Stored ticks ascending by (epoch, offset), behind ``after``, stamped in ``start .. end``.
 
         Without ``start`` and ``after``: the newest. Rows that other programs wrote have no offset and
         are not among them.
+
+        :param as_of: only what had been received by that instant.
+        :param source: only ticks of this source.
         """
         _check_limit(limit)
-        window = (symbol, _instant(start, _FIRST), _instant(end, _LAST), self.provider.simulated)
+        window = (
+            *(symbol, _instant(start, _FIRST), _instant(end, _LAST), self.provider.simulated),
+            *(source, None if as_of is None else _instant(as_of, _LAST)),
+        )
         if start is None and after is None:
             return [_tick(row) for row in (await self.fetch("newest_ticks", *window, limit))[::-1]]
         epoch, offset = after or (-1, 0)

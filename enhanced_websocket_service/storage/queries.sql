@@ -162,14 +162,18 @@ symbol, epoch, tick_offset, extract(epoch FROM time)::bigint AS timestamp, last:
 -- By (epoch, offset); rows of other programs have none and cannot be paged through.
 SELECT {tick_columns} FROM realtime_market_data
 WHERE symbol = $1 AND time BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
-    AND (epoch, tick_offset) > ($5, $6) AND last IS NOT NULL
-ORDER BY epoch, tick_offset LIMIT $7
+    AND ($5::text IS NULL OR source = $5)
+    AND ($6::timestamptz IS NULL OR received_at <= $6)
+    AND (epoch, tick_offset) > ($7, $8) AND last IS NOT NULL
+ORDER BY epoch, tick_offset LIMIT $9
 
 -- name: newest_ticks
 SELECT {tick_columns} FROM realtime_market_data
 WHERE symbol = $1 AND time BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
+    AND ($5::text IS NULL OR source = $5)
+    AND ($6::timestamptz IS NULL OR received_at <= $6)
     AND epoch IS NOT NULL AND tick_offset IS NOT NULL AND last IS NOT NULL
-ORDER BY epoch DESC, tick_offset DESC LIMIT $5
+ORDER BY epoch DESC, tick_offset DESC LIMIT $7
 
 -- name: highest_epoch
 SELECT coalesce(max(epoch), 0) FROM (

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import httpx
@@ -60,6 +61,19 @@ class Rig:
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
+
+    async def price(self) -> dict[str, Any]:
+        """Wait for a price; ``/market/latest``."""
+        async with self.client() as client:
+
+            async def priced() -> dict[str, Any] | None:
+                try:
+                    answer = await client.get("/market/latest")
+                except httpx.TransportError:
+                    return None
+                return answer.json() if answer.status_code == 200 else None
+
+            return await eventually(priced, WITHIN_S, "a price")
 
     async def state(self, wanted: str, within_s: float = WITHIN_S) -> dict[str, httpx.Response]:
         """Wait for a state; the four endpoints as they answer in it."""
@@ -219,6 +233,39 @@ async def test_a_day_from_a_broken_flag_to_live_prices_and_an_orderly_end(rig: R
     assert last == "shutdown"
 
 
+async def test_a_restart_knows_the_last_price_and_begins_a_new_epoch(rig: Rig) -> None:
+    (rig.folder / "signals" / "l0_ready.flag").write_text('{"ready": true}')
+    first = await rig.run()
+    await rig.state("active")
+    before = await rig.price()
+    assert await first.stop() == 0
+    # Nothing feeds it yet: a closed vendor port, so every price is from before the restart.
+    idle = await rig.run(TWELVEDATA_WS_URL=f"ws://127.0.0.1:{free_port()}/", FEED_MODE="websocket")
+    known = await rig.price()
+    assert (known["epoch"], known["offset"]) >= (before["epoch"], before["offset"])
+    async with connect(f"ws://127.0.0.1:{rig.port}/ws") as client:
+        async with asyncio.timeout(WITHIN_S):
+            welcome = json.loads(await client.recv())
+            snapshot = json.loads(await client.recv())
+    assert welcome["epoch"] > known["epoch"]
+    assert (snapshot["type"], snapshot["snapshot"]) == ("market_data", True)
+    assert (snapshot["epoch"], snapshot["offset"]) == (known["epoch"], known["offset"])
+    assert await idle.stop() == 0
+    await rig.run()
+    await rig.state("active")
+    connection = await asyncpg.connect(rig.environ["DATABASE_URL"])
+
+    async def both_epochs_stored() -> bool | None:
+        query = "SELECT count(DISTINCT epoch), count(*), count(DISTINCT (epoch, tick_offset)) FROM "
+        row = await connection.fetchrow(query + "realtime_market_data")
+        return (row[0] == 2 and row[1] == row[2]) or None
+
+    try:
+        await eventually(both_epochs_stored, WITHIN_S, "ticks of both epochs")
+    finally:
+        await connection.close()
+
+
 async def test_a_newer_instance_takes_the_database_over(rig: Rig) -> None:
     (rig.folder / "signals" / "l0_ready.flag").write_text('{"ready": true}')
     await rig.run()
@@ -238,12 +285,7 @@ async def test_without_redis_it_works_degraded(rig: Rig) -> None:
     answers = await rig.state("active")
     documented(answers, "degraded", 200)
     assert answers["/health"].json()["connectivity"]["redis"]["connected"] is False
-    async with rig.client() as client:
-
-        async def priced() -> bool | None:
-            return (await client.get("/market/latest")).status_code == 200 or None
-
-        await eventually(priced, WITHIN_S, "a price")
+    await rig.price()
 
 
 @pytest.mark.timeout(90)

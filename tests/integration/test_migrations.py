@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -80,7 +81,9 @@ async def test_several_processes_at_once(database_dsn: str, connection: Any) -> 
     )
     processes = [
         await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", program, database_dsn), stdout=asyncio.subprocess.PIPE
+            *(sys.executable, "-c", program, database_dsn),
+            stdout=asyncio.subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
         )
         for _ in range(2)
     ]

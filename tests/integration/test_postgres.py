@@ -343,6 +343,13 @@ async def test_ticks_page_by_offset(database: Database, tmp_path: Any) -> None:
         seen += page
     assert seen == stored
     assert await database.ticks(SYMBOL, limit=6) == stored[-6:]
+    assert await database.ticks(SYMBOL, source="nobody") == []
+    assert await database.ticks(SYMBOL, source=stored[0].source, limit=100) == stored
+    known = [tick for tick in stored if tick.received_at <= stored[9].received_at]
+    assert 0 < len(known) < len(stored)
+    for after in (None, (0, 0)):
+        as_of = await database.ticks(SYMBOL, after=after, as_of=stored[9].received_at, limit=100)
+        assert as_of == known
     inside = await database.ticks(SYMBOL, start=OPEN + 10, end=OPEN + 12)
     assert inside == stored[9:12]
     assert await database.latest_tick(SYMBOL) == stored[-1]
