@@ -1,7 +1,8 @@
-"""A demo as a real process, in the middle of its session, for tests that only look at it."""
+"""Real processes for the tests: a demo in the middle of its session, and a place to run commands."""
 
 import asyncio
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,17 @@ from pathlib import Path
 import httpx
 import pytest
 
+from enhanced_websocket_service.clock import parse_virtual_clock
+from enhanced_websocket_service.market.calendar import is_trading_day
+from enhanced_websocket_service.twelvedata.simulator import (
+    Simulator,
+    SimulatorConfig,
+    market_from_options,
+)
 from tests.waiting import eventually
 
 from .playback import Process, free_port
+from .rig import SESSION, Rig
 
 STARTED_WITHIN_S = 60.0
 
@@ -86,3 +95,36 @@ def running_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runnin
 
 def _before_a_session() -> str:
     return "2025-06-25T07:58:00-05:00"
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, database_dsn: str, valkey_url: str) -> AsyncIterator[Rig]:
+    """Seven minutes before the open, sixty times as fast as life; the vendor is simulated."""
+    specification = f"{SESSION}T07:53:00-05:00,60,{time.time()!r}"
+    clock = parse_virtual_clock(specification, is_trading_day)
+    simulator = Simulator(SimulatorConfig(market=market_from_options(seed=3)), clock)
+    await simulator.start()
+    signals = tmp_path / "signals"
+    signals.mkdir()
+    made = Rig(
+        tmp_path,
+        {
+            "DATABASE_URL": database_dsn,
+            "REDIS_URL": valkey_url,
+            "TWELVEDATA_API_KEY_G1_1": "a-very-secret-key",
+            "TWELVEDATA_REST_URL": simulator.rest_url,
+            "TWELVEDATA_WS_URL": simulator.ws_url,
+            "VIRTUAL_CLOCK": specification,
+            "STATE_DIR": str(tmp_path / "state"),
+            "READY_SIGNALS_DIR": str(signals),
+            "BACKUP_DIR": str(tmp_path / "backups"),
+        },
+    )
+    try:
+        yield made
+    finally:
+        for process in made.processes:
+            if process.running:
+                await process.stop()
+        await simulator.stop()
+        assert "a-very-secret-key" not in "".join(one.text() for one in made.processes)

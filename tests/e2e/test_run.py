@@ -4,11 +4,8 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import asyncpg
 import httpx
@@ -16,85 +13,10 @@ import pytest
 import redis.asyncio
 from websockets.asyncio.client import connect
 
-from enhanced_websocket_service.clock import parse_virtual_clock
-from enhanced_websocket_service.market.calendar import is_trading_day
-from enhanced_websocket_service.twelvedata.simulator import (
-    Simulator,
-    SimulatorConfig,
-    market_from_options,
-)
 from tests.waiting import eventually
 
-from .playback import Process, free_port
-
-SESSION = date(2025, 6, 25)
-ENDPOINTS = ("/health", "/status", "/market/latest", "/market/session")
-WITHIN_S = 30.0
-
-
-@dataclass
-class Rig:
-    """A folder, a virtual morning and an environment in which ``run`` could work."""
-
-    folder: Path
-    environ: dict[str, str]
-    processes: list[Process] = field(default_factory=list)
-    port: int = 0
-
-    async def command(self, *arguments: str, **changes: str | None) -> Process:
-        environ = {
-            name: value for name, value in {**self.environ, **changes}.items() if value is not None
-        }
-        process = Process(f"{arguments[0]}-{len(self.processes)}", self.folder)
-        await process.start(*arguments, environ=environ)
-        self.processes.append(process)
-        return process
-
-    async def run(self, **changes: str | None) -> Process:
-        self.port = free_port()
-        return await self.command("run", "--port", str(self.port), **changes)
-
-    async def refused(self, **changes: str | None) -> tuple[int, str]:
-        """The exit code and output of a ``run`` that ends by itself."""
-        process = await self.run(**changes)
-        return await process.finished(WITHIN_S), process.text()
-
-    def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
-
-    async def price(self) -> dict[str, Any]:
-        """Wait for a price; ``/market/latest``."""
-        async with self.client() as client:
-
-            async def priced() -> dict[str, Any] | None:
-                try:
-                    answer = await client.get("/market/latest")
-                except httpx.TransportError:
-                    return None
-                return answer.json() if answer.status_code == 200 else None
-
-            return await eventually(priced, WITHIN_S, "a price")
-
-    async def state(self, wanted: str, within_s: float = WITHIN_S) -> dict[str, httpx.Response]:
-        """Wait for a state; the four endpoints as they answer in it."""
-        seen = "no answer"
-        async with self.client() as client:
-
-            async def in_state() -> dict[str, httpx.Response] | None:
-                nonlocal seen
-                try:
-                    answers = {path: await client.get(path) for path in ENDPOINTS}
-                except httpx.TransportError:
-                    return None
-                seen = str(answers["/status"].json()["state"])
-                states = {answer.json()["service_status"] for answer in answers.values()}
-                return answers if states == {wanted} else None
-
-            return await eventually(
-                in_state,
-                within_s,
-                lambda: f"{wanted}; it is {seen}\n{self.processes[-1].text()[-3000:]}",
-            )
+from .playback import free_port
+from .rig import SESSION, WITHIN_S, Rig
 
 
 def documented(answers: Mapping[str, httpx.Response], health: str, code: int) -> None:
@@ -110,39 +32,6 @@ def documented(answers: Mapping[str, httpx.Response], health: str, code: int) ->
         assert latest.json()["price"] > 0
     for answer in answers.values():
         assert datetime.fromisoformat(answer.json()["timestamp"]).utcoffset() is not None
-
-
-@pytest.fixture
-async def rig(tmp_path: Path, database_dsn: str, valkey_url: str) -> AsyncIterator[Rig]:
-    """Seven minutes before the open, sixty times as fast as life; the vendor is simulated."""
-    specification = f"{SESSION}T07:53:00-05:00,60,{time.time()!r}"
-    clock = parse_virtual_clock(specification, is_trading_day)
-    simulator = Simulator(SimulatorConfig(market=market_from_options(seed=3)), clock)
-    await simulator.start()
-    signals = tmp_path / "signals"
-    signals.mkdir()
-    made = Rig(
-        tmp_path,
-        {
-            "DATABASE_URL": database_dsn,
-            "REDIS_URL": valkey_url,
-            "TWELVEDATA_API_KEY_G1_1": "a-very-secret-key",
-            "TWELVEDATA_REST_URL": simulator.rest_url,
-            "TWELVEDATA_WS_URL": simulator.ws_url,
-            "VIRTUAL_CLOCK": specification,
-            "STATE_DIR": str(tmp_path / "state"),
-            "READY_SIGNALS_DIR": str(signals),
-            "BACKUP_DIR": str(tmp_path / "backups"),
-        },
-    )
-    try:
-        yield made
-    finally:
-        for process in made.processes:
-            if process.running:
-                await process.stop()
-        await simulator.stop()
-        assert "a-very-secret-key" not in "".join(one.text() for one in made.processes)
 
 
 async def test_without_a_key_it_says_which_variable(rig: Rig) -> None:
@@ -186,7 +75,7 @@ async def test_an_unusable_state_directory_is_named(rig: Rig) -> None:
 
 
 async def test_a_day_from_a_broken_flag_to_live_prices_and_an_orderly_end(rig: Rig) -> None:
-    flag = rig.folder / "signals" / "l0_ready.flag"
+    flag = rig.signals / "l0_ready.flag"
     flag.write_text('{"ready": tru')
     process = await rig.run()
     answers = await rig.state("waiting_l0")
@@ -234,7 +123,7 @@ async def test_a_day_from_a_broken_flag_to_live_prices_and_an_orderly_end(rig: R
 
 
 async def test_a_restart_knows_the_last_price_and_begins_a_new_epoch(rig: Rig) -> None:
-    (rig.folder / "signals" / "l0_ready.flag").write_text('{"ready": true}')
+    (rig.signals / "l0_ready.flag").write_text('{"ready": true}')
     first = await rig.run()
     await rig.state("active")
     before = await rig.price()
@@ -267,7 +156,7 @@ async def test_a_restart_knows_the_last_price_and_begins_a_new_epoch(rig: Rig) -
 
 
 async def test_a_newer_instance_takes_the_database_over(rig: Rig) -> None:
-    (rig.folder / "signals" / "l0_ready.flag").write_text('{"ready": true}')
+    (rig.signals / "l0_ready.flag").write_text('{"ready": true}')
     await rig.run()
     await rig.state("active")
     older = rig.port
@@ -280,7 +169,7 @@ async def test_a_newer_instance_takes_the_database_over(rig: Rig) -> None:
 
 
 async def test_without_redis_it_works_degraded(rig: Rig) -> None:
-    (rig.folder / "signals" / "l0_ready.flag").write_text('{"ready": true}')
+    (rig.signals / "l0_ready.flag").write_text('{"ready": true}')
     await rig.run(REDIS_URL=f"redis://127.0.0.1:{free_port()}/0")
     answers = await rig.state("active")
     documented(answers, "degraded", 200)
@@ -300,7 +189,7 @@ async def test_an_unreachable_database_is_waited_for_and_then_an_error(rig: Rig)
 
 
 async def test_data_that_cannot_be_repaired_is_an_error_that_retries(rig: Rig) -> None:
-    (rig.folder / "signals" / "l0_ready.flag").write_text('{"ready": true}')
+    (rig.signals / "l0_ready.flag").write_text('{"ready": true}')
     process = await rig.run(TWELVEDATA_REST_URL=f"http://127.0.0.1:{free_port()}")
     answers = await rig.state("error")
     documented(answers, "unhealthy", 503)
@@ -311,7 +200,7 @@ async def test_data_that_cannot_be_repaired_is_an_error_that_retries(rig: Rig) -
 
 async def test_after_the_session_the_market_is_closed(rig: Rig) -> None:
     evening = f"{SESSION}T20:00:00-05:00,1,{time.time()!r}"
-    (rig.folder / "signals" / "l0_ready.flag").touch()  # empty: counts after two seconds
+    (rig.signals / "l0_ready.flag").touch()  # empty: counts after two seconds
     await rig.run(VIRTUAL_CLOCK=evening, L0_POLICY="degraded")
     answers = await rig.state("market_closed")
     documented(answers, "healthy", 200)
