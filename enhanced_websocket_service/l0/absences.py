@@ -15,8 +15,7 @@ import structlog
 
 from enhanced_websocket_service.errors import L0Error
 from enhanced_websocket_service.market.calendar import TradingCalendar
-
-from .files import replace_file
+from enhanced_websocket_service.storage.atomic_file import SHARED, replace_file
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +74,7 @@ class Absences:
         }
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path, json.dumps(content, indent=1).encode() + b"\n")
+            replace_file(self.path, json.dumps(content, indent=1).encode() + b"\n", SHARED)
         except OSError as error:
             raise L0Error(
                 f"BACKUP_DIR: cannot write {self.path}: {error}. Make the directory writable."

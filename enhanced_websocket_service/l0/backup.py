@@ -21,8 +21,8 @@ import polars as pl
 from enhanced_websocket_service.errors import DataError, L0Error
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar, iso_local
+from enhanced_websocket_service.storage.atomic_file import SHARED, fsync_path, write_durably
 
-from .files import fsync_path, write_durably
 from .slots import settled_labels
 
 SCHEMA_VERSION = 1
@@ -105,7 +105,7 @@ class BackupSet:
                     fsync_path(self._staged_parquet)
                     metadata = self._describe(ordered, provider, source, now)
                     document = msgspec.json.format(msgspec.json.encode(metadata), indent=2)
-                    write_durably(self._staged_metadata, document + b"\n")
+                    write_durably(self._staged_metadata, document + b"\n", SHARED)
                     fsync_path(self.directory)
                     self._staged_parquet.replace(self.parquet)
                     self._staged_metadata.replace(self.metadata)

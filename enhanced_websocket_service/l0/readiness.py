@@ -23,8 +23,7 @@ from watchfiles import awatch
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import L0Error
 from enhanced_websocket_service.market.calendar import iso_local
-
-from .files import fsync_path, replace_file
+from enhanced_websocket_service.storage.atomic_file import SHARED, fsync_path, replace_file
 
 log = structlog.get_logger(__name__)
 
@@ -138,7 +137,7 @@ class ReadyFlag:
         }
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path, json.dumps(document).encode() + b"\n")
+            replace_file(self.path, json.dumps(document).encode() + b"\n", SHARED)
         except OSError as error:
             raise L0Error(self._unwritable("write", error)) from error
 

@@ -22,7 +22,7 @@ import structlog
 from enhanced_websocket_service.errors import JournalError
 from enhanced_websocket_service.telemetry import Metrics
 
-from .atomic_file import fsync_directory
+from .atomic_file import fsync_path
 from .journal_reader import JournalReader, segment_numbers, segment_path
 from .journal_repair import identity, lock, repair
 from .records import Record, encode
@@ -318,6 +318,6 @@ def _fsync_and_close(descriptors: Sequence[int], directory: Path | None) -> None
             failure = error
         os.close(fd)
     if directory is not None:
-        fsync_directory(directory)
+        fsync_path(directory)
     if failure is not None:
         raise failure
