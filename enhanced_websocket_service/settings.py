@@ -142,7 +142,18 @@ class Settings(BaseModel):
             ("TWELVEDATA_REST_URL", self.twelvedata_rest_url, ("http", "https")),
             ("TWELVEDATA_WS_URL", self.twelvedata_ws_url, ("ws", "wss")),
         ):
-            if url is not None and urlsplit(url).scheme not in schemes:
+            if url is None:
+                continue
+            try:
+                scheme, _ = urlsplit(url).scheme, urlsplit(url).port
+            except ValueError:
+                # Without the parser's words: they may quote the part with the password.
+                faults.append(
+                    f"{name} cannot be understood. It looks like {schemes[0]}://user:password@host:port/"
+                    "name; special characters in the password are percent-encoded."
+                )
+                continue
+            if scheme not in schemes:
                 faults.append(f"{name} must begin with {' or '.join(s + '://' for s in schemes)}.")
         if self.provider is not None and not re.fullmatch(r"[a-z][a-z0-9_]{0,29}", self.provider):
             faults.append("PROVIDER must be lower-case letters, digits and _, at most 30.")

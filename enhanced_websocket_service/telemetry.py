@@ -14,6 +14,8 @@ from typing import Any, Literal
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from .errors import ConfigurationError
+
 REDACTED = "[redacted]"
 
 
@@ -48,7 +50,10 @@ def configure_logging(
     directory: Path | None = None,
     secrets: Iterable[str] = (),
 ) -> None:
-    """Set up the root logger: standard error, and a rotating file in ``directory`` when given."""
+    """Set up the root logger: standard error, and a rotating file in ``directory`` when given.
+
+    :raises ConfigurationError: the directory cannot be used.
+    """
     redact = Redactor(secrets)
 
     def redaction(
@@ -91,10 +96,16 @@ def configure_logging(
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     handlers[0].setFormatter(formatter(sys.stderr.isatty()))
     if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = logging.handlers.RotatingFileHandler(
-            directory / "enhanced_websocket_service.log", maxBytes=50_000_000, backupCount=5
-        )
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            file = logging.handlers.RotatingFileHandler(
+                directory / "enhanced_websocket_service.log", maxBytes=50_000_000, backupCount=5
+            )
+        except OSError as error:
+            raise ConfigurationError(
+                f"LOG_DIR={directory} cannot be written ({error.strerror}); name a folder this user "
+                "may write, or leave it unset."
+            ) from error
         file.setFormatter(formatter(False))
         handlers.append(file)
     root = logging.getLogger()

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -78,6 +78,7 @@ class Service:
         self._late_grace_s = late_grace_s
         self._shutdown_timeout_s = shutdown_timeout_s
         self._verdict = "closed"
+        self._started = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then drain within the shutdown time-out.
@@ -102,6 +103,7 @@ class Service:
     async def start(self) -> None:
         """Listen, begin the epoch, start every component; raises as ``run``."""
         await self.api.start()
+        self._started = True
         self._load_ledgers()
         now = self._clock.now()
         self._pipeline.begin_epoch(
@@ -125,6 +127,25 @@ class Service:
         def left(share: float = 1.0) -> float:
             return max(0.1, share * (deadline - asyncio.get_running_loop().time()))
 
+        if self._started:
+            await self._drain(left)
+        await self.api.stop()
+        await self._supervisor.stop_all()
+        await self._rest.aclose()
+        if self._redis is not None:
+            await self._redis.close()
+        await self._database.close()
+        try:
+            self._journal.close()
+        except EwsError as error:
+            log.error("The journal was not closed cleanly", error=str(error))
+        log.info("Stopped")
+
+    async def _drain(self, left: Callable[[float], float]) -> None:
+        """Bring what was collected to where it belongs, then say goodbye to clients.
+
+        :param left: the given share of the real seconds that remain.
+        """
         # Feed first: nothing new may come in while the rest drains.
         await self._supervisor.stop("lifecycle", left(0.4))
         self.lifecycle.enter_shutdown("Stopping: draining what was collected.")
@@ -135,7 +156,8 @@ class Service:
         for name in ("l0-watch", "verdict", "ledgers", "health"):
             await self._supervisor.stop(name, left(0.2))
         self._save_ledgers()
-        if not await self._writer.drain(left(0.5)):
+        # A database that was never reached will not come in the last seconds.
+        if not await self._writer.drain(left(0.5) if self._database.connected else 0.0):
             log.warning(
                 "Not everything journaled is in PostgreSQL yet; the next start writes the rest",
                 records=self._writer.lag_records,
@@ -149,17 +171,6 @@ class Service:
         if self._redis is not None:
             await self._redis.drain(left(0.2))
         self._hub.close_all()
-        await self.api.stop()
-        await self._supervisor.stop_all()
-        await self._rest.aclose()
-        if self._redis is not None:
-            await self._redis.close()
-        await self._database.close()
-        try:
-            self._journal.close()
-        except EwsError as error:
-            log.error("The journal was not closed cleanly", error=str(error))
-        log.info("Stopped")
 
     def _publish_status(self, change: StateChange) -> None:
         feed = self.lifecycle.feed

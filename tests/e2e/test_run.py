@@ -65,12 +65,21 @@ async def test_a_taken_port_is_named(rig: Rig) -> None:
     assert "Traceback" not in process.text()
 
 
-async def test_an_unusable_state_directory_is_named(rig: Rig) -> None:
+@pytest.mark.parametrize("variable", ["STATE_DIR", "LOG_DIR"])
+async def test_an_unusable_directory_is_named(rig: Rig, variable: str) -> None:
     blocked = rig.folder / "file"
     blocked.write_text("not a folder")
-    code, text = await rig.refused(STATE_DIR=str(blocked / "below"))
+    code, text = await rig.refused(**{variable: str(blocked / "below")})
     assert code in (1, 2)
     assert str(blocked) in text
+    assert "Traceback" not in text
+
+
+async def test_a_certificate_that_cannot_be_read_is_named(rig: Rig) -> None:
+    nowhere = str(rig.folder / "nowhere.pem")
+    code, text = await rig.refused(SSL_CERT_PATH=nowhere, SSL_KEY_PATH=nowhere)
+    assert code == 2
+    assert nowhere in text
     assert "Traceback" not in text
 
 
