@@ -142,7 +142,7 @@ def simulate(
         int | None, typer.Option(help="Ticks made of each bar; default 2 to 40, seeded.")
     ] = None,
     seed: SeedOption = 0,
-    plan: Annotated[str, typer.Option(help="basic, grow, pro, ultra or venture.")] = "pro",
+    plan: Annotated[str, typer.Option(help="basic, grow, pro or ultra.")] = "pro",
     regime: Annotated[str, typer.Option(help="onshore or 24x5.")] = "onshore",
 ) -> None:
     """The vendor simulator alone: TwelveData REST and WebSocket on one port."""

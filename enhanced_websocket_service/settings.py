@@ -255,7 +255,12 @@ def load_settings(
     warnings: list[str] = []
     from_file: dict[str, str] = {}
     if dotenv is not None and dotenv.is_file():
-        from_file = {name: value or "" for name, value in dotenv_values(dotenv).items()}
+        try:
+            from_file = {name: value or "" for name, value in dotenv_values(dotenv).items()}
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"{dotenv} cannot be read ({error}); it must be a text file in UTF-8."
+            ) from error
         warnings += _unknown(from_file, f"in {dotenv}")
     warnings += _unknown({n: v for n, v in environ.items() if _OURS.match(n)}, "in the environment")
     merged = {

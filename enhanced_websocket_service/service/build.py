@@ -17,6 +17,7 @@ from enhanced_websocket_service.feeds.polling import PollingFeed
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.l0.pipeline import L0Pipeline
 from enhanced_websocket_service.l0.readiness import ReadyFlag
+from enhanced_websocket_service.market.calendar import BAR_SECONDS
 from enhanced_websocket_service.serving.api import create_app
 from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.server import ApiServer
@@ -33,6 +34,7 @@ from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 from enhanced_websocket_service.twelvedata.rest import RestClient
 
 from .health import HealthMonitor
+from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle, Schedule
 from .pipeline import Pipeline
 from .running import Service
@@ -42,48 +44,55 @@ from .view import View
 
 log = structlog.get_logger(__name__)
 
-RESTORE_S = 1200.0
+RESTORE_S = 1200
 """How far back the journal is replayed at a start: more than a bar and its grace."""
 EPOCH_TIMEOUT_S = 3.0
 """Real seconds that the start waits for others to tell the highest epoch they know."""
 
 
 @contextlib.asynccontextmanager
-async def data_servers(settings: Settings) -> AsyncIterator[tuple[str, str | None]]:
+async def data_servers(
+    settings: Settings, *, with_redis: bool = True
+) -> AsyncIterator[tuple[str, str | None]]:
     """The addresses of PostgreSQL and Redis; private servers where ``EMBEDDED`` allows them.
 
-    :raises ConfigurationError: there is no database and none may be started.
     :raises EmbeddedError: a private server does not start.
     """
     database_url, redis_url = settings.database_url, settings.redis_url
-    if database_url is None and not settings.embedded:
-        raise ConfigurationError(
-            "DATABASE_URL is not set. Set it to your PostgreSQL (postgresql://user:password@host:"
-            "5432/usdcop_trading), or set EMBEDDED=1 for a private one, or try `demo` first."
-        )
-    if not settings.embedded or (database_url and redis_url):
-        assert database_url is not None
+    if database_url is not None and (redis_url or not with_redis or not settings.embedded):
         yield database_url, redis_url
         return
     async with EmbeddedServers(settings.state_dir) as servers:
-        yield (
-            database_url or await servers.start_postgres(),
-            redis_url or await servers.start_valkey(),
-        )
+        if database_url is None:
+            database_url = await servers.start_postgres()
+        if redis_url is None and with_redis:
+            redis_url = await servers.start_valkey()
+        log.info("Private servers", database_url=database_url, redis_url=redis_url)
+        yield database_url, redis_url
 
 
-def require_keys(settings: Settings) -> None:
-    """:raises ConfigurationError: no vendor key is configured."""
-    if not settings.keys:
-        raise ConfigurationError(
+def require(settings: Settings, *, key: bool = True) -> None:
+    """Check what only some commands need.
+
+    :raises ConfigurationError: no vendor key, no database; all that is missing at once.
+    """
+    faults = []
+    if key and not settings.keys:
+        faults.append(
             "No TwelveData API key is set. Set TWELVEDATA_API_KEY_G1_1 (up to 16: _G1_1 .. _G2_8); "
             "`demo` runs without any."
         )
+    if settings.database_url is None and not settings.embedded:
+        faults.append(
+            "DATABASE_URL is not set. Set it to your PostgreSQL (postgresql://user:password@host:"
+            "5432/usdcop_trading), or set EMBEDDED=1 for a private one, or try `demo` first."
+        )
+    if faults:
+        raise ConfigurationError(*faults)
 
 
 def vendor(settings: Settings, clock: Clock, metrics: Metrics) -> RestClient:
     """The REST client over the configured keys."""
-    require_keys(settings)
     keys = KeyPool(
         settings.keys,
         spacing_s=settings.key_spacing_s,
@@ -96,13 +105,18 @@ def vendor(settings: Settings, clock: Clock, metrics: Metrics) -> RestClient:
 @contextlib.asynccontextmanager
 async def open_l0(settings: Settings, *, with_vendor: bool = True) -> AsyncIterator[L0Pipeline]:
     """L0 for a command: its own connections, closed at the end. Raises ``EwsError``."""
+    require(settings, key=with_vendor)
     clock, metrics = settings.clock(), Metrics()
     async with contextlib.AsyncExitStack() as stack:
         rest = None
         if with_vendor:
             rest = vendor(settings, clock, metrics)
             stack.push_async_callback(rest.aclose)
-        database_url, _ = await stack.enter_async_context(data_servers(settings))
+            ledgers = KeyLedgers(rest.keys, settings.state_dir)
+            ledgers.load(clock.now())
+            stack.callback(lambda: ledgers.save(clock.now()))
+        servers = await stack.enter_async_context(data_servers(settings, with_redis=False))
+        database_url, _ = servers
         database = Database(database_url, settings.data_provider, clock=clock)
         stack.push_async_callback(database.close)
         await database.connect()
@@ -137,7 +151,7 @@ async def run_service(settings: Settings, stop: asyncio.Event) -> None:
     :raises ConfigurationError: no key, no database, a taken port, a bad certificate.
     :raises EwsError: the state directory cannot be used.
     """
-    require_keys(settings)
+    require(settings)
     async with data_servers(settings) as (database_url, redis_url):
         service = await build_service(settings, settings.clock(), database_url, redis_url)
         await service.run(stop)
@@ -185,7 +199,7 @@ async def build_service(
         now = clock.now()
         # A virtual clock may have been set back: what is later than now has not happened yet.
         pipeline.seed(tick for tick in recovery.last.values() if tick.timestamp <= now)
-        pipeline.restore(records_since(journal.directory, now - RESTORE_S, until=now))
+        restore(pipeline, journal, now)
     except BaseException:
         journal.close()
         raise
@@ -295,12 +309,19 @@ async def build_service(
         hub=hub,
         api=api,
         rest=rest,
-        state_dir=settings.state_dir,
+        ledgers=KeyLedgers(keys, settings.state_dir),
         last_ticks=recovery.last,
         late_grace_s=settings.late_grace_s,
         shutdown_timeout_s=settings.shutdown_timeout_s,
     )
     return service
+
+
+def restore(pipeline: Pipeline, journal: Journal, now: float) -> None:
+    """Replay the last ``RESTORE_S`` seconds before ``now`` (unix seconds UTC) into ``pipeline``."""
+    # From a bar's open on: half a bar would be published over the whole one.
+    since = int(now - RESTORE_S) // BAR_SECONDS * BAR_SECONDS
+    pipeline.restore(records_since(journal.directory, since, until=now))
 
 
 async def _highest_epoch(database: Database) -> int:

@@ -165,7 +165,8 @@ class Lifecycle:
                 )
                 await self._clock.sleep_until(session.opens - self._schedule.pre_open_s)
                 continue
-            self._change(ServiceState.READY, f"The session opens {iso_local(session.opens)}.")
+            began = "opens" if now < session.opens else "has been open since"
+            self._change(ServiceState.READY, f"The session {began} {iso_local(session.opens)}.")
             await self._collect(session)
             following = self._calendar.next_after(self._clock.now())
             self._change(

@@ -1,9 +1,7 @@
 """The running service: starts its components, and stops them in an order that loses nothing."""
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import structlog
 
@@ -15,7 +13,6 @@ from enhanced_websocket_service.market.events import StatusChanged
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.server import ApiServer
-from enhanced_websocket_service.storage.atomic_file import replace_file
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.writer import JournalWriter
@@ -23,6 +20,7 @@ from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.rest import RestClient
 
 from .health import HealthMonitor
+from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle
 from .pipeline import Pipeline
 from .states import ServiceState, StateChange
@@ -54,7 +52,7 @@ class Service:
         hub: Hub,
         api: ApiServer,
         rest: RestClient,
-        state_dir: Path,
+        ledgers: KeyLedgers,
         last_ticks: Mapping[str, Tick],
         late_grace_s: float,
         shutdown_timeout_s: float,
@@ -73,12 +71,13 @@ class Service:
         self._supervisor = supervisor
         self._hub = hub
         self._rest = rest
-        self._ledgers = state_dir / "keys.json"
+        self._ledgers = ledgers
         self._last_ticks = last_ticks
         self._late_grace_s = late_grace_s
         self._shutdown_timeout_s = shutdown_timeout_s
         self._verdict = "closed"
         self._started = False
+        self._fenced = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then drain within the shutdown time-out.
@@ -104,7 +103,7 @@ class Service:
         """Listen, begin the epoch, start every component; raises as ``run``."""
         await self.api.start()
         self._started = True
-        self._load_ledgers()
+        self._ledgers.load(self._clock.now())
         now = self._clock.now()
         self._pipeline.begin_epoch(
             now, {symbol: (tick.epoch, tick.offset) for symbol, tick in self._last_ticks.items()}
@@ -155,9 +154,10 @@ class Service:
             log.error("The last bars could not be journaled", error=str(error))
         for name in ("l0-watch", "verdict", "ledgers", "health"):
             await self._supervisor.stop(name, left(0.2))
-        self._save_ledgers()
-        # A database that was never reached will not come in the last seconds.
-        if not await self._writer.drain(left(0.5) if self._database.connected else 0.0):
+        self._ledgers.save(self._clock.now())
+        # A database that was never reached, or is another's by now, takes nothing any more.
+        hopeless = self._fenced or not self._database.connected
+        if not await self._writer.drain(0.0 if hopeless else left(0.5)):
             log.warning(
                 "Not everything journaled is in PostgreSQL yet; the next start writes the rest",
                 records=self._writer.lag_records,
@@ -185,7 +185,8 @@ class Service:
             await self._clock.sleep(self._clock.span(VERDICT_CHECK_S, at_least_real=0.25))
             feed = self.lifecycle.feed
             verdict = "closed" if feed is None else feed.status().verdict
-            if verdict != self._verdict:
+            # Between live and quiet a thin market changes by the minute: no news for anybody.
+            if _news(verdict) != _news(self._verdict):
                 log.info("Feed verdict", verdict=verdict, before=self._verdict)
                 self._publish_status(self.lifecycle.current)
 
@@ -193,27 +194,15 @@ class Service:
         try:
             await self._writer.run()
         except EpochFenced as error:
+            self._fenced = True
             self.lifecycle.interrupt(error)
             await asyncio.Event().wait()
 
     async def _keep_ledgers(self) -> None:
         while True:
             await asyncio.sleep(LEDGERS_EVERY_S)
-            self._save_ledgers()
+            self._ledgers.save(self._clock.now())
 
-    def _load_ledgers(self) -> None:
-        try:
-            saved = json.loads(self._ledgers.read_bytes())
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError) as error:
-            log.warning("Saved key ledgers ignored", path=str(self._ledgers), error=str(error))
-            return
-        self._rest.keys.import_state(saved, self._clock.now())
 
-    def _save_ledgers(self) -> None:
-        state = self._rest.keys.export_state(self._clock.now())
-        try:
-            replace_file(self._ledgers, json.dumps(state).encode())
-        except OSError as error:
-            log.warning("Key ledgers not saved", path=str(self._ledgers), error=str(error))
+def _news(verdict: str) -> str:
+    return "live" if verdict == "quiet" else verdict

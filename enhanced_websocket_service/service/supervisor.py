@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
 HEALTHY_AFTER_S = 60.0
+CANCEL_AGAIN_S = 0.25
 
 
 @dataclass(slots=True)
@@ -53,9 +54,13 @@ class Supervisor:
         if task is None:
             return
         self._components[name].running = False
-        task.cancel()
-        _, pending = await asyncio.wait({task}, timeout=timeout_s)
-        if pending:
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while not task.done() and asyncio.get_running_loop().time() < deadline:
+            # Again and again: some libraries swallow a cancellation that meets them at the wrong
+            # moment (redis-py does, in one ping of six), and the component would run on.
+            task.cancel()
+            await asyncio.wait({task}, timeout=min(CANCEL_AGAIN_S, timeout_s))
+        if not task.done():
             log.error("Component did not stop in time", component=name, timeout_s=timeout_s)
 
     async def stop_all(self) -> None:

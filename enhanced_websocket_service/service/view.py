@@ -1,5 +1,6 @@
 """The service as its API sees it: answers from memory, and reads of stored rows."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -40,6 +41,7 @@ from .pipeline import Pipeline
 from .states import ServiceState, StateChange, StateMachine
 from .supervisor import Supervisor
 
+_MICROSECOND = 1e-6  # the resolution of the database's times
 _PENDING_FOR_S = 3 * 60
 """A slot without a bar is not missing before its vendor bar is due."""
 
@@ -126,6 +128,7 @@ class View:
         counts = self._pipeline.counts
         feed = self._lifecycle.feed
         feed_status = None if feed is None else feed.status()
+        writer = self._writer.status()
         latest = [tick for s in self.symbols if (tick := self.latest(s)) is not None]
         return StatusView(
             is_running=self._states.state not in (ServiceState.ERROR, ServiceState.SHUTDOWN),
@@ -149,7 +152,9 @@ class View:
                 database_connected=self._monitor.database.connected,
                 redis_connected=self._monitor.redis.connected,
                 journal_records=self._journal.end.record,
-                writer_lag_records=self._writer.lag_records,
+                writer_lag_records=writer["lag_records"],
+                writer_lag_bytes=writer["lag_bytes"],
+                writer_error=writer["last_error"],
             ),
             components=[
                 ComponentStatus(
@@ -170,7 +175,7 @@ class View:
             query.symbol,
             interval_s=INTERVALS[query.interval],
             start=query.start,
-            end=_inclusive(query.end),
+            end=self._bound(query.end),
             limit=query.limit,
             cursor=query.after,
             as_of=query.as_of,
@@ -182,10 +187,12 @@ class View:
         return await self._database.ticks(
             query.symbol,
             start=query.start,
-            end=_inclusive(query.end),
+            end=None if query.end is None else query.end - _MICROSECOND,
             after=query.after,
             limit=query.limit,
-            as_of=query.as_of,
+            # By receipt, which follows the offsets: a bound on stamps could leave out a tick
+            # between two pages for good.
+            as_of=min(query.as_of or math.inf, self.now()),
             source=query.source,
         )
 
@@ -193,7 +200,9 @@ class View:
         labels = self._calendar.expected_labels(day)
         present: dict[int, list[str]] = {}
         if labels:
-            present = await self._database.slots_present(symbol, labels[0], labels[-1])
+            present = await self._database.slots_present(
+                symbol, labels[0], self._bound(labels[-1] + 1)
+            )
         now = self.now()
         slots = [self._slot(label, present.get(label, []), now) for label in labels]
         return ContinuityView(
@@ -261,17 +270,20 @@ class View:
             "forecast": plan.forecast(),
         }
 
+    def _bound(self, end: float | None) -> float:
+        """The API's ends are exclusive, the database's inclusive.
+
+        Never later than now: a virtual clock may have been set back over rows of its future.
+        """
+        now = self.now()
+        return now if end is None else min(end - _MICROSECOND, now)
+
     def _uptime(self) -> int:
         return int(time.monotonic() - self._started)
 
 
 def _state_info(change: StateChange) -> StateInfo:
     return StateInfo(state=change.state.value, reason=change.reason, since=change.at)
-
-
-def _inclusive(end: float | None) -> float | None:
-    """The API's ends are exclusive, the database's inclusive; its times are microseconds."""
-    return None if end is None else end - 1e-6
 
 
 def _key_view(shown: Mapping[str, Any], now: float) -> KeyView:

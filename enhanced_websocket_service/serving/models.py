@@ -163,7 +163,6 @@ class KeyView(View):
     state: str
     calls_today: int
     calls_this_minute: int | None = None
-    last_used: Instant | None = None
     cooldown_until: Instant | None = None
     latency_ms: float | None = None
 
@@ -197,9 +196,9 @@ class StorageStatus(View):
     database_connected: bool
     redis_connected: bool
     journal_records: int | None = None
-    journal_bytes: int | None = None
     writer_lag_records: int | None = None
-    writer_lag_seconds: float | None = None
+    writer_lag_bytes: int | None = None
+    writer_error: str | None = None
 
 
 class ComponentStatus(View):

@@ -403,7 +403,7 @@ async def test_other_processes_of_nobody_cannot_come_near(state_dir: Path) -> No
 
 
 @needs_root
-async def test_a_full_disk_is_reported_in_the_servers_words(state_dir: Path) -> None:
+async def test_a_full_disk_is_named(state_dir: Path) -> None:
     with (
         small_disk(state_dir, "12m"),
         pytest.raises(EmbeddedError, match="No space left on device"),

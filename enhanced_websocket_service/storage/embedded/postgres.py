@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 USER = "ews"
 _INITDB_TIMEOUT_S = 120.0
+_NEEDED_BYTES = 64 << 20  # a new cluster, its first WAL segments and room to log
 _POLL_S = 0.01
 _NO_PROCESS = 2**31 - 1  # above every system's largest pid
 _ORPHANS = "pre-existing shared memory block"
@@ -149,6 +150,13 @@ class PostgresServer:
         await self._initdb.kill()  # an earlier owner's, who died meanwhile
         for leftover in self._places.postgres.glob("data.new-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        free = shutil.disk_usage(self._places.postgres).free
+        if free < _NEEDED_BYTES:
+            # Asked beforehand: on a full disk initdb cannot even log why it failed.
+            raise EmbeddedError(
+                f"No space left on device: {self._places.postgres} has {free >> 20} MiB free, a new "
+                f"PostgreSQL needs {_NEEDED_BYTES >> 20} MiB. Free some, or choose another state folder."
+            )
         new = self._places.postgres / f"data.new-{secrets.token_hex(4)}"
         try:
             self._initdb.spawn(

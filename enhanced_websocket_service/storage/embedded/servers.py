@@ -166,7 +166,8 @@ class EmbeddedServers:
                 holder = file.read()
             raise EmbeddedError(
                 f"{self.state_dir} is in use by {_describe(holder)}. "
-                "Stop that process, or give this one another --state-dir."
+                "Stop that process, give this one another --state-dir (STATE_DIR), or set "
+                "DATABASE_URL to the address that process printed."
             ) from None
         except OSError:
             os.close(descriptor)
