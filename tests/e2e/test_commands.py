@@ -110,7 +110,7 @@ async def test_simulate_prints_its_addresses_and_ends_on_a_signal(rig: Rig) -> N
         status = await client.get("/_sim/status")
     assert answer.status_code == 200
     assert status.status_code == 200
-    assert await process.stop() == 0
+    assert await process.stop() == 0, process.text()[-3000:]
 
 
 async def test_version(rig: Rig) -> None:

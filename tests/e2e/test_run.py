@@ -115,7 +115,7 @@ async def test_a_day_from_a_broken_flag_to_live_prices_and_an_orderly_end(rig: R
         assert cached["symbol"] == "USDCOP"
         assert cached["source"] == "simulator_websocket"
 
-        assert await process.stop() == 0
+        assert await process.stop() == 0, process.text()[-3000:]
         await client.wait_closed()
         assert client.close_code == 1012
 
@@ -136,7 +136,7 @@ async def test_a_restart_knows_the_last_price_and_begins_a_new_epoch(rig: Rig) -
     first = await rig.run()
     await rig.state("active")
     before = await rig.price()
-    assert await first.stop() == 0
+    assert await first.stop() == 0, first.text()[-3000:]
     # Nothing feeds it yet: a closed vendor port, so every price is from before the restart.
     idle = await rig.run(TWELVEDATA_WS_URL=f"ws://127.0.0.1:{free_port()}/", FEED_MODE="websocket")
     known = await rig.price()
@@ -148,7 +148,7 @@ async def test_a_restart_knows_the_last_price_and_begins_a_new_epoch(rig: Rig) -
     assert welcome["epoch"] > known["epoch"]
     assert (snapshot["type"], snapshot["snapshot"]) == ("market_data", True)
     assert (snapshot["epoch"], snapshot["offset"]) == (known["epoch"], known["offset"])
-    assert await idle.stop() == 0
+    assert await idle.stop() == 0, idle.text()[-3000:]
     await rig.run()
     await rig.state("active")
     connection = await asyncpg.connect(rig.environ["DATABASE_URL"])
@@ -194,7 +194,7 @@ async def test_an_unreachable_database_is_waited_for_and_then_an_error(rig: Rig)
     documented(await rig.state("initializing"), "degraded", 200)
     documented(await rig.state("error"), "unhealthy", 503)
     assert "hunter2" not in process.text()
-    assert await process.stop() == 0
+    assert await process.stop() == 0, process.text()[-3000:]
 
 
 async def test_data_that_cannot_be_repaired_is_an_error_that_retries(rig: Rig) -> None:
@@ -204,7 +204,7 @@ async def test_data_that_cannot_be_repaired_is_an_error_that_retries(rig: Rig) -
     documented(answers, "unhealthy", 503)
     assert "l0 backfill" in answers["/health"].json()["service_info"]["reason"]
     documented(await rig.state("checking_data"), "degraded", 200)
-    assert await process.stop() == 0
+    assert await process.stop() == 0, process.text()[-3000:]
 
 
 async def test_after_the_session_the_market_is_closed(rig: Rig) -> None:
