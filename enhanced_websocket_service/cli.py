@@ -230,11 +230,11 @@ def config_check(as_json: JsonOption = False) -> None:
 
 
 def _load(*, default_level: str = "INFO", **overrides: Any) -> Loaded:
-    environ = {"LOG_LEVEL": default_level, **os.environ}
-    loaded = load_settings(environ, dotenv=Path(".env"), overrides=overrides)
+    loaded = load_settings(os.environ, dotenv=Path(".env"), overrides=overrides)
     settings = loaded.settings
+    chosen = "log_level" in settings.model_fields_set
     configure_logging(
-        level=settings.log_level,
+        level=settings.log_level if chosen else default_level,
         form=settings.log_format,
         directory=settings.log_dir,
         secrets=settings.secrets(),
@@ -255,12 +255,16 @@ def _day(text: str | None, option: str) -> date | None:
 
 def _run(work: Awaitable[Any]) -> Any:
     async def main() -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        # As Ctrl-C does: cancelled, so that what the work started (private servers) is stopped.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await work
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(main())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(0)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import platformdirs
 from dotenv import dotenv_values
@@ -28,6 +28,8 @@ REAL_REST_URL = "https://api.twelvedata.com"
 REAL_WS_URL = "wss://ws.twelvedata.com/v1/quotes/price"
 DEFAULT_BACKUP_DIR = Path("/data/backups")
 MAX_KEYS = 16
+_SECRET = frozenset({"password", "sslpassword"})
+"""Parameters of an address that hold a secret."""
 
 _KEY_VARIABLES: tuple[tuple[str, str, int], ...] = (
     # (variable, label, group); the first spelling that is set wins for a label.
@@ -196,9 +198,15 @@ class Settings(BaseModel):
         """Every text that must never be shown: keys, and passwords inside addresses."""
         found = {key.secret for key in self.keys}
         for url in (self.database_url, self.redis_url):
-            password = urlsplit(url).password if url else None
-            if password:
-                found.add(password)
+            if url is None:
+                continue
+            parts = urlsplit(url)
+            written = [
+                parts.password or "",
+                *(v for n, v in parse_qsl(parts.query) if n in _SECRET),
+            ]
+            # As it stands in the address, and as libraries quote it.
+            found.update(text for one in written for text in (one, unquote(one)) if text)
         return found
 
     def redacted(self) -> dict[str, Any]:
@@ -263,11 +271,8 @@ def load_settings(
             ) from error
         warnings += _unknown(from_file, f"in {dotenv}")
     warnings += _unknown({n: v for n, v in environ.items() if _OURS.match(n)}, "in the environment")
-    merged = {
-        name: value.strip()
-        for name, value in {**from_file, **environ}.items()
-        if value.strip() and not value.strip().lower().startswith("your_")
-    }
+    # Each by itself: an unset value of the environment must not hide the one in the file.
+    merged = {**_given(from_file), **_given(environ)}
     values: dict[str, Any] = {
         name.lower(): value for name, value in merged.items() if name in _VARIABLES
     }
@@ -282,6 +287,15 @@ def load_settings(
     warnings += key_warnings
     settings = _validated({**values, "keys": keys}, merged, key_faults)
     return Loaded(settings, tuple(warnings))
+
+
+def _given(values: Mapping[str, str]) -> dict[str, str]:
+    stripped = {name: value.strip() for name, value in values.items()}
+    return {
+        name: value
+        for name, value in stripped.items()
+        if value and not value.lower().startswith("your_")
+    }
 
 
 def _validated(values: dict[str, Any], given: Mapping[str, str], found: Sequence[str]) -> Settings:
@@ -337,8 +351,13 @@ def usable_backup_dir(
 def redact_url(url: str) -> str:
     """``url`` with its password, if any, replaced."""
     parts = urlsplit(url)
+    pairs = parse_qsl(parts.query)
+    if any(name in _SECRET for name, _ in pairs):
+        shown = [(name, REDACTED if name in _SECRET else value) for name, value in pairs]
+        parts = parts._replace(query=urlencode(shown, safe="[]/"))
+        url = urlunsplit(parts)
     if not parts.password:
-        return url
+        return url  # as it is: unix:///path would not survive the way there and back
     userinfo, _, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{userinfo.partition(':')[0]}:{REDACTED}@{host}"))
 
@@ -351,7 +370,11 @@ def _keys(merged: Mapping[str, str]) -> tuple[tuple[ApiKey, ...], list[str], lis
     faults: list[str] = []
     for variable, label, group in _KEY_VARIABLES:
         secret = merged.get(variable)
-        if secret is None or label in by_label:
+        if secret is None:
+            continue
+        if label in by_label:
+            if by_label[label].secret != secret:
+                warnings.append(f"{variable} is ignored: key {label} is set by another variable.")
             continue
         if secret in seen:
             if seen[secret] != variable:

@@ -5,6 +5,7 @@ Owns: the rules of ``docs/reference/ticks.md``. Does not own: numbering, storage
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from .tick import MAX_PRICE, Flag, Quote, Rejection, quantise, rejection
 
@@ -20,6 +21,14 @@ class Accepted:
     def __init__(self, quote: Quote, flags: tuple[str, ...]) -> None:
         self.quote = quote
         self.flags = flags
+
+
+class ValidatorState(NamedTuple):
+    """All that a validator remembers."""
+
+    last: float | None
+    last_seen: tuple[int, float, float | None, float | None] | None
+    held: tuple[Quote, ...]
 
 
 class QuoteValidator:
@@ -42,6 +51,14 @@ class QuoteValidator:
         """Start from the last journaled tick."""
         self._last = price
         self._last_seen = (timestamp, price, bid, ask)
+
+    def state(self) -> ValidatorState:
+        """What ``go_back`` needs to undo whatever is decided from here on."""
+        return ValidatorState(self._last, self._last_seen, tuple(self._held))
+
+    def go_back(self, state: ValidatorState) -> None:
+        self._last, self._last_seen, held = state
+        self._held = list(held)
 
     @property
     def held(self) -> int:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 
 import structlog
 
@@ -18,6 +18,8 @@ from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.l0.pipeline import L0Pipeline
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.market.calendar import BAR_SECONDS
+from enhanced_websocket_service.market.source import is_simulated
+from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.api import create_app
 from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.server import ApiServer
@@ -197,19 +199,26 @@ async def build_service(
             future_tolerance_s=settings.future_tolerance_s,
         )
         now = clock.now()
-        # A virtual clock may have been set back: what is later than now has not happened yet.
-        pipeline.seed(tick for tick in recovery.last.values() if tick.timestamp <= now)
-        restore(pipeline, journal, now)
+
+        # A virtual clock may have been set back: what is later than now has not happened yet. And
+        # what a simulator once invented in this directory must not touch real prices.
+        def ours(tick: Tick) -> bool:
+            return tick.timestamp <= now and is_simulated(tick.source) == provider.simulated
+
+        published = [tick for tick in recovery.last_in_session.values() if ours(tick)]
+        pipeline.seed(tick for tick in recovery.last.values() if ours(tick))
+        restore(pipeline, journal, now, published, simulated=provider.simulated)
+        # Before any bar closes: the one that was forming when the process died must say so.
+        collected_until = min((tick.received_at for tick in published), default=0.0)
     except BaseException:
         journal.close()
         raise
     states = StateMachine(now)
     flag = ReadyFlag(settings.ready_signals_dir, clock)
     hub = Hub(settings.symbols, clock, lambda: states.state.value, metrics)
-    for tick in recovery.last_in_session.values():
-        if tick.timestamp <= now:
-            bus.seed(tick)
-            hub.on_events([tick])  # clients get it as their snapshot
+    for tick in published:
+        bus.seed(tick)
+        hub.on_events([tick])  # clients get it as their snapshot
     bus.subscribe(hub.on_events)
     supervisor = Supervisor(metrics)
 
@@ -231,6 +240,9 @@ async def build_service(
         polling = PollingFeed(
             rest, settings.symbols, clock, provider, pace, is_open=calendar.is_open
         )
+        for symbol in settings.symbols:
+            if (known := bus.latest(symbol)) is not None:
+                polling.note_price(symbol, known.price)  # polled again, it is no change
         return FailoverFeed(stream, polling, metrics, settings.feed_mode)
 
     monitor = HealthMonitor(
@@ -250,6 +262,7 @@ async def build_service(
         calendar=calendar,
         states=states,
         flag=flag,
+        collected_until=collected_until,
         history=l0_pipeline(settings, clock, rest, database),
         pipeline=pipeline,
         connect=database.connect,
@@ -317,11 +330,30 @@ async def build_service(
     return service
 
 
-def restore(pipeline: Pipeline, journal: Journal, now: float) -> None:
-    """Replay the last ``RESTORE_S`` seconds before ``now`` (unix seconds UTC) into ``pipeline``."""
+def restore(
+    pipeline: Pipeline,
+    journal: Journal,
+    now: float,
+    published: Sequence[Tick] = (),
+    *,
+    simulated: bool = True,
+) -> None:
+    """Replay the end of the journal into ``pipeline``.
+
+    :param now: nothing that happened later counts; unix seconds UTC.
+    :param published: the last tick of each symbol, where known.
+    :param simulated: whose records count, the simulator's or the real ones.
+    """
+    # Before the last tick, not before now: its bar is due however long we were away.
+    end = min((tick.timestamp for tick in published), default=now)
     # From a bar's open on: half a bar would be published over the whole one.
-    since = int(now - RESTORE_S) // BAR_SECONDS * BAR_SECONDS
-    pipeline.restore(records_since(journal.directory, since, until=now))
+    since = int(end - RESTORE_S) // BAR_SECONDS * BAR_SECONDS
+    pipeline.restore(
+        record
+        for record in records_since(journal.directory, since, until=now)
+        if is_simulated(record.source if isinstance(record, Tick) else record.bar.source)
+        is simulated
+    )
 
 
 async def _highest_epoch(database: Database) -> int:
@@ -334,6 +366,8 @@ async def _ask(answer: Awaitable[int | None]) -> int | None:
     try:
         async with asyncio.timeout(EPOCH_TIMEOUT_S):
             return await answer
+    except ConfigurationError:
+        raise  # waiting does not mend a DATABASE_URL that cannot be understood
     except (EwsError, OSError, TimeoutError) as error:
         log.warning("Not asked for its highest epoch", error=str(error) or type(error).__name__)
         return None

@@ -19,7 +19,7 @@ from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.calendar import BOGOTA, TradingCalendar, iso_local
 from enhanced_websocket_service.market.events import Event, StatusChanged
-from enhanced_websocket_service.settings import Settings
+from enhanced_websocket_service.settings import Settings, redact_url
 from enhanced_websocket_service.storage.embedded import EmbeddedServers
 from enhanced_websocket_service.twelvedata.keys import ApiKey
 from enhanced_websocket_service.twelvedata.simulator import (
@@ -84,6 +84,7 @@ async def run_demo(
             effective = settings.model_copy(
                 update={
                     "keys": (ApiKey("G1_1", "demo-key"),),
+                    "provider": None,  # invented prices never carry a real vendor's name
                     "database_url": database_url,
                     "redis_url": redis_url,
                     "twelvedata_rest_url": simulator.rest_url,
@@ -153,8 +154,8 @@ def _introduce(settings: Settings, url: str, clock: VirtualClock, out: Console) 
         "API page": f"{url}/docs",
         "Health": f"curl {url}/health",
         "WebSocket": f"{websocket}/ws",
-        "DATABASE_URL": settings.database_url,
-        "REDIS_URL": settings.redis_url,
+        "DATABASE_URL": redact_url(settings.database_url or ""),
+        "REDIS_URL": redact_url(settings.redis_url or ""),
         "Virtual time": f"{iso_local(int(clock.now()))}, {clock.speed:g} times as fast",
     }
     for name, value in lines.items():

@@ -1,14 +1,22 @@
-"""The key ledgers on file: what was spent today is still spent after a restart or by a command."""
+"""The key ledgers on file: what was spent today is still spent after a restart.
 
+One process at a time: of a service and an ``l0`` command that run at once with the same keys and the
+same STATE_DIR, each knows only its own spending and what was saved before it started.
+"""
+
+import asyncio
 import json
 from pathlib import Path
 
 import structlog
 
+from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.storage.atomic_file import replace_file
 from enhanced_websocket_service.twelvedata.keys import KeyPool
 
 log = structlog.get_logger(__name__)
+
+SAVE_EVERY_S = 10.0  # real seconds
 
 
 class KeyLedgers:
@@ -31,9 +39,18 @@ class KeyLedgers:
 
     def save(self, now: float) -> None:
         """Write the ledgers as of ``now``."""
-        state = self._keys.export_state(now)
+        self._write(json.dumps(self._keys.export_state(now)).encode())
+
+    async def keep(self, clock: Clock) -> None:
+        """Save now and then, with the waiting for the disk in a thread, until cancelled."""
+        while True:
+            await asyncio.sleep(SAVE_EVERY_S)
+            content = json.dumps(self._keys.export_state(clock.now())).encode()
+            await asyncio.to_thread(self._write, content)
+
+    def _write(self, content: bytes) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self._path, json.dumps(state).encode())
+            replace_file(self._path, content)
         except OSError as error:
             log.warning("Key ledgers not saved", path=str(self._path), error=str(error))

@@ -5,8 +5,9 @@ with back-off. Owns the order of things, not the things: they are handed in.
 """
 
 import asyncio
+import contextlib
+import math
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -29,6 +30,7 @@ MIN_REAL_GRACE_S = 2.0
 CONNECT_LEAD_S = 30.0
 """How long before the open the vendor's socket is connected."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 60.0
+FIRST_REPAIR_PAUSE_S, LONGEST_REPAIR_PAUSE_S = 60.0, 900.0
 INITIALIZING_FOR_S = 10.0
 """Real seconds for which an unreachable database is "starting" rather than an error."""
 
@@ -77,6 +79,7 @@ class Lifecycle:
         make_feed: Callable[[], Feed],
         on_change: Callable[[StateChange], None],
         schedule: Schedule,
+        collected_until: float = 0.0,
     ) -> None:
         self._clock = clock
         self._calendar = calendar
@@ -88,7 +91,10 @@ class Lifecycle:
         self._make_feed = make_feed
         self._on_change = on_change
         self._schedule = schedule
-        self._collected_until = 0.0
+        self._collected_until = collected_until
+        self._next_repair = -math.inf
+        self._repair_pause_s = FIRST_REPAIR_PAUSE_S / 2
+        self._checked: Session | None = None  # the session whose data was found good
         self._interruption: EwsError | None = None
         self._interrupted = asyncio.Event()
         self.feed: Feed | None = None
@@ -100,6 +106,10 @@ class Lifecycle:
         retry_s = FIRST_RETRY_S
         while True:
             began = self._clock.now()
+            # Before any bar closes: those cut short by the failure must say so.
+            self._pipeline.interrupted(self._collected_until, began)
+            if not isinstance(self._interruption, EpochFenced):
+                self._interrupted.clear()  # what failed while we were down is tried anew
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._close_bars(), name="bar-clock")
@@ -154,8 +164,14 @@ class Lifecycle:
     async def _sessions(self) -> None:
         await self._initialise()
         while True:
-            await self._wait_for_flag()
-            await self._check_data()
+            session = self._calendar.current_or_next(self._clock.now())
+            if session == self._checked and session.opens <= self._clock.now():
+                # A failure in mid-session: neither a withdrawn flag nor an absent database may
+                # keep the ticks of a session that was cleared from being journaled.
+                self._change(ServiceState.CHECKING_DATA, "Checked before this session; going on.")
+            else:
+                await self._wait_for_flag()
+                await self._check_data()
             now = self._clock.now()
             session = self._calendar.current_or_next(now)
             if now < session.opens - self._schedule.pre_open_s:
@@ -165,6 +181,7 @@ class Lifecycle:
                 )
                 await self._clock.sleep_until(session.opens - self._schedule.pre_open_s)
                 continue
+            self._checked = session
             began = "opens" if now < session.opens else "has been open since"
             self._change(ServiceState.READY, f"The session {began} {iso_local(session.opens)}.")
             await self._collect(session)
@@ -208,14 +225,12 @@ class Lifecycle:
             await asyncio.gather(waiting, timer, return_exceptions=True)
         assessment = await self._assess()
         minutes = self._schedule.startup_timeout_s / 60
-        if not _usable(assessment):
+        if not _usable(assessment) and self._schedule.l0_policy == "strict":
             raise L0Error(
                 f"No L0 ready signal after {minutes:g} minutes, and the data is not usable without "
                 f"it: {'; '.join(assessment.reasons)}"
             )
-        log.warning(
-            "No L0 ready signal, but the data is fresh and complete: going on", minutes=minutes
-        )
+        log.warning("No L0 ready signal: going on by the data alone", minutes=minutes)
 
     async def _check_data(self) -> None:
         self._change(ServiceState.CHECKING_DATA, "Measuring freshness and completeness of L0.")
@@ -225,11 +240,7 @@ class Lifecycle:
                 ServiceState.CHECKING_DATA,
                 f"Repairing by L0 incremental: {'; '.join(assessment.reasons)}",
             )
-            problem = ""
-            try:
-                await self._history.repair()
-            except EwsError as error:
-                problem = f" The repair failed: {error}"
+            problem = await self._repair()
             assessment = await self._assess()
             if not _usable(assessment):
                 reason = f"{'; '.join(assessment.reasons)}{problem}"
@@ -238,12 +249,32 @@ class Lifecycle:
                 log.warning(
                     "Going live on unusable L0 data, as L0_POLICY=degraded asks", why=reason
                 )
+        self._next_repair = -math.inf
+        self._repair_pause_s = FIRST_REPAIR_PAUSE_S / 2
         log.info(
             "L0 data checked",
             freshness_hours=assessment.data_freshness_hours,
             completeness_percentage=assessment.completeness_percentage,
             missing_slots=assessment.missing_slots,
         )
+
+    async def _repair(self) -> str:
+        """Fetch what is missing; what to add to the reason when that was not possible.
+
+        The data is measured again every minute, but each repair costs a credit: when they do not
+        help, they become rarer, or a night of retries would spend the credits of the session.
+        """
+        now = self._clock.now()
+        if now < self._next_repair:
+            return f" The next repair is due {iso_local(int(self._next_repair))}."
+        problem = ""
+        try:
+            await self._history.repair()
+        except EwsError as error:
+            problem = f" The repair failed: {error}"
+        self._repair_pause_s = min(2 * self._repair_pause_s, LONGEST_REPAIR_PAUSE_S)
+        self._next_repair = self._clock.now() + self._repair_pause_s
+        return problem
 
     async def _collect(self, session: Session) -> None:
         clock = self._clock
@@ -265,7 +296,12 @@ class Lifecycle:
             await asyncio.gather(pump, timer, return_exceptions=True)
             self.feed = None
             self._collected_until = clock.now()
-            self._pipeline.flush_held()
+            try:
+                self._pipeline.flush_held()
+            except EwsError as error:
+                # An error here would replace the cancellation: the task group would take it for a
+                # failure, and the session would begin again in the middle of a shutdown.
+                log.error("Held quotes could not be journaled", error=str(error))
 
     async def _session_clock(self, session: Session) -> None:
         clock = self._clock
@@ -282,9 +318,16 @@ class Lifecycle:
         raise self._interruption
 
     async def _pump(self, feed: Feed) -> None:
-        async with aclosing(feed.__aiter__()) as batches:
+        batches = feed.__aiter__()
+        try:
             async for batch in batches:
                 self._pipeline.on_quotes(batch, self._clock.now())
+        finally:
+            await batches.aclose()
+            # What was read from the socket, but not taken when the feed was closed.
+            with contextlib.suppress(StopAsyncIteration):
+                while True:
+                    self._pipeline.on_quotes(await anext(batches), self._clock.now())
 
     async def _close_bars(self) -> None:
         clock, pipeline = self._clock, self._pipeline

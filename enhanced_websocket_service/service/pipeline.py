@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from enhanced_websocket_service.errors import JournalError
 from enhanced_websocket_service.market.aggregation import BarAggregator
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.events import EpochStarted, Event
 from enhanced_websocket_service.market.tick import Flag, Quote, Rejection, Tick, quantise, rejection
-from enhanced_websocket_service.market.validation import Accepted, QuoteValidator
+from enhanced_websocket_service.market.validation import Accepted, QuoteValidator, ValidatorState
 from enhanced_websocket_service.telemetry import Metrics
 
 Record = Tick | Rejection | BarUpdate | EpochStarted
@@ -138,6 +139,7 @@ class Pipeline:
         rejections: list[Rejection] = []
         ticks: list[Tick] = []
         numbered: dict[str, int] = {}
+        before = [(line.validator, line.validator.state()) for line in self._lines.values()]
         for quote in quotes:
             line = self._lines.get(quote.symbol)
             if line is None:
@@ -155,7 +157,7 @@ class Pipeline:
                 ticks.append(self._tick(line, one, offset, now))
         if not ticks and not rejections:
             return
-        self._journal.append([*rejections, *ticks])
+        self._append([*rejections, *ticks], before)
         self._count_rejections(rejections)
         published: list[Event] = []
         for tick in ticks:
@@ -192,9 +194,10 @@ class Pipeline:
 
     def flush_held(self) -> None:
         """The session is over: quotes still held outside the price band were never confirmed."""
+        before = [(line.validator, line.validator.state()) for line in self._lines.values()]
         rejections = [one for line in self._lines.values() for one in line.validator.flush()]
         if rejections:
-            self._journal.append(rejections)
+            self._append(rejections, before)
             self._count_rejections(rejections)
 
     def _tick(self, line: _Line, accepted: Accepted, offset: int, now: float) -> Tick:
@@ -239,6 +242,18 @@ class Pipeline:
             line.aggregator.add(tick)
         self._metrics.tick_price.labels(tick.symbol).set(tick.price)
         return True
+
+    def _append(
+        self, records: Sequence[Record], before: Sequence[tuple[QuoteValidator, ValidatorState]]
+    ) -> None:
+        """Journal ``records``; when that fails, the validators never saw them."""
+        try:
+            self._journal.append(records)
+        except JournalError:
+            # Else the vendor's re-sent price would equal one that is nowhere, and be dropped.
+            for validator, state in before:
+                validator.go_back(state)
+            raise
 
     def _count_rejections(self, rejections: Sequence[Rejection]) -> None:
         for one in rejections:

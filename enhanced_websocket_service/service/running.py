@@ -29,7 +29,6 @@ from .supervisor import Supervisor
 log = structlog.get_logger(__name__)
 
 VERDICT_CHECK_S = 1.0
-LEDGERS_EVERY_S = 10.0
 
 
 class Service:
@@ -108,13 +107,15 @@ class Service:
         self._pipeline.begin_epoch(
             now, {symbol: (tick.epoch, tick.offset) for symbol, tick in self._last_ticks.items()}
         )
+        self.on_state(self.lifecycle.current)
         start = self._supervisor.start
+        start("api", self._watch_api)
         start("journal", self._journal.run)
         start("writer", self._write)
         if self._redis is not None:
             start("redis", self._redis.run)
         start("health", self._monitor.run)
-        start("ledgers", self._keep_ledgers)
+        start("ledgers", lambda: self._ledgers.keep(self._clock))
         start("verdict", self._watch_verdict)
         start("l0-watch", self.lifecycle.watch_data)
         start("lifecycle", self.lifecycle.run)
@@ -171,6 +172,7 @@ class Service:
         if self._redis is not None:
             await self._redis.drain(left(0.2))
         self._hub.close_all()
+        await self._supervisor.stop("api", left(0.2))
 
     def _publish_status(self, change: StateChange) -> None:
         feed = self.lifecycle.feed
@@ -190,6 +192,12 @@ class Service:
                 log.info("Feed verdict", verdict=verdict, before=self._verdict)
                 self._publish_status(self.lifecycle.current)
 
+    async def _watch_api(self) -> None:
+        await self.api.wait()
+        # Collecting goes on, but nobody could see it: the state and the log must say so.
+        self.lifecycle.interrupt(EwsError("The API server ended by itself."))
+        await asyncio.Event().wait()
+
     async def _write(self) -> None:
         try:
             await self._writer.run()
@@ -197,11 +205,6 @@ class Service:
             self._fenced = True
             self.lifecycle.interrupt(error)
             await asyncio.Event().wait()
-
-    async def _keep_ledgers(self) -> None:
-        while True:
-            await asyncio.sleep(LEDGERS_EVERY_S)
-            self._ledgers.save(self._clock.now())
 
 
 def _news(verdict: str) -> str:

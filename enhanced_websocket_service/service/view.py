@@ -128,7 +128,6 @@ class View:
         counts = self._pipeline.counts
         feed = self._lifecycle.feed
         feed_status = None if feed is None else feed.status()
-        writer = self._writer.status()
         latest = [tick for s in self.symbols if (tick := self.latest(s)) is not None]
         return StatusView(
             is_running=self._states.state not in (ServiceState.ERROR, ServiceState.SHUTDOWN),
@@ -152,9 +151,8 @@ class View:
                 database_connected=self._monitor.database.connected,
                 redis_connected=self._monitor.redis.connected,
                 journal_records=self._journal.end.record,
-                writer_lag_records=writer["lag_records"],
-                writer_lag_bytes=writer["lag_bytes"],
-                writer_error=writer["last_error"],
+                writer_lag_records=self._writer.lag_records,
+                writer_error=self._writer.last_error,
             ),
             components=[
                 ComponentStatus(

@@ -197,7 +197,6 @@ class StorageStatus(View):
     redis_connected: bool
     journal_records: int | None = None
     writer_lag_records: int | None = None
-    writer_lag_bytes: int | None = None
     writer_error: str | None = None
 
 

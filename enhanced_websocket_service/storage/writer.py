@@ -127,6 +127,11 @@ class JournalWriter:
         """Records journaled but not stored; before the first contact, all of the journal."""
         return max(0, self._journal.end.record - (self._done or START).record)
 
+    @property
+    def last_error(self) -> str | None:
+        """Why storing is interrupted; ``None`` while it is not."""
+        return self._last_error
+
     def status(self) -> dict[str, Any]:
         """For ``/status`` and ``system_health``."""
         now = monotonic()

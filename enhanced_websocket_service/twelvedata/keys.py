@@ -120,7 +120,8 @@ class KeyPool:
         self.keys = tuple(keys)
         self.spacing_s = spacing_s
         self._accounts = [
-            Account(Ledger(MINUTE, minute_limit), Ledger(DAY, day_limit)) for _ in keys
+            Account(Ledger(MINUTE, minute_limit), Ledger(DAY, day_limit), (minute_limit, day_limit))
+            for _ in keys
         ]
         self._last = -1  # index of the key used last, -1 before the first use
         self._stream = -1

@@ -54,6 +54,8 @@ class SavedKey(msgspec.Struct, frozen=True):
     calls_today: int
     last_used: float | None
     cooldown_until: float | None
+    minute_configured: int = 0  # the limits of the settings then
+    day_configured: int = 0
 
 
 class SavedPool(msgspec.Struct, frozen=True):
@@ -70,6 +72,7 @@ class Account:
 
     minute: Ledger
     day: Ledger
+    configured: tuple[int, int]  # the limits (minute, day) of the settings
     last_used: float = -math.inf
     cooldown_until: float = -math.inf
     disabled: str = ""  # why, once the vendor has called the key wrong
@@ -109,13 +112,17 @@ class Account:
             calls_today=self.calls_today,
             last_used=self.last_used if math.isfinite(self.last_used) else None,
             cooldown_until=self.cooldown_until if math.isfinite(self.cooldown_until) else None,
+            minute_configured=self.configured[0],
+            day_configured=self.configured[1],
         )
 
     def restore(self, saved: SavedKey, saved_at: float) -> None:
         """Take over what was ``save``d at ``saved_at``; spending since then stays counted."""
         self.roll(saved_at)
-        self.minute.limit = max(1, saved.minute_limit)
-        self.day.limit = max(1, saved.day_limit)
+        if (saved.minute_configured, saved.day_configured) == self.configured:
+            # Learned from the vendor since. Else the settings were changed: they must count.
+            self.minute.limit = max(1, saved.minute_limit)
+            self.day.limit = max(1, saved.day_limit)
         if math.floor(saved_at / MINUTE) == self.minute.period:
             self.minute.used += max(0, saved.minute_used)
         if math.floor(saved_at / DAY) == self.day.period:

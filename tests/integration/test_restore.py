@@ -11,6 +11,7 @@ from enhanced_websocket_service.market.tick import Quote
 from enhanced_websocket_service.service.build import restore
 from enhanced_websocket_service.service.pipeline import Pipeline
 from enhanced_websocket_service.storage.journal import Journal
+from enhanced_websocket_service.storage.journal_reader import recover
 from enhanced_websocket_service.telemetry import Metrics
 
 OPEN = 1737378000  # 2025-01-20T08:00:00-05:00
@@ -59,6 +60,64 @@ def test_no_bar_that_was_published_is_published_again_from_half_its_ticks(
             prices[-1],
         )
     assert len(published) == 11
+
+
+def test_the_forming_bar_is_published_however_long_the_process_was_away(tmp_path: Path) -> None:
+    published: list[BarUpdate] = []
+
+    def publish(events: list[Event]) -> None:
+        published.extend(event for event in events if isinstance(event, BarUpdate))
+
+    ticks = []
+    for epoch, start in ((1, OPEN + 1800), (2, OPEN + 4500)):
+        journal = Journal.open(tmp_path / "journal")
+        pipeline = Pipeline(
+            {"USDCOP": TradingCalendar()},
+            journal=journal,
+            publish=publish,  # type: ignore[arg-type]
+            metrics=Metrics(),
+            epoch=epoch,
+        )
+        last = recover(journal.directory, ["USDCOP"]).last_in_session
+        restore(pipeline, journal, float(start), list(last.values()))
+        pipeline.on_time(float(start), grace=60.0)
+        if epoch == 1:
+            for second in (10, 20, 30):
+                ticks.append(4000.0 + second)
+                quote = Quote(
+                    "USDCOP", start + second, ticks[-1], "simulator_websocket", start + second
+                )
+                pipeline.on_quotes([quote], start + second)
+        journal.close()
+    (update,) = published
+    bar = update.bar
+    assert (bar.open_time, bar.open, bar.close) == (OPEN + 1800, ticks[0], ticks[-1])
+
+
+def test_simulated_records_never_touch_real_prices(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path / "journal")
+    published: list[Event] = []
+
+    def make(epoch: int) -> Pipeline:
+        return Pipeline(
+            {"USDCOP": TradingCalendar()},
+            journal=journal,
+            publish=published.extend,
+            metrics=Metrics(),
+            epoch=epoch,
+        )
+
+    simulated = Quote("USDCOP", OPEN + 1, 4100.0, "simulator_websocket", OPEN + 1.0)
+    make(1).on_quotes([simulated], OPEN + 1.0)
+    real = make(2)
+    restore(real, journal, OPEN + 60.0, simulated=False)
+    real.on_quotes(
+        [Quote("USDCOP", OPEN + 61, 4050.0, "twelvedata_websocket", OPEN + 61.0)], OPEN + 61.0
+    )
+    real.on_time(OPEN + 301.0, grace=60.0)
+    journal.close()
+    (update,) = [event for event in published if isinstance(event, BarUpdate)]
+    assert (update.bar.source, update.bar.high) == ("twelvedata_websocket", 4050.0)
 
 
 def _stamps(restart_after: int) -> list[int]:

@@ -116,6 +116,32 @@ def test_the_environment_wins_over_the_file_and_options_over_both(tmp_path: Path
     assert any("PROT" in one and "PORT" in one for one in loaded.warnings)
 
 
+def test_an_unset_value_of_the_environment_does_not_hide_the_file(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("PORT=9999\nTWELVEDATA_API_KEY_G1_1=realkey1\nLOG_LEVEL=debug\n")
+    environ = {"PORT": "", "TWELVEDATA_API_KEY_G1_1": "your_real_api_key_here"}
+    made = load_settings(environ, dotenv=dotenv).settings
+    assert (made.port, made.log_level) == (9999, "DEBUG")
+    assert [key.secret for key in made.keys] == ["realkey1"]
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_bytes(b"PORT=\xff\xfe")
+    with pytest.raises(ConfigurationError, match=r"\.env"):
+        load_settings({}, dotenv=dotenv)
+
+
+def test_a_second_key_for_the_same_place_is_warned_about() -> None:
+    loaded = load_settings(
+        {"TWELVEDATA_API_KEY_G1_1": "onekey11", "TWELVEDATA_API_KEY": "other222"}
+    )
+    assert [key.secret for key in loaded.settings.keys] == ["onekey11"]
+    (warning,) = [one for one in loaded.warnings if "G1_1" in one]
+    assert "TWELVEDATA_API_KEY is ignored" in warning
+    assert "other222" not in warning
+
+
 def test_other_addresses_than_the_vendors_own_are_the_simulator_unless_told_otherwise() -> None:
     assert settings(TWELVEDATA_REST_URL="http://127.0.0.1:9").data_provider == Provider("simulator")
     assert settings(TWELVEDATA_WS_URL="ws://127.0.0.1:9/x").data_provider.simulated
@@ -138,6 +164,11 @@ def test_passwords_in_addresses_are_redacted() -> None:
     assert redact_url("postgresql://me:hunter2@db:5432/x") == "postgresql://me:[redacted]@db:5432/x"
     assert redact_url("redis://:hunter2@h/0") == "redis://:[redacted]@h/0"
     assert redact_url("postgresql://me@db/x") == "postgresql://me@db/x"
+    hidden = "postgresql://h/db?user=me&password=hunter2"
+    assert "hunter2" not in redact_url(hidden)
+    assert "user=me" in redact_url(hidden)
+    made = settings(DATABASE_URL=hidden, REDIS_URL="redis://:p%40ss1234@h/0")
+    assert made.secrets() >= {"hunter2", "p%40ss1234", "p@ss1234"}
 
 
 def test_an_uncreatable_backup_dir_is_replaced_with_a_warning(tmp_path: Path) -> None:

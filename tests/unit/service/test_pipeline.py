@@ -87,6 +87,21 @@ def test_a_failed_journal_write_publishes_nothing_and_uses_no_offset() -> None:
     assert [event.offset for event in recorder.events if isinstance(event, Tick)] == [1]
 
 
+def test_after_a_failed_write_the_vendors_resent_price_is_taken() -> None:
+    recorder = Recorder()
+    line = pipeline(recorder)
+    line.on_quotes([quote(OPEN, 4100.0)], OPEN + 1.0)
+    recorder.full = True
+    with pytest.raises(JournalError):
+        line.on_quotes([quote(OPEN + 1, 4101.0), quote(OPEN + 1, 9000.0)], OPEN + 1.0)
+    recorder.full = False
+    line.on_quotes([quote(OPEN + 1, 4101.0, first_after_subscribe=True)], OPEN + 2.0)
+    line.flush_held()
+    prices = [event.price for event in recorder.events if isinstance(event, Tick)]
+    assert prices == [4100.0, 4101.0]
+    assert line.counts.rejected == {}
+
+
 def test_a_bar_whose_journal_write_failed_is_published_by_the_next_call() -> None:
     recorder = Recorder()
     line = pipeline(recorder)
