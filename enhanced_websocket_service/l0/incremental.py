@@ -11,8 +11,9 @@ from enhanced_websocket_service.errors import L0Error, StorageError
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.source import Provider
 
-from .backfill import Backfill, BackfillResult
+from .backfill import Announce, Backfill
 from .interfaces import BarStore, Progress
+from .run import BackfillResult
 from .slots import completed_days
 
 
@@ -41,13 +42,21 @@ class Incremental:
         *,
         start: date | None = None,
         purpose: str = "incremental",
+        announce: Announce | None = None,
     ) -> BackfillResult:
         """Fetch up to now, from ``start`` (a local day) when given. Raises as ``Backfill.run``."""
         now = self._clock.now()
         today = self._calendar.local_date(now)
         if start is None:
             start = await self._start(now)
-        return await self._backfill.run(min(start, today), today, progress, purpose=purpose)
+        return await self._backfill.run(
+            min(start, today),
+            today,
+            progress,
+            purpose=purpose,
+            worthwhile=1,  # the window is short: reading its days again costs less than a call
+            announce=announce,
+        )
 
     async def _start(self, now: float) -> date:
         window = completed_days(self._calendar, now, self._window_days)[0]

@@ -16,14 +16,16 @@ from enhanced_websocket_service.errors import ConfigurationError, DataError, L0E
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.source import Provider, is_simulated
+from enhanced_websocket_service.twelvedata.keys import KeyPool
 
 from .absences import Absences
-from .backfill import Backfill, BackfillPlan, BackfillResult
+from .backfill import Announce, Backfill
 from .backup import BackupMetadata, BackupSet
 from .incremental import Incremental
 from .interfaces import BarStore, HistorySource, Progress
 from .readiness import ReadyFlag
 from .report import L0Report, SymbolReport
+from .run import BackfillPlan, BackfillResult
 from .slots import window_slots
 from .validator import DEFAULT_WINDOW_DAYS, Assessment, assess, worst
 
@@ -36,7 +38,8 @@ SymbolProgress = Callable[[str, int, int], None]
 class L0Pipeline:
     """All L0 jobs over ``symbols``, one symbol after the other.
 
-    ``rest`` may be ``None`` for ``assess`` and ``status`` alone.
+    ``rest`` may be ``None`` for ``assess``, ``status`` and ``verify`` alone. ``keys`` are those behind
+    it: as many calls are under way at a time as there are usable ones.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class L0Pipeline:
         backup_dir: Path,
         flag: ReadyFlag,
         window_days: int = DEFAULT_WINDOW_DAYS,
+        keys: KeyPool | None = None,
     ) -> None:
         if not symbols or window_days < 1:
             raise ConfigurationError(
@@ -61,6 +65,7 @@ class L0Pipeline:
         self._calendar, self._clock = calendar, clock
         self._provider, self._symbols = provider, tuple(symbols)
         self._backup_dir, self._window_days = backup_dir, window_days
+        self._keys = keys
 
     async def plan(
         self, start: date, end: date, *, refetch: bool = False
@@ -80,9 +85,12 @@ class L0Pipeline:
         progress: SymbolProgress | None = None,
         *,
         refetch: bool = False,
+        announce: Announce | None = None,
     ) -> tuple[BackfillResult, ...]:
         """``l0 backfill``: flag withdrawn, history of ``start .. end`` fetched, set and flag written.
 
+        :param refetch: ask also for what is there, or is known to be absent.
+        :param announce: told the plan of each symbol before its first call.
         :raises ConfigurationError: ``start`` after ``end``; the flag is untouched.
         :raises L0Error: what failed and what is missing; the flag stays withdrawn.
         """
@@ -91,18 +99,28 @@ class L0Pipeline:
 
         async def fetch(symbol: str) -> BackfillResult:
             return await self._backfill(symbol).run(
-                start, end, _for(symbol, progress), refetch=refetch
+                start,
+                end,
+                _for(symbol, progress),
+                refetch=refetch,
+                announce=announce,
             )
 
         return await self._command("backfill", fetch)
 
     async def incremental(
-        self, progress: SymbolProgress | None = None, *, start: date | None = None
+        self,
+        progress: SymbolProgress | None = None,
+        *,
+        start: date | None = None,
+        announce: Announce | None = None,
     ) -> tuple[BackfillResult, ...]:
         """``l0 incremental``: the same around a catch-up to now. Raises as ``backfill``."""
 
         async def fetch(symbol: str) -> BackfillResult:
-            return await self._incremental(symbol).run(_for(symbol, progress), start=start)
+            return await self._incremental(symbol).run(
+                _for(symbol, progress), start=start, announce=announce
+            )
 
         return await self._command("incremental", fetch)
 
@@ -214,6 +232,9 @@ class L0Pipeline:
     def _set(self, symbol: str) -> BackupSet:
         return BackupSet(self._backup_dir, symbol, self._calendar)
 
+    def _absences(self, symbol: str) -> Absences:
+        return Absences(self._backup_dir, symbol, self._provider.bars, self._calendar)
+
     def _backfill(self, symbol: str) -> Backfill:
         if self._rest is None:
             raise L0Error("No connection to the vendor was configured for this command.")
@@ -224,7 +245,8 @@ class L0Pipeline:
             self._clock,
             provider=self._provider,
             symbol=symbol,
-            absences=Absences(self._backup_dir, symbol, self._provider.bars, self._calendar),
+            absences=self._absences(symbol),
+            keys=self._keys,
         )
 
     def _incremental(self, symbol: str) -> Incremental:

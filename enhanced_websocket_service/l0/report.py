@@ -9,9 +9,9 @@ from rich.text import Text
 
 from enhanced_websocket_service.market.calendar import iso_local
 
-from .backfill import BackfillResult
 from .backup import BackupMetadata
 from .readiness import FlagState
+from .run import BackfillResult
 from .validator import Assessment
 
 GAPS_SHOWN = 5
@@ -112,6 +112,7 @@ def result_dict(result: BackfillResult) -> dict[str, Any]:
     """A finished backfill or incremental for ``--json``."""
     return {
         "symbol": result.symbol,
+        "plan": result.plan.as_dict(),
         "start": result.start.isoformat(),
         "end": result.end.isoformat(),
         "trading_days": result.days,

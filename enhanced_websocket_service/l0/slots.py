@@ -1,20 +1,15 @@
-"""Slots: the 5-minute labels history is expected to have, and how to ask for those it lacks. Pure.
+"""Slots: the 5-minute labels history is expected to have, by when. Pure.
 
 A slot is the open time of a bar, unix seconds UTC. It is *settled* once its bar ended more than three
 minutes ago: until then the vendor may not have published it, and its absence says nothing.
 """
 
-from collections.abc import Sequence
 from datetime import date, timedelta
 
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar
 
 SETTLE_S = 180
 """The vendor publishes a bar 0.3 to 3 minutes after its end."""
-
-MERGE_GAP_DAYS = 14
-"""Wanted slots at most this many days apart share a window: 14 days around the clock are 4,032 rows,
-so reading the days between again costs less than a call of its own."""
 
 
 def settled_labels(calendar: TradingCalendar, day: date, now: float) -> list[int]:
@@ -52,14 +47,3 @@ def slots_ended_since(calendar: TradingCalendar, since: float, now: float) -> in
         for day in calendar.trading_days(calendar.local_date(since), calendar.local_date(now))
         for label in calendar.expected_labels(day)
     )
-
-
-def windows(wanted: Sequence[int], merge_gap_days: int = MERGE_GAP_DAYS) -> list[list[int]]:
-    """``wanted`` (ascending) cut where asking across the gap would cost more than asking twice."""
-    cut: list[list[int]] = []
-    for slot in wanted:
-        if cut and slot - cut[-1][-1] <= merge_gap_days * 86_400:
-            cut[-1].append(slot)
-        else:
-            cut.append([slot])
-    return cut

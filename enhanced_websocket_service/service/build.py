@@ -48,6 +48,8 @@ log = structlog.get_logger(__name__)
 
 RESTORE_S = 1200
 """How far back the journal is replayed at a start: more than a bar and its grace."""
+LONGEST_WAIT_S = 900.0
+"""How long a command waits for a key: it has nothing better to do. A live service has."""
 EPOCH_TIMEOUT_S = 3.0
 """Real seconds that the start waits for others to tell the highest epoch they know."""
 
@@ -93,7 +95,9 @@ def require(settings: Settings, *, key: bool = True) -> None:
         raise ConfigurationError(*faults)
 
 
-def vendor(settings: Settings, clock: Clock, metrics: Metrics) -> RestClient:
+def vendor(
+    settings: Settings, clock: Clock, metrics: Metrics, max_wait_s: float = 130.0
+) -> RestClient:
     """The REST client over the configured keys."""
     keys = KeyPool(
         settings.keys,
@@ -101,7 +105,14 @@ def vendor(settings: Settings, clock: Clock, metrics: Metrics) -> RestClient:
         minute_limit=settings.key_credits_per_minute,
         day_limit=settings.key_credits_per_day,
     )
-    return RestClient(settings.twelvedata_rest_url, keys, clock, settings.data_provider, metrics)
+    return RestClient(
+        settings.twelvedata_rest_url,
+        keys,
+        clock,
+        settings.data_provider,
+        metrics,
+        max_wait_s=max_wait_s,
+    )
 
 
 @contextlib.asynccontextmanager
@@ -112,10 +123,13 @@ async def open_l0(settings: Settings, *, with_vendor: bool = True) -> AsyncItera
     async with contextlib.AsyncExitStack() as stack:
         rest = None
         if with_vendor:
-            rest = vendor(settings, clock, metrics)
+            rest = vendor(settings, clock, metrics, LONGEST_WAIT_S)
             stack.push_async_callback(rest.aclose)
             ledgers = KeyLedgers(rest.keys, settings.state_dir)
             ledgers.load(clock.now())
+            # At every call: a command that is killed and started again must not spend a minute's
+            # credits twice.
+            rest.on_spend = lambda: ledgers.save(clock.now())
             stack.callback(lambda: ledgers.save(clock.now()))
         servers = await stack.enter_async_context(data_servers(settings, with_redis=False))
         database_url, _ = servers
@@ -144,6 +158,7 @@ def l0_pipeline(
         backup_dir=backup_dir,
         flag=ReadyFlag(settings.ready_signals_dir, clock),
         window_days=settings.l0_window_days,
+        keys=None if rest is None else rest.keys,
     )
 
 

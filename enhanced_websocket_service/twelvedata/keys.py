@@ -8,6 +8,7 @@ Pure: time is passed in (unix seconds UTC), nothing sleeps, nothing does I/O. In
 - no secret leaves this module but inside ``ApiKey.secret``: not in ``repr``, status or saved state.
 """
 
+import copy
 import hashlib
 import math
 from collections import Counter
@@ -264,6 +265,18 @@ class KeyPool:
             spent=dict(self._spent),
             min_interval_s=1.0 / sum(rates) if rates else math.inf,
         )
+
+    def forecast(self, now: float, calls: int) -> float:
+        """Seconds from ``now`` until the last of ``calls`` further calls may begin; infinite when it
+        never may. Nothing is spent.
+        """
+        pool, at = copy.deepcopy(self), now
+        for _ in range(calls):
+            while isinstance(answer := pool.acquire(at), Wait):
+                if math.isinf(answer.until):
+                    return math.inf
+                at = answer.until
+        return at - now
 
     def total_calls(self, now: float) -> int:
         """REST calls of all keys since UTC midnight."""

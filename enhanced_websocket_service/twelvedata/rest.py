@@ -73,6 +73,8 @@ class RestClient:
         self._retries = retries
         self._max_wait_s = max_wait_s
         self._jitter = jitter
+        self.on_spend: Callable[[], None] | None = None
+        """Called when a key has been charged, before the call is sent."""
         self._turn = asyncio.Lock()  # FIFO: a long back-fill must not starve the polled price
         self._http = httpx.AsyncClient(
             base_url=base_url,
@@ -191,6 +193,8 @@ class RestClient:
                 now = self._clock.now()
                 answer = self.keys.acquire(now, 1, purpose)
                 if not isinstance(answer, Wait):
+                    if self.on_spend is not None:
+                        self.on_spend()
                     return answer
                 if answer.until == float("inf"):
                     raise InvalidKey(

@@ -11,6 +11,7 @@ from enhanced_websocket_service.errors import ConfigurationError
 
 from .answers import Answer, Request, json_answer
 from .faults import BadFault, FaultBoard, described
+from .ledger import RequestLedger
 from .model import spelled
 from .stream import PriceStream
 
@@ -21,7 +22,8 @@ NDJSON_TYPE = "application/x-ndjson"
 class Control:
     """Answers the control paths.
 
-    ``calls`` counts the vendor's REST calls by path, ``answers`` by HTTP status.
+    ``calls`` counts the vendor's REST calls by path, ``answers`` by HTTP status; ``requests`` has
+    each of them.
     """
 
     def __init__(self, stream: PriceStream, faults: FaultBoard, now: Callable[[], float]) -> None:
@@ -30,6 +32,7 @@ class Control:
         self._now = now
         self.calls: Counter[str] = Counter()
         self.answers: Counter[str] = Counter()
+        self.requests = RequestLedger()
 
     def answer(self, request: Request) -> Answer:
         match request.method, request.path.removeprefix(PREFIX):
@@ -42,12 +45,14 @@ class Control:
                 return json_answer({"faults": self._faults.shown()})
             case "GET", "status":
                 return json_answer(self.status())
+            case "GET", "requests":
+                return json_answer({"requests": self.requests.entries()})
             case "GET", "sent":
                 return self._sent(request.params)
         return _refused(
             404,
-            "The control paths are GET, POST and DELETE /_sim/faults, GET /_sim/status "
-            "and GET /_sim/sent.",
+            "The control paths are GET, POST and DELETE /_sim/faults, GET /_sim/status, "
+            "GET /_sim/requests and GET /_sim/sent.",
         )
 
     def inject(self, faults: object) -> None:

@@ -1,13 +1,53 @@
-"""What was put on the wire, so that a receiver can be compared with it. Pure."""
+"""What was asked for and put on the wire, so that a client can be compared with it. Pure."""
 
+import contextlib
 from array import array
+from collections import deque
 from collections.abc import Iterator
+from hashlib import sha256
 from math import isnan, nan
 from typing import Any
 
+import msgspec
+
+from .answers import Answer, Request
 from .model import SimTick
 
 _DEFAULT_LIMIT = 2_000_000
+_MOST_REQUESTS = 20_000
+
+
+class RequestLedger:
+    """The vendor's REST calls, the newest ``limit`` of them. Keys are told by a hash."""
+
+    def __init__(self, limit: int = _MOST_REQUESTS) -> None:
+        self._entries: deque[dict[str, Any]] = deque(maxlen=limit)
+
+    def add(self, request: Request, answer: Answer, now: float) -> None:
+        """Record a call and its answer; for rows also how many, the first and the last label."""
+        rows: list[Any] = []
+        if request.path == "/time_series" and answer.status == 200:
+            with contextlib.suppress(msgspec.DecodeError):  # CSV is not looked into
+                rows = msgspec.json.decode(answer.body).get("values", [])
+        labels = sorted(row["datetime"] for row in rows)
+        self._entries.append(
+            {
+                "at": now,
+                "path": request.path,
+                "key": sha256((request.key or "").encode()).hexdigest()[:8],
+                "start_date": request.params.get("start_date"),
+                "end_date": request.params.get("end_date"),
+                "timezone": request.params.get("timezone"),
+                "status": answer.status,
+                "rows": len(rows),
+                "first": labels[0] if labels else None,
+                "last": labels[-1] if labels else None,
+            }
+        )
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Oldest first."""
+        return list(self._entries)
 
 
 class SentLedger:

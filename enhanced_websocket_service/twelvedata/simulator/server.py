@@ -180,7 +180,9 @@ class Simulator:
         if request.path.startswith(PREFIX):
             answer = self._control.answer(request)
         else:
-            answer = self._rest.answer(request, self._clock.now())
+            now = self._clock.now()
+            answer = self._rest.answer(request, now)
+            self._control.requests.add(request, answer, now)
             known = request.path in self._rest.paths
             self._control.calls[request.path if known else "unknown"] += 1
             self._control.answers[str(answer.status)] += 1

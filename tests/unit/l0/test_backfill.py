@@ -69,12 +69,12 @@ async def test_no_cap_loses_or_doubles_a_bar(tmp_path: Path, cap: int) -> None:
     assert result.calls == -(-360 // cap)
 
 
-async def test_a_vendor_that_cuts_at_the_wrong_end_loses_no_bar(tmp_path: Path) -> None:
-    vendor, store = FakeVendor(session_bars(*WEEK), 100, from_start=True), FakeStore()
+@pytest.mark.parametrize("cap", [1, 59, 100, 110, 320, 359, 5000])
+async def test_a_vendor_that_cuts_at_the_wrong_end_loses_no_bar(tmp_path: Path, cap: int) -> None:
+    vendor, store = FakeVendor(session_bars(*WEEK), cap, from_start=True), FakeStore()
     result = await job(vendor, store, tmp_path).run(START, END)
-    # Up to a session at the very end may be taken for absent: then it is reported, and asked again.
-    assert result.missing == tuple(s.open_time for s in session_bars(*WEEK)[result.bars_written :])
-    assert len(result.missing) <= 60
+    assert store.slots() == [one.open_time for one in session_bars(*WEEK)]
+    assert result.missing == ()
 
 
 async def test_a_complete_range_spends_no_credit(tmp_path: Path) -> None:
@@ -157,18 +157,34 @@ async def test_an_empty_range_is_an_answer(tmp_path: Path) -> None:
     assert (nothing.calls, nothing.bars_written, len(nothing.missing)) == (1, 0, 360)
 
 
-async def test_far_apart_holes_are_asked_for_one_by_one(tmp_path: Path) -> None:
-    every = session_bars(*(day.isoformat() for day in CALENDAR.trading_days(date(2025, 3, 3), END)))
-    holes = {at("2025-03-04T09:00"), at("2025-03-06T09:00"), at("2025-06-04T10:00")}
+SPRING = CALENDAR.trading_days(date(2025, 3, 3), END)
+
+
+async def holes_filled(directory: Path, days: list[date], **more: Any) -> list[tuple[int, int]]:
+    """The questions asked when the database lacks one slot on each of ``days``."""
+    every = session_bars(*(day.isoformat() for day in SPRING))
+    holes = {at(f"{day}T09:00") for day in days}
     store = FakeStore(one for one in every if one.open_time not in holes)
     vendor = FakeVendor(every)
-    result = await job(vendor, store, tmp_path).run(date(2025, 3, 3), END)
+    result = await job(vendor, store, directory).run(SPRING[0], END, **more)
     assert result.missing == ()
-    assert result.days_fetched == 3
-    assert [call[:2] for call in vendor.calls] == [
-        (at("2025-03-04T09:00"), at("2025-03-06T09:00")),
-        (at("2025-06-04T10:00"), at("2025-06-04T10:00")),
-    ]
+    assert result.days_fetched == len(days)
+    assert result.calls == result.plan.calls
+    written = [slot for write in store.writes for slot in write]
+    assert sorted(written) == sorted(holes)  # what was read again between them is not touched
+    return [call[:2] for call in vendor.calls]
+
+
+async def test_a_few_holes_do_not_make_complete_days_be_fetched_again(tmp_path: Path) -> None:
+    days = [SPRING[1], SPRING[3], SPRING[60]]
+    nine = [at(f"{day}T09:00") for day in days]
+    assert await holes_filled(tmp_path, days) == [(slot, slot) for slot in reversed(nine)]
+    assert await holes_filled(tmp_path, days, worthwhile=1) == [(nine[0], nine[2])]
+
+
+async def test_many_holes_share_their_calls(tmp_path: Path) -> None:
+    questions = await holes_filled(tmp_path, SPRING[::2])
+    assert questions == [(at(f"{SPRING[0]}T09:00"), at(f"{SPRING[66]}T09:00"))]
 
 
 async def test_a_vendor_that_answers_another_window_is_refused(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ async def test_backfill_writes_database_set_and_flag(tmp_path: Path) -> None:
     assert told[-1] == ("USDCOP", 4, 4)
     assert result_dict(result) == {
         "symbol": "USDCOP",
+        "plan": result.plan.as_dict(),
         "start": "2025-06-03",
         "end": "2025-06-06",
         "trading_days": 4,

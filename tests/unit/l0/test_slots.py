@@ -5,7 +5,6 @@ from enhanced_websocket_service.l0.slots import (
     settled_labels,
     slots_ended_since,
     window_slots,
-    windows,
 )
 
 from .fakes import CALENDAR, at
@@ -53,10 +52,3 @@ def test_slots_ended_since_counts_sessions_only() -> None:
     assert slots_ended_since(CALENDAR, friday_end, at("2025-06-09T08:05")) == 1
     assert slots_ended_since(CALENDAR, friday_end, at("2025-06-09T13:00")) == 60
     assert slots_ended_since(CALENDAR, at("2025-06-06T12:55"), friday_end) == 1
-
-
-def test_windows_are_cut_at_long_gaps() -> None:
-    day = 86_400
-    assert windows([]) == []
-    assert windows([0, 300, 14 * day + 300]) == [[0, 300, 14 * day + 300]]
-    assert windows([0, 300, 14 * day + 600]) == [[0, 300], [14 * day + 600]]
