@@ -22,11 +22,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from . import __version__
 from .errors import ConfigurationError, EwsError
 from .l0.report import render, result_dict
+from .l0.run import BackfillPlan
+from .l0.verify import render_verification
 from .service import build
 from .service.demo import DemoOptions, run_demo
 from .settings import Loaded, load_settings
 from .telemetry import configure_logging
-from .twelvedata.simulator import Simulator, SimulatorConfig, market_from_options
+from .twelvedata.simulator import Limits, Simulator, SimulatorConfig, market_from_options
 
 log = structlog.get_logger(__name__)
 out = Console(highlight=False)
@@ -144,6 +146,9 @@ def simulate(
     seed: SeedOption = 0,
     plan: Annotated[str, typer.Option(help="basic, grow, pro or ultra.")] = "pro",
     regime: Annotated[str, typer.Option(help="onshore or 24x5.")] = "onshore",
+    row_cap: Annotated[
+        int, typer.Option(min=1, max=5000, help="Most rows in one answer, whatever is asked for.")
+    ] = 5000,
 ) -> None:
     """The vendor simulator alone: TwelveData REST and WebSocket on one port."""
     loaded = _load()
@@ -157,7 +162,9 @@ def simulate(
         regime=regime,
         calendar=settings.calendar(),
     )
-    simulator = Simulator(SimulatorConfig(market=market, plan=plan), settings.clock())
+    simulator = Simulator(
+        SimulatorConfig(market=market, plan=plan, limits=Limits(row_cap=row_cap)), settings.clock()
+    )
 
     async def serve(stop: asyncio.Event) -> None:
         await simulator.start(host, port)
@@ -173,7 +180,16 @@ def simulate(
 
 @l0.command("backfill")
 def l0_backfill(
-    start: DateOption = None, end: DateOption = None, as_json: JsonOption = False
+    start: DateOption = None,
+    end: DateOption = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", "--dry-run", help="Show what would be asked for; ask nothing.")
+    ] = False,
+    refetch: Annotated[
+        bool,
+        typer.Option("--refetch", help="Ask again for what is there or is known to be absent."),
+    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """History of the COT days --start to --end, both inclusive; then backup set and ready flag."""
     first, last = _day(start, "--start"), _day(end, "--end")
@@ -181,11 +197,25 @@ def l0_backfill(
         raise ConfigurationError("l0 backfill needs --start DATE and --end DATE.")
     settings = _load().settings
 
+    async def plan() -> Any:
+        async with build.open_l0(settings) as pipeline:
+            return await pipeline.plan(first, last, refetch=refetch)
+
     async def work(tell: Callable[[str, int, int], None]) -> Any:
         async with build.open_l0(settings) as pipeline:
-            return await pipeline.backfill(first, last, tell)
+            return await pipeline.backfill(
+                first, last, tell, refetch=refetch, announce=_announce_plan
+            )
 
-    _report_fetch(_with_progress("Backfill", work), as_json)
+    if not plan_only:
+        _report_fetch(_with_progress("Backfill", work), as_json)
+        return
+    plans = _run(plan())
+    if as_json:
+        _print_json([one.as_dict() for one in plans])
+    else:
+        for one in plans:
+            out.print(one.sentence(), markup=False, soft_wrap=True)
 
 
 @l0.command("incremental")
@@ -195,9 +225,30 @@ def l0_incremental(as_json: JsonOption = False) -> None:
 
     async def work(tell: Callable[[str, int, int], None]) -> Any:
         async with build.open_l0(settings) as pipeline:
-            return await pipeline.incremental(tell)
+            return await pipeline.incremental(tell, announce=_announce_plan)
 
     _report_fetch(_with_progress("Incremental", work), as_json)
+
+
+@l0.command("verify")
+def l0_verify(
+    start: DateOption = None, end: DateOption = None, as_json: JsonOption = False
+) -> None:
+    """Backup set against hash, database and calendar; exit code 1 on any difference."""
+    first, last = _day(start, "--start"), _day(end, "--end")
+    settings = _load().settings
+
+    async def work() -> Any:
+        async with build.open_l0(settings, with_vendor=False) as pipeline:
+            return await pipeline.verify(first, last)
+
+    reports = _run(work())
+    if as_json:
+        _print_json([report.as_dict() for report in reports])
+    else:
+        for report in reports:
+            out.print(render_verification(report), soft_wrap=True)
+    raise typer.Exit(0 if all(report.ok for report in reports) else 1)
 
 
 @l0.command("status")
@@ -313,6 +364,11 @@ def _with_progress(
             bars.update(rows[symbol], completed=done, total=total)
 
         return _run(work(tell))
+
+
+def _announce_plan(plan: BackfillPlan) -> None:
+    # To standard error, like the bar that follows: standard output is for the result.
+    err.print(plan.sentence(), markup=False, soft_wrap=True)
 
 
 def _report_fetch(results: Any, as_json: bool) -> None:

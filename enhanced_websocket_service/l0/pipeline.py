@@ -28,6 +28,7 @@ from .report import L0Report, SymbolReport
 from .run import BackfillPlan, BackfillResult
 from .slots import window_slots
 from .validator import DEFAULT_WINDOW_DAYS, Assessment, assess, worst
+from .verify import Verification, VerifyReport
 
 log = structlog.get_logger(__name__)
 
@@ -164,6 +165,23 @@ class L0Pipeline:
             flag_path=str(self.flag.path),
             flag=self.flag.read(),
             symbols=tuple(symbols),
+        )
+
+    async def verify(
+        self, start: date | None = None, end: date | None = None
+    ) -> tuple[VerifyReport, ...]:
+        """``l0 verify``: each symbol's set, rows and calendar compared. Raises as ``Verification.run``."""
+        return tuple(
+            [
+                await Verification(
+                    self._set(symbol),
+                    self._database,
+                    self._calendar,
+                    self._absences(symbol),
+                    source=self._provider.bars,
+                ).run(start, end, self._clock.now())
+                for symbol in self._symbols
+            ]
         )
 
     async def write_backup(self, symbol: str) -> BackupMetadata:

@@ -53,6 +53,36 @@ async def test_backfill_then_status_then_incremental(rig: Rig) -> None:
     assert code == 0, text
     assert "USDCOP" in text
 
+    code, text = await output(rig, "l0", "verify")
+    assert code == 0, text
+    assert "No difference." in text
+    content = bytearray((folder / "usdcop_m5_complete_backup.parquet").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "usdcop_m5_complete_backup.parquet").write_bytes(content)
+    code, text = await output(
+        rig, "l0", "verify", "--start", "2025-06-10", "--end", "2025-06-11", "--json"
+    )
+    assert code == 1
+    (report,) = document(text)  # type: ignore[misc]
+    assert report["expected_slots"] == report["rows_in_database"] == 120
+    assert report["differences"][0]["kind"] == "backup_set"
+
+
+async def test_a_plan_asks_the_vendor_nothing(rig: Rig) -> None:
+    rig.set_clock(EVENING)
+    (rig.signals / "l0_ready.flag").write_text('{"ready": true}')
+    dates = ("--start", "2024-06-11", "--end", "2025-06-24")
+    code, text = await output(rig, "l0", "backfill", *dates, "--plan")
+    assert code == 0, text
+    assert "4 calls, 4 credits of 800 left today, about 24 s with 1 key" in text
+    code, text = await output(rig, "l0", "backfill", *dates, "--dry-run", "--json")
+    assert code == 0, text
+    (plan,) = document(text)  # type: ignore[misc]
+    assert (plan["calls"], plan["credits"], plan["keys"]) == (4, 4, 1)
+    assert (rig.signals / "l0_ready.flag").exists()
+    async with httpx.AsyncClient(base_url=rig.environ["TWELVEDATA_REST_URL"]) as client:
+        assert (await client.get("/_sim/requests")).json() == {"requests": []}
+
 
 async def test_status_without_data_says_so_and_fails(rig: Rig) -> None:
     code, text = await output(rig, "l0", "status")

@@ -3,14 +3,19 @@
 import asyncio
 import tempfile
 from datetime import date
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enhanced_websocket_service.errors import L0Error
 from enhanced_websocket_service.l0.absences import Absences
-from enhanced_websocket_service.l0.backfill import Backfill, BackfillResult
+from enhanced_websocket_service.l0.backfill import Backfill
+from enhanced_websocket_service.l0.run import BackfillResult
+from enhanced_websocket_service.market.bar import Bar
+from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
 
 from .fakes import CALENDAR, SIMULATOR, FakeStore, FakeVendor, StillClock, around_the_clock, at
 
@@ -21,7 +26,7 @@ LABELS = [
 EVERY = around_the_clock("2025-05-30", "2025-06-05")
 
 
-def run(vendor: FakeVendor, store: FakeStore, directory: str) -> BackfillResult:
+def run(vendor: FakeVendor, store: FakeStore, directory: str, keys: int = 1) -> BackfillResult:
     backfill = Backfill(
         vendor,
         store,
@@ -30,6 +35,7 @@ def run(vendor: FakeVendor, store: FakeStore, directory: str) -> BackfillResult:
         provider=SIMULATOR,
         symbol="USDCOP",
         absences=Absences(Path(directory), "USDCOP", "simulator", CALENDAR),
+        keys=KeyPool([ApiKey(f"G1_{i}", f"key-{i}") for i in range(keys)]),
     )
     return asyncio.run(backfill.run(START, END))
 
@@ -75,3 +81,76 @@ def test_faults_cost_no_page_twice(cap: int, gone: set[int], faults: list[int]) 
     assert set(result.missing) == gone
     written = [slot for write in store.writes for slot in write]
     assert len(written) == len(set(written))
+
+
+class Moody(FakeVendor):
+    """Cuts each answer at another number of rows."""
+
+    def __init__(self, bars: list[Bar], caps: list[int]) -> None:
+        super().__init__(bars)
+        self._caps = cycle(caps)
+
+    async def time_series(self, symbol: str, **question: Any) -> list[Bar]:
+        self.cap = next(self._caps)
+        return await super().time_series(symbol, **question)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    caps=st.lists(st.integers(2, 400), min_size=1, max_size=6),
+    gone=subsets,
+    nights=st.booleans(),
+    keys=st.integers(1, 8),
+)
+def test_no_mood_of_the_vendor_loses_a_bar(
+    caps: list[int], gone: set[int], nights: bool, keys: int
+) -> None:
+    labels = set(LABELS)
+    bars = [b for b in EVERY if b.open_time not in gone and (nights or b.open_time in labels)]
+    store = FakeStore()
+    with tempfile.TemporaryDirectory() as directory:
+        result = run(Moody(bars, caps), store, directory, keys)
+        assert set(store.slots()) == labels - gone
+        assert set(result.missing) == gone
+        written = [slot for write in store.writes for slot in write]
+        assert len(written) == len(set(written))
+
+
+@settings(deadline=None, max_examples=40)
+@given(cap=st.integers(2, 400), gone=subsets)
+def test_a_vendor_that_keeps_the_oldest_loses_no_bar(cap: int, gone: set[int]) -> None:
+    labels = set(LABELS)
+    bars = [b for b in EVERY if b.open_time in labels and b.open_time not in gone]
+    store = FakeStore()
+    with tempfile.TemporaryDirectory() as directory:
+        run(FakeVendor(bars, cap, from_start=True), store, directory, 3)
+    assert set(store.slots()) == labels - gone
+
+
+@settings(deadline=None, max_examples=40)
+@given(cap=st.integers(240, 400), days=st.integers(4, 40), nights=st.booleans())
+def test_credits_are_the_minimum_and_two(cap: int, days: int, nights: bool) -> None:
+    """For a whole feed: the minimum is all its rows by rows a page."""
+    trading = CALENDAR.trading_days(date(2025, 3, 3), date(2025, 6, 4))[-days:]
+    every = around_the_clock(str(trading[0]), "2025-06-05")
+    weekdays = [b for b in every if CALENDAR.local_date(b.open_time).weekday() < 5]
+    first, last = (CALENDAR.expected_labels(trading[i])[i] for i in (0, -1))
+    inside = [b for b in weekdays if first <= b.open_time <= last]
+    labels = {slot for day in trading for slot in CALENDAR.expected_labels(day)}
+    bars = inside if nights else [b for b in inside if b.open_time in labels]
+    store, vendor = FakeStore(), FakeVendor(bars, cap)
+    with tempfile.TemporaryDirectory() as directory:
+        backfill = Backfill(
+            vendor,
+            store,
+            CALENDAR,
+            StillClock(at("2025-06-20T00:00")),
+            provider=SIMULATOR,
+            symbol="USDCOP",
+            absences=Absences(Path(directory), "USDCOP", "simulator", CALENDAR),
+        )
+        result = asyncio.run(backfill.run(trading[0], trading[-1]))
+    assert set(store.slots()) == labels
+    minimum = -(-len(bars) // cap)
+    # Around the clock a page is an estimate, and a few more rows than it holds cost a call.
+    assert result.calls <= minimum + 2 + (minimum // 5 if nights else 0)

@@ -1,10 +1,15 @@
+import asyncio
 import hashlib
 import json
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import duckdb
+import pandas
 import polars as pl
 import pytest
 
@@ -14,6 +19,7 @@ from enhanced_websocket_service.market.bar import Bar
 
 from .fakes import CALENDAR, at, bar, session_bars
 
+ROOT = Path(__file__).resolve().parents[3]
 NOW = at("2025-06-04T18:00")
 OLD = session_bars("2025-06-03")
 NEW = session_bars("2025-06-03", "2025-06-04")
@@ -68,14 +74,25 @@ async def test_the_file_is_typed_sorted_and_in_utc(tmp_path: Path) -> None:
     assert frame.schema == SCHEMA
 
 
-async def test_pandas_reads_the_same(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow", reason="pandas reads parquet by pyarrow, which is not installed")
-    pandas = pytest.importorskip("pandas")
+async def test_pandas_polars_and_duckdb_read_the_same(tmp_path: Path) -> None:
     subject = await write(tmp_path, NEW)
     table = pandas.read_parquet(subject.parquet)
     assert str(table["datetime"].dt.tz) == "UTC"
     assert [int(stamp.timestamp()) for stamp in table["datetime"]] == [b.open_time for b in NEW]
-    assert list(table["close"]) == [b.close for b in NEW]
+    frame = pl.read_parquet(subject.parquet)
+    assert pl.from_pandas(table).equals(frame)
+    with duckdb.connect() as connection:
+        rows = connection.execute(
+            "SELECT epoch(datetime)::bigint, * EXCLUDE (datetime) FROM read_parquet(?)",
+            [str(subject.parquet)],
+        )
+        assert [row[:6] + row[7:] for row in rows.fetchall()] == [
+            (b.open_time, b.symbol, b.open, b.high, b.low, b.close, b.source) for b in NEW
+        ]
+        (compression,) = connection.execute(
+            "SELECT DISTINCT compression FROM parquet_metadata(?)", [str(subject.parquet)]
+        ).fetchall()
+    assert compression == ("ZSTD",)
 
 
 async def test_missing_slots_are_listed(tmp_path: Path) -> None:
@@ -259,3 +276,52 @@ async def test_prices_survive_to_the_last_digit(tmp_path: Path) -> None:
     odd = [bar(OLD[0].open_time, price=3999.123457), bar(OLD[1].open_time, price=0.000001)]
     subject = await write(tmp_path, odd)
     assert to_bars((await subject.read())[0]) == odd
+
+
+_KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+import polars as pl
+from tests.unit.l0 import test_backup as parts
+
+step, directory = int(sys.argv[1]), Path(sys.argv[2])
+made = 0
+
+def counted(real):
+    def call(*arguments, **options):
+        global made
+        if made == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        made += 1
+        return real(*arguments, **options)
+    return call
+
+os.fsync = counted(os.fsync)
+Path.replace = counted(Path.replace)
+pl.DataFrame.write_parquet = counted(pl.DataFrame.write_parquet)
+asyncio.run(parts.write(directory, parts.NEW))
+"""
+
+
+async def test_kill_9_at_any_step_leaves_the_old_set_or_the_new(tmp_path: Path) -> None:
+    async def killed(step: int) -> BackupSet:
+        subject = await write(tmp_path / str(step), OLD)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _KILLED, str(step), str(subject.directory)), cwd=ROOT
+        )
+        assert (await process.wait()) == (-signal.SIGKILL if step < 7 else 0)
+        return subject
+
+    sets = []
+    for step in range(8):
+        subject = await killed(step)
+        # Whoever looks at a file alone sees a whole one, also before anything was mended.
+        assert pl.read_parquet(subject.parquet).height in (len(OLD), len(NEW))
+        frame, metadata = await subject.read()
+        assert await subject.verify() == []
+        sets.append(frame.height)
+        assert metadata.rows == frame.height
+        assert to_bars(frame) == (OLD if frame.height == len(OLD) else NEW)
+    assert sets[0] == len(OLD)
+    assert sets[-1] == len(NEW)
+    assert sets == sorted(sets)

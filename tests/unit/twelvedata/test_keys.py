@@ -194,3 +194,25 @@ def test_unusable_keys_are_named_but_not_shown() -> None:
     for count in (0, 17):
         with pytest.raises(ConfigurationError, match="1 to 16"):
             KeyPool([ApiKey(f"K{i}", f"secret{i}") for i in range(count)])
+
+
+def test_the_forecast_is_what_then_happens() -> None:
+    keys = pool(3)
+    lease(keys, DAY_START)
+    for calls in (0, 1, 2, 3, 30):
+        expected = keys.forecast(DAY_START + 1, calls)
+        probe, at = pool(3), DAY_START + 1
+        lease(probe, DAY_START)
+        for _ in range(calls):
+            while isinstance(answer := probe.acquire(at), Wait):
+                at = answer.until
+        assert expected == at - DAY_START - 1
+    assert keys.total_calls(DAY_START + 1) == 1  # asking costs nothing
+
+
+def test_the_forecast_knows_exhausted_days_and_keys() -> None:
+    keys = pool(1, day_limit=3)
+    assert keys.forecast(DAY_START, 3) == 16
+    assert keys.forecast(DAY_START, 4) == 86_400
+    keys.report(lease(keys, DAY_START), "invalid_key", DAY_START)
+    assert keys.forecast(DAY_START + 60, 1) == math.inf

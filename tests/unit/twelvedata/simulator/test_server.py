@@ -261,3 +261,31 @@ async def test_configuration_errors(simulator: Simulator) -> None:
         Simulator(SimulatorConfig(MARKET, plan="gold"), ManualClock())
     with pytest.raises(BadFault, match="unknown fault 'explode'"):
         simulator.inject({"explode": True})
+
+
+async def test_every_request_is_on_record_without_its_key(
+    simulator: Simulator, clock: ManualClock, http: httpx.AsyncClient
+) -> None:
+    await clock.move_to(OPEN + 3000)
+    question = {
+        "symbol": "USD/COP",
+        "interval": "5min",
+        "start_date": "2025-06-03T13:00:00",
+        "end_date": "2025-06-03T13:20:00",
+        "timezone": "UTC",
+    }
+    headers = {"Authorization": "apikey a-secret-key"}
+    answer = await http.get("/time_series", params=question, headers=headers)
+    await http.get("/time_series", params={**question, "format": "CSV"}, headers=headers)
+    await http.get("/price", params={"symbol": "USD/COP", "apikey": "invalid"})
+    requests = (await http.get("/_sim/requests")).json()["requests"]
+    assert [(one["path"], one["status"], one["rows"]) for one in requests] == [
+        ("/time_series", 200, len(answer.json()["values"])),
+        ("/time_series", 200, 0),
+        ("/price", 401, 0),
+    ]
+    first = requests[0]
+    assert (first["first"], first["last"]) == ("2025-06-03 13:00:00", "2025-06-03 13:20:00")
+    assert (first["start_date"], first["timezone"]) == ("2025-06-03T13:00:00", "UTC")
+    assert "secret" not in json.dumps(requests)
+    assert first["key"] == requests[1]["key"] != requests[2]["key"]
