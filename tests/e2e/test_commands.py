@@ -19,6 +19,7 @@ async def output(rig: Rig, *arguments: str, **changes: str | None) -> tuple[int,
 
 def document(text: str) -> object:
     """The JSON behind the log lines."""
+    text = "\n" + text
     return json.loads(text[text.index("\n[\n") if "\n[\n" in text else text.index("{\n") :])
 
 
