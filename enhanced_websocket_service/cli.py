@@ -21,6 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import __version__
 from .errors import ConfigurationError, EwsError
+from .l0.continuity import DayContinuity
+from .l0.continuity_page import day_dict, render_day, render_days, window_proof
 from .l0.report import render, result_dict
 from .l0.run import BackfillPlan
 from .l0.verify import render_verification
@@ -258,14 +260,61 @@ def l0_status(as_json: JsonOption = False) -> None:
 
     async def work() -> Any:
         async with build.open_l0(settings, with_vendor=False) as pipeline:
-            return await pipeline.status()
+            report = await pipeline.status()
+        async with build.open_slots(settings) as (slots, continuity):
+            proofs = [
+                await window_proof(slots, continuity, symbol, settings.l0_window_days)
+                for symbol in settings.symbols
+            ]
+        return report, proofs
 
-    report = _run(work())
+    report, proofs = _run(work())
     if as_json:
-        _print_json(report.as_dict())
+        _print_json(
+            {**report.as_dict(), "continuity": {one.symbol: one.as_dict() for one in proofs}}
+        )
     else:
         out.print(render(report))
+        for proof in proofs:
+            out.print()
+            for line in proof.lines():
+                out.print(line, no_wrap=True, soft_wrap=True)
     raise typer.Exit(0 if report.ok else 1)
+
+
+@l0.command("continuity")
+def l0_continuity(
+    day: Annotated[
+        str | None, typer.Option("--date", metavar="DATE", help="COT day; default: today.")
+    ] = None,
+    start: DateOption = None,
+    end: DateOption = None,
+    symbol: Annotated[str | None, typer.Option(help="Default: the first of SYMBOLS.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Who covers each 5-minute slot, and what is missing and why; exit code 1 when some slot is."""
+    on, first, last = _day(day, "--date"), _day(start, "--start"), _day(end, "--end")
+    if (first is None) != (last is None) or (on is not None and first is not None):
+        raise ConfigurationError("l0 continuity takes --date DATE, or --start DATE and --end DATE.")
+    settings = _load().settings
+    if symbol is not None and symbol not in settings.symbols:
+        raise ConfigurationError(f"--symbol {symbol!r} is not among {', '.join(settings.symbols)}.")
+    wanted = symbol or settings.symbols[0]
+
+    async def work() -> list[DayContinuity]:
+        async with build.open_slots(settings) as (_, continuity):
+            if first is not None and last is not None:
+                return await continuity.days(wanted, first, last)
+            return [await continuity.day(wanted, on or continuity.last_days(1)[1])]
+
+    days: list[DayContinuity] = _run(work())
+    if as_json:
+        shown = [day_dict(one) for one in days]
+        _print_json(shown if first is not None else shown[0])
+    else:
+        for line in render_days(days) if first is not None else render_day(days[0]):
+            out.print(line, no_wrap=True, soft_wrap=True)
+    raise typer.Exit(any(one.summary.unknown for one in days))
 
 
 @config.command("check")

@@ -138,6 +138,25 @@ class Metrics:
         self.bars = Counter(
             "ews_bars_published", "Bars published", ["status"], registry=self.registry
         )
+        self.reconciled_slots = Counter(
+            "ews_reconciled_slots",
+            "Slots in answers of the vendor, by what the answer meant",
+            ["finding"],
+            registry=self.registry,
+        )
+        self.slots_lacking = Gauge(
+            "ews_slots_without_vendor_bar",
+            "Slots of the L0 window that the vendor has not given yet",
+            ["symbol"],
+            registry=self.registry,
+        )
+        self.bar_drift = Histogram(
+            "ews_bar_drift",
+            "Distance of whole live bars from the vendor's, in price units",
+            ["field"],
+            buckets=(0.0, 0.01, 0.1, 0.5, 1, 2, 5, 10, 50),
+            registry=self.registry,
+        )
         self.tick_price = Gauge(
             "ews_last_price", "Price of the last tick", ["symbol"], registry=self.registry
         )

@@ -7,9 +7,7 @@ minutes ago: until then the vendor may not have published it, and its absence sa
 from datetime import date, timedelta
 
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar
-
-SETTLE_S = 180
-"""The vendor publishes a bar 0.3 to 3 minutes after its end."""
+from enhanced_websocket_service.market.slot import SETTLE_S
 
 
 def settled_labels(calendar: TradingCalendar, day: date, now: float) -> list[int]:

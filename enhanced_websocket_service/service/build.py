@@ -15,9 +15,12 @@ from enhanced_websocket_service.feeds.base import Feed
 from enhanced_websocket_service.feeds.failover import FailoverFeed
 from enhanced_websocket_service.feeds.polling import PollingFeed
 from enhanced_websocket_service.feeds.stream import StreamFeed
+from enhanced_websocket_service.l0.continuity import Continuity
 from enhanced_websocket_service.l0.pipeline import L0Pipeline
 from enhanced_websocket_service.l0.readiness import ReadyFlag
+from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.calendar import BAR_SECONDS
+from enhanced_websocket_service.market.reconciliation import Credits
 from enhanced_websocket_service.market.source import is_simulated
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.api import create_app
@@ -29,6 +32,7 @@ from enhanced_websocket_service.storage.epochs import begin_epoch
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import records_since, recover
 from enhanced_websocket_service.storage.postgres import Database
+from enhanced_websocket_service.storage.slot_store import SlotStore
 from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.keys import KeyPool
@@ -40,7 +44,7 @@ from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle, Schedule
 from .pipeline import Pipeline
 from .running import Service
-from .states import StateMachine
+from .states import ServiceState, StateMachine
 from .supervisor import Supervisor
 from .view import View
 
@@ -50,6 +54,8 @@ RESTORE_S = 1200
 """How far back the journal is replayed at a start: more than a bar and its grace."""
 LONGEST_WAIT_S = 900.0
 """How long a command waits for a key: it has nothing better to do. A live service has."""
+RECONCILING = frozenset({ServiceState.READY, ServiceState.ACTIVE, ServiceState.MARKET_CLOSED})
+"""States in which history is neither awaited from L0 nor being repaired."""
 EPOCH_TIMEOUT_S = 3.0
 """Real seconds that the start waits for others to tell the highest epoch they know."""
 
@@ -137,6 +143,21 @@ async def open_l0(settings: Settings, *, with_vendor: bool = True) -> AsyncItera
         stack.push_async_callback(database.close)
         await database.connect()
         yield l0_pipeline(settings, clock, rest, database)
+
+
+@contextlib.asynccontextmanager
+async def open_slots(settings: Settings) -> AsyncIterator[tuple[SlotStore, Continuity]]:
+    """The proof of continuity for a command: its own connections. Raises ``EwsError``."""
+    require(settings, key=False)
+    clock = settings.clock()
+    async with contextlib.AsyncExitStack() as stack:
+        servers = await stack.enter_async_context(data_servers(settings, with_redis=False))
+        database_url, _ = servers
+        database = Database(database_url, settings.data_provider, clock=clock)
+        stack.push_async_callback(database.close)
+        await database.connect()
+        store = SlotStore(database)
+        yield store, Continuity(store, settings.calendar(), clock, settings.data_provider)
 
 
 def l0_pipeline(
@@ -268,9 +289,32 @@ async def build_service(
         ping_redis=None if redis is None else redis.ping,
         details=lambda: view.health_details(),
         interval_s=settings.health_interval_s,
+        epoch=epoch,
     )
     writer = JournalWriter(
         journal, database, epoch=epoch, symbols=settings.symbols, metrics=metrics
+    )
+    history = l0_pipeline(settings, clock, rest, database)
+    slots = SlotStore(database)
+
+    def credits_at(at: float) -> Credits:
+        plan = CreditPlanner(keys).plan(at, calendar.current_or_next(at).closes)
+        return Credits(keys.budget(at).left, plan.reserve)
+
+    reconciler = Reconciler(
+        rest=rest,
+        store=slots,
+        calendar=calendar,
+        clock=clock,
+        provider=provider,
+        symbols=settings.symbols,
+        publish=pipeline.on_vendor_bars,
+        stored=lambda timeout_s: writer.reached(journal.end.record, timeout_s),
+        may_run=lambda: states.state in RECONCILING,
+        credits=credits_at,
+        write_backup=history.write_backup,
+        window_days=settings.l0_window_days,
+        metrics=metrics,
     )
     lifecycle = Lifecycle(
         clock=clock,
@@ -278,7 +322,7 @@ async def build_service(
         states=states,
         flag=flag,
         collected_until=collected_until,
-        history=l0_pipeline(settings, clock, rest, database),
+        history=history,
         pipeline=pipeline,
         connect=database.connect,
         make_feed=make_feed,
@@ -307,6 +351,8 @@ async def build_service(
         writer=writer,
         database=database,
         keys=keys,
+        continuity=Continuity(slots, calendar, clock, provider, epoch=epoch),
+        reconciler=reconciler,
     )
     app = create_app(
         view,
@@ -338,6 +384,7 @@ async def build_service(
         api=api,
         rest=rest,
         ledgers=KeyLedgers(keys, settings.state_dir),
+        reconciler=reconciler,
         last_ticks=recovery.last,
         late_grace_s=settings.late_grace_s,
         shutdown_timeout_s=settings.shutdown_timeout_s,

@@ -50,6 +50,7 @@ class HealthMonitor:
 
     :param ping_redis: ``None`` when no Redis is configured.
     :param details: what a periodic row says beside the state.
+    :param epoch: of this process; told in every row.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class HealthMonitor:
         ping_redis: Callable[[], Awaitable[float | None]] | None,
         details: Callable[[], Mapping[str, Any]],
         interval_s: float = 60.0,
+        epoch: int = 0,
     ) -> None:
         self._clock = clock
         self._states = states
@@ -70,6 +72,7 @@ class HealthMonitor:
         self._ping_redis = ping_redis
         self._details = details
         self._interval_s = interval_s
+        self._epoch = epoch
         self._rows: deque[_Row] = deque(maxlen=MAX_PENDING_ROWS)
         self._wake = asyncio.Event()
         self.database = PartHealth(connected=False, error="Not asked yet.")
@@ -81,7 +84,7 @@ class HealthMonitor:
     def note(self, change: StateChange) -> None:
         """Queue a row for a state change."""
         error = change.reason if change.state is ServiceState.ERROR else None
-        details = {"reason": change.reason, "at": iso_local(change.at)}
+        details = {"reason": change.reason, **self._stamp(change.at)}
         self._rows.append(_Row(change.state.value, details, error))
         self._wake.set()
 
@@ -97,7 +100,8 @@ class HealthMonitor:
             if now >= next_row:
                 next_row = now + self._clock.span(self._interval_s, at_least_real=1.0)
                 current = self._states.current
-                self._rows.append(_Row(current.state.value, dict(self._details()), None))
+                details = {**self._details(), **self._stamp(now)}
+                self._rows.append(_Row(current.state.value, details, None))
             if self.database.connected:
                 await self.write_pending()
             try:
@@ -105,6 +109,10 @@ class HealthMonitor:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _stamp(self, at: float) -> dict[str, Any]:
+        """When, by the service's clock, and which process: the proof of continuity reads both."""
+        return {"at": iso_local(at), "epoch": self._epoch}
 
     async def write_pending(self) -> None:
         """Write the queued rows; what the database refuses now stays queued."""

@@ -95,6 +95,7 @@ class Lifecycle:
         self._next_repair = -math.inf
         self._repair_pause_s = FIRST_REPAIR_PAUSE_S / 2
         self._checked: Session | None = None  # the session whose data was found good
+        self._caveat = ""
         self._interruption: EwsError | None = None
         self._interrupted = asyncio.Event()
         self.feed: Feed | None = None
@@ -177,13 +178,16 @@ class Lifecycle:
             if now < session.opens - self._schedule.pre_open_s:
                 self._change(
                     ServiceState.MARKET_CLOSED,
-                    f"The next session opens {iso_local(session.opens)}.",
+                    f"The next session opens {iso_local(session.opens)}.{self._caveat}",
                 )
                 await self._clock.sleep_until(session.opens - self._schedule.pre_open_s)
                 continue
             self._checked = session
             began = "opens" if now < session.opens else "has been open since"
-            self._change(ServiceState.READY, f"The session {began} {iso_local(session.opens)}.")
+            self._change(
+                ServiceState.READY,
+                f"The session {began} {iso_local(session.opens)}.{self._caveat}",
+            )
             await self._collect(session)
             following = self._calendar.next_after(self._clock.now())
             self._change(
@@ -234,6 +238,7 @@ class Lifecycle:
 
     async def _check_data(self) -> None:
         self._change(ServiceState.CHECKING_DATA, "Measuring freshness and completeness of L0.")
+        self._caveat = ""
         assessment = await self._assess()
         if not _usable(assessment):
             self._change(
@@ -246,6 +251,8 @@ class Lifecycle:
                 reason = f"{'; '.join(assessment.reasons)}{problem}"
                 if self._schedule.l0_policy == "strict":
                     raise L0Error(reason)
+                # Whoever looks at the state must not take it for the usual one.
+                self._caveat = f" On L0 data that is not usable (L0_POLICY=degraded): {reason}"
                 log.warning(
                     "Going live on unusable L0 data, as L0_POLICY=degraded asks", why=reason
                 )
@@ -306,7 +313,9 @@ class Lifecycle:
     async def _session_clock(self, session: Session) -> None:
         clock = self._clock
         await clock.sleep_until(session.opens)
-        self._change(ServiceState.ACTIVE, f"Collecting until {iso_local(session.closes)}.")
+        self._change(
+            ServiceState.ACTIVE, f"Collecting until {iso_local(session.closes)}.{self._caveat}"
+        )
         await clock.sleep_until(session.closes)
         # Ticks in flight: stamped before the close, not here yet.
         await clock.sleep(clock.span(self._schedule.close_drain_s, MIN_REAL_GRACE_S))

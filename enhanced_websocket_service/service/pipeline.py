@@ -12,7 +12,7 @@ from typing import Protocol
 
 from enhanced_websocket_service.errors import JournalError
 from enhanced_websocket_service.market.aggregation import BarAggregator
-from enhanced_websocket_service.market.bar import BarUpdate
+from enhanced_websocket_service.market.bar import Bar, BarUpdate
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.events import EpochStarted, Event
 from enhanced_websocket_service.market.tick import Flag, Quote, Rejection, Tick, quantise, rejection
@@ -180,12 +180,32 @@ class Pipeline:
         ]
         if not self._closed:
             return
-        self._journal.append(self._closed)
-        updates, self._closed = self._closed, []
-        for update in updates:
-            self.counts.bars += 1
-            self._metrics.bars.labels(update.bar.status).inc()
-        self._publish(updates)
+        self._publish_bars(self._closed)
+        self._closed = []
+
+    def on_vendor_bars(self, bars: Sequence[Bar], now: float) -> list[Bar]:
+        """Journal and publish new versions of slots that the vendor's bars settle, oldest first.
+
+        Refused are those that ticks can still change: a live revision after the vendor's would claim
+        to be better. The caller numbers the revisions and comes again with what was refused.
+
+        :returns: those published.
+        :raises JournalError: none was.
+        """
+        taken = [
+            bar
+            for bar in bars
+            if (line := self._lines.get(bar.symbol)) is not None
+            and not line.aggregator.accepts(bar.open_time)
+        ]
+        if taken:
+            self._publish_bars(
+                [
+                    BarUpdate(bar, self.epoch, self._lines[bar.symbol].offset, now)
+                    for bar in sorted(taken, key=lambda bar: bar.open_time)
+                ]
+            )
+        return taken
 
     def next_close(self) -> float | None:
         """When ``on_time`` next has a bar to publish; ``None`` while there is none."""
@@ -199,6 +219,13 @@ class Pipeline:
         if rejections:
             self._append(rejections, before)
             self._count_rejections(rejections)
+
+    def _publish_bars(self, updates: list[BarUpdate]) -> None:
+        self._journal.append(updates)
+        for update in updates:
+            self.counts.bars += 1
+            self._metrics.bars.labels(update.bar.status).inc()
+        self._publish(updates)
 
     def _tick(self, line: _Line, accepted: Accepted, offset: int, now: float) -> Tick:
         quote, flags = accepted.quote, accepted.flags

@@ -9,6 +9,7 @@ from enhanced_websocket_service.bus.base import Bus
 from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import EpochFenced, EwsError
+from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.events import StatusChanged
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.hub import Hub
@@ -52,6 +53,7 @@ class Service:
         api: ApiServer,
         rest: RestClient,
         ledgers: KeyLedgers,
+        reconciler: Reconciler,
         last_ticks: Mapping[str, Tick],
         late_grace_s: float,
         shutdown_timeout_s: float,
@@ -71,6 +73,7 @@ class Service:
         self._hub = hub
         self._rest = rest
         self._ledgers = ledgers
+        self._reconciler = reconciler
         self._last_ticks = last_ticks
         self._late_grace_s = late_grace_s
         self._shutdown_timeout_s = shutdown_timeout_s
@@ -118,6 +121,7 @@ class Service:
         start("ledgers", lambda: self._ledgers.keep(self._clock))
         start("verdict", self._watch_verdict)
         start("l0-watch", self.lifecycle.watch_data)
+        start("reconciliation", self._reconciler.run)
         start("lifecycle", self.lifecycle.run)
 
     async def stop(self) -> None:
@@ -153,7 +157,7 @@ class Service:
             self._pipeline.on_time(self._clock.now(), self._late_grace_s)
         except EwsError as error:
             log.error("The last bars could not be journaled", error=str(error))
-        for name in ("l0-watch", "verdict", "ledgers", "health"):
+        for name in ("reconciliation", "l0-watch", "verdict", "ledgers", "health"):
             await self._supervisor.stop(name, left(0.2))
         self._ledgers.save(self._clock.now())
         # A database that was never reached, or is another's by now, takes nothing any more.

@@ -8,7 +8,10 @@ from typing import Any
 
 from enhanced_websocket_service.bus.base import Bus
 from enhanced_websocket_service.clock import Clock
+from enhanced_websocket_service.l0.continuity import Continuity
+from enhanced_websocket_service.l0.continuity_page import summary_dict
 from enhanced_websocket_service.l0.readiness import ReadyFlag
+from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.bar import INTERVALS, Bar
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar
 from enhanced_websocket_service.market.source import Provider
@@ -16,7 +19,9 @@ from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.models import (
     ApiKeyUsage,
     ComponentStatus,
+    ContinuityRangeView,
     ContinuityView,
+    DayNumbers,
     FeedHealth,
     KeyView,
     L0Status,
@@ -42,8 +47,6 @@ from .states import ServiceState, StateChange, StateMachine
 from .supervisor import Supervisor
 
 _MICROSECOND = 1e-6  # the resolution of the database's times
-_PENDING_FOR_S = 3 * 60
-"""A slot without a bar is not missing before its vendor bar is due."""
 
 
 class View:
@@ -67,6 +70,8 @@ class View:
         writer: JournalWriter,
         database: Database,
         keys: KeyPool,
+        continuity: Continuity,
+        reconciler: Reconciler,
     ) -> None:
         self.symbols = tuple(symbols)
         self._clock = clock
@@ -83,6 +88,8 @@ class View:
         self._writer = writer
         self._database = database
         self._keys = keys
+        self._continuity = continuity
+        self._reconciler = reconciler
         self._started = time.monotonic()  # real time: how long the process has been up
 
     def now(self) -> float:
@@ -121,6 +128,7 @@ class View:
             "bars": self._pipeline.counts.bars,
             "writer": self._writer.status(),
             "redis_connected": self._monitor.redis.connected,
+            "reconciliation": self._reconciler.status(),
         }
 
     def status(self) -> StatusView:
@@ -164,6 +172,7 @@ class View:
                 for one in self._supervisor.components
             ],
             credits=self._credits(now),
+            reconciliation=self._reconciler.status(),
             provider=self._provider.name,
             simulated=self._provider.simulated,
         )
@@ -195,32 +204,33 @@ class View:
         )
 
     async def continuity(self, symbol: str, day: date) -> ContinuityView:
-        labels = self._calendar.expected_labels(day)
-        present: dict[int, list[str]] = {}
-        if labels:
-            present = await self._database.slots_present(
-                symbol, labels[0], self._bound(labels[-1] + 1)
-            )
-        now = self.now()
-        slots = [self._slot(label, present.get(label, []), now) for label in labels]
+        found = await self._continuity.day(symbol, day)
         return ContinuityView(
-            date=day.isoformat(),
-            expected=len(slots),
-            covered=sum(slot.status in ("vendor", "live", "both") for slot in slots),
-            slots=slots,
+            **summary_dict(found.summary),
+            slots=[
+                SlotView(
+                    datetime=slot.open_time,
+                    source=slot.source,
+                    status=slot.status,
+                    revision=slot.revision,
+                    final=slot.final,
+                    grade=slot.grade,
+                    reason=slot.reason,
+                )
+                for slot in found.slots
+            ],
         )
 
-    def _slot(self, label: int, sources: Sequence[str], now: float) -> SlotView:
-        live = [one for one in sources if one.endswith(("_websocket", "_rest"))]
-        vendor = [one for one in sources if one not in live]
-        if vendor:
-            return SlotView(datetime=label, source=vendor[0], status="both" if live else "vendor")
-        if live:
-            return SlotView(datetime=label, source=live[0], status="live")
-        if now < label + BAR_SECONDS + _PENDING_FOR_S:
-            return SlotView(datetime=label, source=None, status="pending", reason="Not due yet.")
-        return SlotView(
-            datetime=label, source=None, status="unknown", reason="Neither ticks nor a vendor bar."
+    async def continuity_range(self, symbol: str, start: date, end: date) -> ContinuityRangeView:
+        days = [one.summary for one in await self._continuity.days(symbol, start, end)]
+        return ContinuityRangeView(
+            start=start.isoformat(),
+            end=end.isoformat(),
+            expected=sum(one.expected for one in days),
+            covered=sum(one.covered for one in days),
+            final=sum(one.final for one in days),
+            unknown=sum(one.unknown for one in days),
+            days=[DayNumbers(**summary_dict(one)) for one in days],
         )
 
     def _l0(self, now: float) -> L0Status:

@@ -188,9 +188,14 @@ def _add_market(app: FastAPI, view: ServiceView) -> None:
         )
 
     @app.get("/market/continuity", tags=["market"], responses=_without(_READS, 406))
-    async def continuity(query: Annotated[params.DayParams, Query()]) -> models.ContinuityAnswer:
-        """The expected 5-minute slots of a day and who covers each of them."""
+    async def continuity(
+        query: Annotated[params.DayParams, Query()],
+    ) -> models.ContinuityAnswer | models.ContinuityRangeAnswer:
+        """The expected 5-minute slots of a day and who covers each; or a range of days in numbers."""
         symbol = _symbol(view, query.symbol)
+        if query.start is not None and query.end is not None:
+            days = await view.continuity_range(symbol, query.start, query.end)
+            return models.ContinuityRangeAnswer(**dict(days), symbol=symbol, **_stamp(view))
         day = query.date or params.parse_date(wire.local_day(view.now()))
         assert day is not None
         found = await view.continuity(symbol, day)

@@ -241,6 +241,8 @@ class StatusView(View):
     storage: StorageStatus
     components: list[ComponentStatus] = []
     credits: dict[str, Any] = {}
+    reconciliation: dict[str, Any] = {}
+    """By symbol: how much of the L0 window is final, and how far live bars were from the vendor's."""
     provider: str
     simulated: bool
 
@@ -339,18 +341,47 @@ class SlotView(View):
     source: str | None
     status: Literal["vendor", "live", "both", "pending", "unknown"]
     revision: int | None = None
+    final: bool = False
+    """Two answers of the vendor agree."""
     grade: str | None = None
     reason: str | None = None
 
 
-class ContinuityView(View):
-    """A day's slots; ``covered`` counts those that are vendor, live or both."""
+class DayNumbers(View):
+    """A day in numbers; ``covered`` is vendor + live + both, all five add up to ``expected``."""
 
     date: str
     expected: int
     covered: int
+    vendor: int = 0
+    live: int = 0
+    both: int = 0
+    pending: int = 0
+    unknown: int = 0
+    final: int = 0
+
+
+class ContinuityView(DayNumbers):
+    """A day, slot by slot."""
+
     slots: list[SlotView]
 
 
 class ContinuityAnswer(ContinuityView, Answer):
+    symbol: str
+
+
+class ContinuityRangeView(View):
+    """The trading days of a range (``start`` and ``end`` inclusive), and their sums."""
+
+    start: str
+    end: str
+    expected: int
+    covered: int
+    final: int
+    unknown: int
+    days: list[DayNumbers]
+
+
+class ContinuityRangeAnswer(ContinuityRangeView, Answer):
     symbol: str

@@ -23,6 +23,7 @@ _INSTANT: Final = re.compile(
     re.ASCII,
 )
 _YEARS: Final = range(1970, 2101)
+MAX_RANGE_DAYS: Final = 1100
 
 
 def parse_instant(text: object) -> float | None:
@@ -163,3 +164,18 @@ class TickParams(WindowParams):
 
 class DayParams(SymbolParams):
     date: DateParam = Field(None, description="Local day; default: today")
+    start: DateParam = Field(None, description="Local day: with end, a summary of a range instead")
+    end: DateParam = Field(None, description="Local day, inclusive")
+
+    @model_validator(mode="after")
+    def _one_question(self) -> "DayParams":
+        if (self.start is None) != (self.end is None):
+            raise ValueError("start and end belong together")
+        if self.start is not None and self.end is not None:
+            if self.date is not None:
+                raise ValueError("either date, or start and end")
+            if self.start > self.end:
+                raise ValueError("start must not be after end")
+            if (self.end - self.start).days >= MAX_RANGE_DAYS:
+                raise ValueError(f"start and end may span {MAX_RANGE_DAYS} days at most")
+        return self

@@ -13,7 +13,15 @@ from typing import Protocol
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.tick import Tick
 
-from .models import ContinuityView, FeedHealth, PartHealth, SessionView, StateInfo, StatusView
+from .models import (
+    ContinuityRangeView,
+    ContinuityView,
+    FeedHealth,
+    PartHealth,
+    SessionView,
+    StateInfo,
+    StatusView,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +112,13 @@ class ServiceView(Protocol):
 
     async def continuity(self, symbol: str, day: date) -> ContinuityView:
         """Who covers each expected slot of ``day``; no slots on a closed day.
+
+        :raises errors.DatabaseUnavailable: answered with 503.
+        """
+        ...
+
+    async def continuity_range(self, symbol: str, start: date, end: date) -> ContinuityRangeView:
+        """The trading days of ``start .. end``, both inclusive, in numbers.
 
         :raises errors.DatabaseUnavailable: answered with 503.
         """

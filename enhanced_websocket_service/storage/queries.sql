@@ -179,3 +179,54 @@ ORDER BY epoch DESC, tick_offset DESC LIMIT $7
 SELECT coalesce(max(epoch), 0) FROM (
     SELECT epoch FROM epoch_fence UNION ALL SELECT epoch FROM tick_epochs
 ) AS known
+
+-- name: slot_rows
+-- Every source's bar of each slot, the one that speaks for it first.
+SELECT extract(epoch FROM datetime)::bigint AS slot, coalesce(source, 'unknown') AS source,
+    open::float8, high::float8, low::float8, close::float8, coalesce(volume, 0)::bigint AS volume,
+    coalesce(bar_revision, 0) AS revision, coalesce(bar_status, 'closed') AS status,
+    bar_epoch IS NOT NULL AS published,
+    coalesce(extract(epoch FROM published_at), 0)::float8 AS seen_at,
+    coalesce((certificate ->> 'partial')::boolean, false) AS partial
+FROM market_data
+WHERE symbol = $1 AND datetime BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
+    AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL
+ORDER BY slot, ews_source_rank(source), updated_at DESC NULLS LAST, id DESC
+
+-- name: slot_revisions
+SELECT extract(epoch FROM datetime)::bigint AS slot, max(revision) AS revision
+FROM bar_revisions
+WHERE symbol = $1 AND interval_s = 300 AND datetime BETWEEN $2 AND $3
+    AND ews_is_simulated(source) = $4
+GROUP BY datetime
+
+-- name: vendor_gaps
+-- $4 the source of the vendor's bars.
+SELECT extract(epoch FROM datetime)::bigint AS slot, asked,
+    extract(epoch FROM last_asked_at)::float8 AS last_asked_at
+FROM vendor_gaps
+WHERE symbol = $1 AND interval_s = 300 AND datetime BETWEEN $2 AND $3 AND source = $4
+
+-- name: drift
+-- $4 the source of the vendor's bars. Means and differing over bars collected for their whole time.
+SELECT count(*) AS bars, count(*) FILTER (WHERE partial) AS partial,
+    count(*) FILTER (WHERE NOT partial AND (open, high, low, close) <> (0, 0, 0, 0)) AS differing,
+    (avg(abs(open)) FILTER (WHERE NOT partial))::float8 AS mean_open,
+    (avg(abs(high)) FILTER (WHERE NOT partial))::float8 AS mean_high,
+    (avg(abs(low)) FILTER (WHERE NOT partial))::float8 AS mean_low,
+    (avg(abs(close)) FILTER (WHERE NOT partial))::float8 AS mean_close,
+    (max(abs(open)) FILTER (WHERE NOT partial))::float8 AS max_open,
+    (max(abs(high)) FILTER (WHERE NOT partial))::float8 AS max_high,
+    (max(abs(low)) FILTER (WHERE NOT partial))::float8 AS max_low,
+    (max(abs(close)) FILTER (WHERE NOT partial))::float8 AS max_close
+FROM bar_drift
+WHERE symbol = $1 AND interval_s = 300 AND datetime BETWEEN $2 AND $3 AND vendor_source = $4
+
+-- name: health_marks
+-- What the service said of itself at $1 .. $2: ISO 8601 in the service's own offset, compared as text.
+SELECT details ->> 'at' AS at, status, error_message, details ->> 'reason' AS reason,
+    coalesce(details ->> 'epoch', '0')::bigint AS epoch
+FROM system_health
+WHERE service_name = 'enhanced_websocket_service'
+    AND (details ->> 'at') COLLATE "C" BETWEEN $1 AND $2
+ORDER BY (details ->> 'at') COLLATE "C", id

@@ -117,6 +117,19 @@ class JournalWriter:
         self._hurry.clear()
         return self.caught_up
 
+    async def reached(self, record: int, timeout_s: float) -> bool:
+        """Wait until the journal is stored up to ``record``, at most ``timeout_s`` real seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not self.stored_up_to(record):
+                    self._progress.clear()
+                    await self._progress.wait()
+        return self.stored_up_to(record)
+
+    def stored_up_to(self, record: int) -> bool:
+        """Whether everything before journal record number ``record`` is in the database."""
+        return self._done is not None and self._done.record >= record
+
     @property
     def caught_up(self) -> bool:
         """Whether everything journaled is stored."""

@@ -116,3 +116,42 @@ WHERE (old.open, old.high, old.low, old.close, coalesce(old.volume, 0)) IS DISTI
 -- name: insert_health
 INSERT INTO system_health (service_name, status, details, response_time_ms, error_message)
 VALUES ('enhanced_websocket_service', $1, $2::text::jsonb, $3, $4)
+
+-- name: note_vendor_gaps
+-- $1 symbol, $2 the vendor's source, $3 slots in unix seconds, $4 the clock's now.
+INSERT INTO vendor_gaps AS old
+    (symbol, interval_s, datetime, source, asked, first_asked_at, last_asked_at)
+SELECT $1, 300, to_timestamp(slot), $2, 1, $4, $4 FROM unnest($3::bigint[]) AS slot ORDER BY slot
+ON CONFLICT (symbol, interval_s, datetime, source) DO UPDATE SET
+    asked = old.asked + 1, last_asked_at = excluded.last_asked_at
+
+-- name: note_drift
+INSERT INTO bar_drift (symbol, interval_s, datetime, vendor_source, live_source, live_revision,
+    partial, open, high, low, close, measured_at)
+VALUES ($1, 300, $2, $3, $4, $5, $6, $7::float8::numeric, $8::float8::numeric, $9::float8::numeric,
+    $10::float8::numeric, $11)
+ON CONFLICT (symbol, interval_s, datetime, vendor_source) DO UPDATE SET
+    live_source = excluded.live_source, live_revision = excluded.live_revision,
+    partial = excluded.partial, open = excluded.open, high = excluded.high, low = excluded.low,
+    close = excluded.close, measured_at = excluded.measured_at
+
+-- name: keep_seen_versions
+-- Vendor bars that came without the journal are about to be replaced by journaled versions: $1 symbol,
+-- $2 source, $3 slots in unix seconds. What was readable until now stays answerable by as_of.
+INSERT INTO bar_revisions
+    (symbol, interval_s, datetime, source, epoch, revision, status, open, high, low, close, volume,
+     certificate, published_at)
+SELECT symbol, 300, datetime, source, coalesce(bar_epoch, 0), coalesce(bar_revision, 0),
+    coalesce(bar_status, 'closed'), open, high, low, close, coalesce(volume, 0), certificate,
+    coalesce(published_at, created_at, now())
+FROM market_data
+WHERE symbol = $1 AND source = $2
+    AND datetime IN (SELECT to_timestamp(slot) FROM unnest($3::bigint[]) AS slot)
+    AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL
+ON CONFLICT (symbol, interval_s, datetime, source, epoch, revision) DO NOTHING
+
+-- name: confirm_history
+-- The vendor gave these bars again as they are: final, which is no new version.
+UPDATE market_data SET bar_status = 'reconciled', updated_at = now()
+WHERE symbol = $1 AND source = $2
+    AND datetime IN (SELECT to_timestamp(slot) FROM unnest($3::bigint[]) AS slot)

@@ -304,7 +304,7 @@ def _bar(row: object, symbol: str, interval_s: int, source: str) -> Bar | str:
         volume=amount,
         source=source,
         revision=0,
-        status="reconciled",
+        status="closed",  # final only when another answer agrees
     )
 
 

@@ -245,6 +245,14 @@ async def test_continuity(client: httpx.AsyncClient) -> None:
     assert (closed["expected"], closed["slots"]) == (0, [])
 
 
+async def test_continuity_of_a_range(client: httpx.AsyncClient) -> None:
+    window = {"start": "2025-06-03", "end": "2025-06-08"}
+    answer = await get(client, "/market/continuity", params=window)
+    assert [day["date"] for day in answer["days"]] == [f"2025-06-0{n}" for n in (3, 4, 5, 6)]
+    assert (answer["symbol"], answer["expected"], answer["covered"]) == ("USDCOP", 240, 10)
+    assert answer["days"][1]["covered"] == 10
+
+
 @pytest.mark.parametrize(
     ("path", "status", "error", "said"),
     [
@@ -264,6 +272,13 @@ async def test_continuity(client: httpx.AsyncClient) -> None:
         ("/market/ticks?cursor=12", 422, "invalid_parameter", "EPOCH:OFFSET"),
         ("/market/ticks?source=a%20b", 422, "invalid_parameter", "'source'"),
         ("/market/continuity?date=2025-13-01", 422, "invalid_parameter", "'date'"),
+        ("/market/continuity?start=2025-06-01", 422, "invalid_parameter", "belong together"),
+        ("/market/continuity?start=2025-06-02&end=2025-06-01", 422, "invalid_parameter", "after"),
+        (
+            "/market/continuity?start=2025-06-02&end=2025-06-02&date=2025-06-02",
+            *(422, "invalid_parameter", "either"),
+        ),
+        ("/market/continuity?start=2020-06-02&end=2025-06-02", 422, "invalid_parameter", "1100"),
         ("/assets/../api.py", 404, "not_found", ""),
         ("/assets/secret", 404, "not_found", "secret"),
     ],

@@ -223,6 +223,25 @@ class FakeService:
             slots=slots,
         )
 
+    async def continuity_range(
+        self, symbol: str, start: date, end: date
+    ) -> models.ContinuityRangeView:
+        days = [
+            await self.continuity(symbol, day) for day in self.calendar.trading_days(start, end)
+        ]
+        return models.ContinuityRangeView(
+            start=start.isoformat(),
+            end=end.isoformat(),
+            expected=sum(day.expected for day in days),
+            covered=sum(day.covered for day in days),
+            final=0,
+            unknown=sum(day.expected - day.covered for day in days),
+            days=[
+                models.DayNumbers(date=day.date, expected=day.expected, covered=day.covered)
+                for day in days
+            ],
+        )
+
     def _ask(self) -> None:
         if self.database_down:
             raise DatabaseUnavailable("connection refused by postgresql://user:secret@db")

@@ -135,7 +135,7 @@ def test_bars_come_ascending_and_whole() -> None:
     assert [bar.open_time for bar in result.bars] == [OPEN, OPEN + 300, OPEN + 600]
     bar = result.bars[0]
     assert (bar.open, bar.high, bar.low, bar.close) == (4100.1, 4102.0, 4099.5, 4101.25999)
-    assert (bar.volume, bar.source, bar.revision, bar.status) == (0, "simulator", 0, "reconciled")
+    assert (bar.volume, bar.source, bar.revision, bar.status) == (0, "simulator", 0, "closed")
     assert (bar.symbol, bar.interval_s, bar.certificate) == ("USDCOP", 300, None)
     assert result.faults == []
 
