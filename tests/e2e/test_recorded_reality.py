@@ -4,7 +4,7 @@ The recordings here are generated; ``scripts/play_recording.py`` does the same w
 """
 
 import random
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -24,7 +24,7 @@ NEVER_RECORDED = datetime(2024, 5, 14, 17, 25, tzinfo=UTC)
 async def test_recorded_bars(tmp_path: Path) -> None:
     outcome = await play(
         Playback(
-            recording=_bars(tmp_path / "bars.parquet"),
+            recording=make_bars(tmp_path / "bars.parquet"),
             first=FRIDAY,
             last=TUESDAY,
             speed=600,
@@ -64,11 +64,11 @@ async def test_recorded_ticks(tmp_path: Path) -> None:
     assert outcome.ticks_stored == outcome.ticks_sent > 2000
 
 
-def _bars(path: Path) -> Path:
+def make_bars(path: Path, opens: time = time(12, 15)) -> Path:
     """Plausible bars of the session's labels for three weeks, with one slot that has none."""
     rng = random.Random(7)
     calendar = TradingCalendar(
-        datetime(2024, 1, 1, 12, 15, tzinfo=UTC).time(),
+        opens,
         datetime(2024, 1, 1, 12, 45, tzinfo=UTC).time(),
     )
     rows, price = [], 3900.0
