@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import structlog
 
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import EwsError, StorageError, VendorError
+from enhanced_websocket_service.errors import EwsError, StorageError
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.calendar import (
     BAR_SECONDS,
@@ -88,6 +88,8 @@ class ReconciliationState:
     last_error: str | None = None
     published: int = 0
     drift: dict[str, Any] = field(default_factory=dict)
+    backoff_s: float = FIRST_BACKOFF_S
+    resting_until: float = 0.0
 
     def shown(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -110,6 +112,7 @@ class Reconciler:
 
     :param publish: journals and publishes new versions of slots; returns those it took. A slot that
         ticks can still change is refused and comes again.
+    :param changeable: whether ticks can still change a slot: asking for it would be a credit wasted.
     :param stored: waits, for that many real seconds at most, until PostgreSQL has everything journaled
         before the call; whether it has.
     :param may_run: whether the service is in a state in which the data is nobody else's business.
@@ -126,6 +129,7 @@ class Reconciler:
         provider: Provider,
         symbols: Sequence[str],
         publish: Callable[[Sequence[Bar], float], Sequence[Bar]],
+        changeable: Callable[[str, int], bool],
         stored: Callable[[float], Awaitable[bool]],
         may_run: Callable[[], bool],
         credits: Callable[[float], Credits],  # noqa: A002 - the vendor's word
@@ -137,13 +141,13 @@ class Reconciler:
         self._calendar, self._clock, self._provider = calendar, clock, provider
         self._symbols = tuple(symbols)
         self._publish, self._stored, self._may_run = publish, stored, may_run
+        self._changeable = changeable
         self._credits, self._write_backup = credits, write_backup
         self._window_days = window_days
         self._metrics = metrics
         self._states = {symbol: ReconciliationState() for symbol in symbols}
         # The set may have missed what was reconciled before a crash.
         self._set_is_behind = dict.fromkeys(symbols, True)
-        self._backoff_s = FIRST_BACKOFF_S
 
     def status(self) -> dict[str, Any]:
         """By symbol, as plain JSON values."""
@@ -154,29 +158,44 @@ class Reconciler:
         clock = self._clock
         while True:
             wait = LONGEST_LOOK_S
-            try:
-                if self._may_run():
-                    for symbol in self._symbols:
-                        wait = min(wait, await self._look(symbol))
-            except EwsError as error:
-                log.warning("Not reconciled for now", error=str(error), again_in_s=self._backoff_s)
-                wait = self._backoff_s
-                self._backoff_s = min(2 * self._backoff_s, LONGEST_BACKOFF_S)
-            else:
-                self._backoff_s = FIRST_BACKOFF_S
+            for symbol in self._symbols if self._may_run() else ():
+                wait = min(wait, await self._attempt(symbol))
             await clock.sleep(clock.span(wait, at_least_real=SHORTEST_LOOK_REAL_S))
 
-    async def _look(self, symbol: str) -> float:
+    async def _attempt(self, symbol: str) -> float:
+        """``look``, with a back-off of each symbol's own after failures."""
+        state, now = self._states[symbol], self._clock.now()
+        if now < state.resting_until:
+            return state.resting_until - now
+        try:
+            wait = await self.look(symbol)
+        except EwsError as error:
+            state.last_error = str(error)
+            wait = state.backoff_s
+            log.warning("Not reconciled for now", symbol=symbol, error=str(error), again_in_s=wait)
+            state.resting_until = self._clock.now() + wait
+            state.backoff_s = min(2 * wait, LONGEST_BACKOFF_S)
+        else:
+            state.backoff_s = FIRST_BACKOFF_S
+        return wait
+
+    async def look(self, symbol: str) -> float:
         """One round for a symbol; seconds until the next is worth it."""
         if not await self._stored(STORED_WITHIN_S):
             return SOON_S
         state = self._states[symbol]
         now = self._clock.now()
-        wishes = await self._wishes(symbol, state, now)
-        ask = plan(wishes, now, credits=self._credits(now), last_call_at=state.last_call_at)
+        wishes, known = await self._wishes(symbol, state, now)
+        ask = plan(
+            wishes,
+            now,
+            credits=self._credits(now),
+            last_call_at=state.last_call_at,
+            anchors=known,
+        )
         if ask is not None:
             await self._round(symbol, state, ask)
-            wishes = await self._wishes(symbol, state, self._clock.now())
+            wishes, _ = await self._wishes(symbol, state, self._clock.now())
         now = self._clock.now()
         state.next_due = next_due(wishes)
         await self._rewrite_set(symbol, state, now)
@@ -201,7 +220,10 @@ class Reconciler:
             await self._write_backup(symbol)
             self._set_is_behind[symbol] = False
 
-    async def _wishes(self, symbol: str, state: ReconciliationState, now: float) -> list[Wish]:
+    async def _wishes(
+        self, symbol: str, state: ReconciliationState, now: float
+    ) -> tuple[list[Wish], list[int]]:
+        """What is to be asked for, and the slots that the vendor is known to have."""
         labels = window_slots(self._calendar, now, self._window_days)
         found = await self._store.evidence(symbol, labels)
         over: dict[int, float] = {}
@@ -211,7 +233,8 @@ class Reconciler:
         wishes = [
             one
             for evidence in found
-            if (one := wish(evidence, over[evidence.slot], now, self._provider)) is not None
+            if not self._changeable(symbol, evidence.slot)
+            and (one := wish(evidence, over[evidence.slot], now, self._provider)) is not None
         ]
         vendor = [evidence.first("vendor", self._provider) for evidence in found]
         state.expected = len(found)
@@ -221,18 +244,15 @@ class Reconciler:
         self._metrics.slots_lacking.labels(symbol).set(state.lacking)
         if labels:
             state.drift = await self._store.drift(symbol, labels[0], labels[-1])
-        return wishes
+        known = [one.slot for one, bar in zip(found, vendor, strict=True) if bar is not None]
+        return wishes, known
 
     async def _round(self, symbol: str, state: ReconciliationState, ask: Ask) -> None:
         state.last_call_at = self._clock.now()
         state.calls += 1
-        try:
-            bars = await self._rest.time_series(
-                symbol, start=ask.start, end=ask.end, interval_s=BAR_SECONDS, purpose=PURPOSE
-            )
-        except VendorError as error:
-            state.last_error = str(error)
-            raise
+        bars = await self._rest.time_series(
+            symbol, start=ask.start, end=ask.end, interval_s=BAR_SECONDS, purpose=PURPOSE
+        )
         # The answer speaks for when it was asked: a bar was no older than that.
         asked_at = state.last_call_at
         # What was journaled meanwhile must be seen before versions are numbered.

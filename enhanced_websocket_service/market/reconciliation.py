@@ -27,6 +27,7 @@ GIVE_UP_S = 86_400
 CALL_SPACING_S = 60
 MAX_SPAN_S = 4_900 * BAR_SECONDS
 """One answer holds 5,000 rows, also of a market that never closes."""
+ANCHOR_WITHIN_S = 5 * 86_400
 ROUTINE_RESERVE = 20
 """Credits that batches during the session leave to repairs."""
 
@@ -97,10 +98,14 @@ def plan(
     *,
     credits: Credits,  # noqa: A002 - the vendor's word
     last_call_at: float | None,
+    anchors: Iterable[int] = (),
 ) -> Ask | None:
     """The call to make at ``now``, if one is worth it and may be paid for.
 
     It asks for everything an answer could teach something about, so that one credit serves many.
+
+    :param anchors: slots that the vendor is known to have. The call begins at one of them: an answer
+        that holds it has not been cut short, so it speaks for absent slots behind it.
     """
     if last_call_at is not None and last_call_at <= now < last_call_at + CALL_SPACING_S:
         return None
@@ -113,7 +118,9 @@ def plan(
     slots = sorted(one.evidence.slot for one in wishes if one.useful_from <= now)
     last = slots[-1]
     slots = [slot for slot in slots if slot > last - MAX_SPAN_S]
-    return Ask(slots[0], last, tuple(slots), urgent)
+    earliest = max(last - MAX_SPAN_S, slots[0] - ANCHOR_WITHIN_S)
+    start = max((one for one in anchors if earliest <= one < slots[0]), default=slots[0])
+    return Ask(start, last, tuple(slots), urgent)
 
 
 def next_due(wishes: Iterable[Wish]) -> float | None:

@@ -309,6 +309,7 @@ async def build_service(
         provider=provider,
         symbols=settings.symbols,
         publish=pipeline.on_vendor_bars,
+        changeable=pipeline.changeable,
         stored=lambda timeout_s: writer.reached(journal.end.record, timeout_s),
         may_run=lambda: states.state in RECONCILING,
         credits=credits_at,

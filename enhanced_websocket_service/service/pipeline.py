@@ -183,6 +183,10 @@ class Pipeline:
         self._publish_bars(self._closed)
         self._closed = []
 
+    def changeable(self, symbol: str, slot: int) -> bool:
+        """Whether a tick could still enter the bar of ``slot`` and revise it."""
+        return self._lines[symbol].aggregator.accepts(slot)
+
     def on_vendor_bars(self, bars: Sequence[Bar], now: float) -> list[Bar]:
         """Journal and publish new versions of slots that the vendor's bars settle, oldest first.
 
@@ -195,8 +199,7 @@ class Pipeline:
         taken = [
             bar
             for bar in bars
-            if (line := self._lines.get(bar.symbol)) is not None
-            and not line.aggregator.accepts(bar.open_time)
+            if bar.symbol in self._lines and not self.changeable(bar.symbol, bar.open_time)
         ]
         if taken:
             self._publish_bars(

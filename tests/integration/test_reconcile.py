@@ -1,0 +1,324 @@
+"""Reconciliation on real PostgreSQL and a real journal: two answers, drift, versions, restarts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import date
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from enhanced_websocket_service.errors import VendorUnavailable
+from enhanced_websocket_service.l0.continuity import Continuity
+from enhanced_websocket_service.l0.reconcile import FIRST_BACKOFF_S, Reconciler
+from enhanced_websocket_service.market.bar import Bar, BarUpdate
+from enhanced_websocket_service.market.events import Event
+from enhanced_websocket_service.market.reconciliation import Credits
+from enhanced_websocket_service.market.tick import Quote
+from enhanced_websocket_service.service.pipeline import Pipeline
+from enhanced_websocket_service.storage.journal import Journal
+from enhanced_websocket_service.storage.postgres import Database
+from enhanced_websocket_service.storage.slot_store import SlotStore
+from enhanced_websocket_service.storage.writer import JournalWriter
+from enhanced_websocket_service.telemetry import Metrics
+from tests.storage_samples import rows, writing
+from tests.unit.l0.fakes import CALENDAR, SIMULATOR, StillClock, at, bar
+
+DAY = date(2025, 6, 25)
+LABELS = CALENDAR.expected_labels(DAY)
+LIVE = LABELS[:4]
+HOLE = LABELS[4]
+
+
+def first_seen(open_time: int, **changes: object) -> Bar:
+    return msgspec.structs.replace(bar(open_time), status="closed", **changes)  # type: ignore[arg-type]
+
+
+class PacedClock(StillClock):
+    """Lets others run while it sleeps."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds)
+        await asyncio.sleep(0)
+
+
+class Vendor:
+    """Has a whole session; a test changes what it has."""
+
+    def __init__(self) -> None:
+        self.bars = {label: first_seen(label) for label in LABELS}
+        self.calls: list[tuple[int, int]] = []
+        self.away = False
+
+    async def time_series(
+        self,
+        symbol: str,
+        *,
+        start: int,
+        end: int,
+        interval_s: int = 300,
+        outputsize: int = 5000,
+        purpose: str,
+    ) -> list[Bar]:
+        assert (symbol, interval_s, purpose) == ("USDCOP", 300, "reconcile")
+        self.calls.append((start, end))
+        if self.away:
+            raise VendorUnavailable("The vendor did not answer.")
+        return [one for label, one in self.bars.items() if start <= label <= end]
+
+
+class House:
+    """Everything between the vendor's answer and the tables, but no process and no socket."""
+
+    def __init__(
+        self, database: Database, journal: Journal, writer: JournalWriter, clock: StillClock
+    ) -> None:
+        self.database, self.journal, self.writer, self.clock = database, journal, writer, clock
+        self.vendor = Vendor()
+        self.events: list[Event] = []
+        self.sets: list[str] = []
+        self.store = SlotStore(database)
+        self.credits = Credits(700, 80)
+        self.pipeline = Pipeline(
+            {"USDCOP": CALENDAR},
+            journal=journal,
+            publish=self.events.extend,
+            metrics=Metrics(),
+            epoch=1,
+        )
+        self.restart()
+
+    def restart(self) -> None:
+        """A reconciler that remembers nothing."""
+
+        async def write_backup(symbol: str) -> None:
+            self.sets.append(symbol)
+
+        self.reconciler = Reconciler(
+            rest=self.vendor,
+            store=self.store,
+            calendar=CALENDAR,
+            clock=self.clock,
+            provider=SIMULATOR,
+            symbols=["USDCOP"],
+            publish=self.pipeline.on_vendor_bars,
+            changeable=self.pipeline.changeable,
+            stored=lambda timeout_s: self.writer.reached(self.journal.end.record, timeout_s),
+            may_run=lambda: True,
+            credits=lambda _: self.credits,
+            write_backup=write_backup,
+            window_days=1,
+            metrics=Metrics(),
+        )
+
+    def collect(self, labels: Sequence[int]) -> None:
+        """Two ticks a bar, its open and its close; so the vendor's high and low are beyond."""
+        for label in labels:
+            truth = bar(label)
+            for second, price in ((1, truth.open), (290, truth.close)):
+                quote = Quote(
+                    "USDCOP", label + second, price, "simulator_websocket", label + second
+                )
+                self.pipeline.on_quotes([quote], label + second + 0.1)
+            self.pipeline.on_time(label + 301.0, 60.0)
+        self.pipeline.on_time(labels[-1] + 400.0, 60.0)
+
+    async def look(self, local: str) -> list[BarUpdate]:
+        """One round at that time of the day; what clients were told."""
+        self.clock.instant = at(f"{DAY}T{local}")
+        self.pipeline.on_time(self.clock.instant, 60.0)
+        before = len(self.events)
+        await self.reconciler.look("USDCOP")
+        return [event for event in self.events[before:] if isinstance(event, BarUpdate)]
+
+    async def settled(self) -> None:
+        assert await self.writer.reached(self.journal.end.record, 10)
+
+
+@pytest.fixture
+async def house(database_dsn: str, tmp_path: Path) -> AsyncIterator[House]:
+    async with _house(database_dsn, tmp_path) as made:
+        yield made
+
+
+@asynccontextmanager
+async def _house(dsn: str, directory: Path) -> AsyncIterator[House]:
+    clock = PacedClock(float(LABELS[0]))
+    database = Database(dsn, SIMULATOR, clock=clock)
+    journal = Journal.open(directory / "journal")
+    syncing = asyncio.create_task(journal.run(), name="journal")
+    try:
+        await database.connect()
+        # The session before is complete, so that only this one matters.
+        past = [bar(label) for label in CALENDAR.expected_labels(date(2025, 6, 24))]
+        await database.upsert_vendor_bars(past)
+        async with writing(journal, database) as writer:
+            yield House(database, journal, writer, clock)
+    finally:
+        syncing.cancel()
+        await asyncio.gather(syncing, return_exceptions=True)
+        journal.close()
+        await database.close()
+
+
+def told(updates: Sequence[BarUpdate]) -> dict[int, tuple[str, int]]:
+    assert len({update.bar.open_time for update in updates}) == len(updates)
+    return {update.bar.open_time: (update.bar.status, update.bar.revision) for update in updates}
+
+
+async def test_two_answers_make_a_bar_final_and_each_version_is_told_once(house: House) -> None:
+    house.collect(LIVE)
+    # A hole is asked for at once, and everything else that has settled along with it.
+    assert told(await house.look("08:28:00")) == {
+        **dict.fromkeys(LIVE, ("revised", 1)),
+        HOLE: ("closed", 0),
+    }
+    # The call begins at a bar the vendor has.
+    assert house.vendor.calls == [(CALENDAR.expected_labels(date(2025, 6, 24))[-1], HOLE)]
+    house.restart()
+    assert await house.look("08:29:00") == []
+    final = told(await house.look("13:06:00"))
+    assert {label: final[label] for label in (*LIVE, HOLE)} == {
+        **dict.fromkeys(LIVE, ("reconciled", 2)),
+        HOLE: ("reconciled", 1),
+    }
+    assert final[LABELS[-1]] == ("closed", 0)  # the 12:55 bar arrives
+    assert len(final) == 60
+    house.restart()
+    assert set(told(await house.look("13:09:00")).values()) == {("reconciled", 1)}
+    calls = len(house.vendor.calls)
+    house.restart()
+    assert await house.look("13:20:00") == []
+    assert len(house.vendor.calls) == calls
+    assert house.sets == ["USDCOP"]
+    await house.settled()
+    stored = await rows(
+        house.database, "SELECT source, status, count(*)::int FROM market_bars GROUP BY 1, 2"
+    )
+    assert stored == [("simulator", "reconciled", 120)]
+    state = house.reconciler.status()["USDCOP"]
+    assert (state["expected_slots"], state["final"], state["lacking"]) == (60, 60, 0)
+
+
+async def test_drift_is_recorded_by_field(house: House) -> None:
+    house.collect(LIVE)
+    await house.look("08:28:00")
+    found = await house.store.drift("USDCOP", LABELS[0], LABELS[-1])
+    assert (found["bars"], found["partial"], found["differing"]) == (4, 0, 4)
+    # the ticks missed both extremes: 2.5 above the open, 1.25 below it
+    assert found["max_abs"] == {"open": 0.0, "high": 2.376544, "low": 1.25, "close": 0.0}
+    signs = await rows(house.database, "SELECT DISTINCT sign(high), sign(low) FROM bar_drift")
+    assert signs == [(-1, 1)]
+    assert house.reconciler.status()["USDCOP"]["drift"]["bars"] == 4
+
+
+async def test_as_of_tells_what_a_consumer_saw(house: House) -> None:
+    house.collect(LIVE)
+    await house.look("08:28:00")
+    await house.look("13:06:00")
+    await house.settled()
+    seen = {}
+    for local in ("08:10:00", "12:00:00", "13:30:00"):
+        page = await house.database.bars(
+            "USDCOP", start=LIVE[0], end=LIVE[0], as_of=at(f"{DAY}T{local}")
+        )
+        seen[local] = [(one.source, one.status, one.revision) for one in page.bars]
+    assert seen == {
+        "08:10:00": [("simulator_websocket", "closed", 0)],
+        "12:00:00": [("simulator", "revised", 1)],
+        "13:30:00": [("simulator", "reconciled", 2)],
+    }
+
+
+async def test_bars_that_l0_stored_by_itself_stay_answerable(house: House) -> None:
+    """A repair writes vendor bars without telling clients; the first news must not erase them."""
+    house.collect(LIVE)
+    house.clock.instant = at(f"{DAY}T08:25:00")
+    await house.database.upsert_vendor_bars([first_seen(label) for label in LIVE])
+    assert told(await house.look("13:06:00"))[LIVE[0]] == ("reconciled", 1)
+    await house.settled()
+    page = await house.database.bars(
+        "USDCOP", start=LIVE[0], end=LIVE[0], as_of=at(f"{DAY}T09:00:00")
+    )
+    assert [(one.source, one.status) for one in page.bars] == [("simulator", "closed")]
+
+
+async def test_a_bar_the_vendor_revises_waits_for_another_answer(house: House) -> None:
+    house.collect(LIVE)
+    await house.look("08:28:00")
+    house.vendor.bars[LIVE[1]] = first_seen(LIVE[1], close=bar(LIVE[1]).close + 0.5)
+    assert told(await house.look("13:06:00"))[LIVE[1]] == ("revised", 2)
+    assert told(await house.look("13:09:00"))[LIVE[1]] == ("reconciled", 3)
+    # Also one that was final already.
+    house.vendor.bars[LIVE[2]] = first_seen(LIVE[2], close=bar(LIVE[2]).close + 0.25)
+    assert await house.look("13:30:00") == []  # nobody asks for it any more
+    await house.settled()
+    drift = await rows(
+        house.database,
+        f"SELECT close::float8 FROM bar_drift WHERE datetime = to_timestamp({LIVE[1]})",
+    )
+    assert drift == [(-0.5,)]
+
+
+async def test_what_the_vendor_lacks_stays_unknown_and_says_why(house: House) -> None:
+    house.collect(LIVE)
+    del house.vendor.bars[HOLE]
+    await house.look("08:28:00")
+    await house.look("08:33:00")
+    await house.look("13:06:00")
+    await house.settled()
+    await house.database.record_health(
+        "active", {"at": f"{DAY}T08:00:00-05:00", "epoch": 1, "reason": "Collecting."}
+    )
+    await house.database.record_health("active", {"at": f"{DAY}T08:23:00-05:00", "epoch": 1})
+    proof = Continuity(house.store, CALENDAR, house.clock, SIMULATOR)
+    day = await proof.day("USDCOP", DAY)
+    slot = day.slots[4]
+    assert (slot.status, slot.source) == ("unknown", None)
+    assert slot.reason is not None
+    assert "collected for 180 s" in slot.reason
+    assert "asked 3 times" in slot.reason
+    assert (day.covered, len(day.slots)) == (59, 60)
+    # It comes late, when nobody believed in it any more.
+    house.vendor.bars[HOLE] = first_seen(HOLE)
+    assert told(await house.look("15:00:00"))[HOLE] == ("closed", 0)
+
+
+async def test_a_slot_that_ticks_can_still_change_is_refused(house: House) -> None:
+    house.collect(LIVE)
+    label = LABELS[6]
+    quote = Quote("USDCOP", label + 5, 4000.0, "simulator_websocket", label + 5.0)
+    house.pipeline.on_quotes([quote], label + 5.1)
+    assert house.pipeline.on_vendor_bars([first_seen(label)], label + 400.0) == []
+    house.pipeline.on_time(label + 301.0, 60.0)
+    house.pipeline.on_time(label + 400.0, 60.0)
+    assert len(house.pipeline.on_vendor_bars([first_seen(label)], label + 400.0)) == 1
+
+
+async def test_failures_are_backed_off_from_and_forgotten(house: House) -> None:
+    house.vendor.away = True
+    house.clock.instant = at(f"{DAY}T13:06:00")
+    house.pipeline.on_time(house.clock.instant, 60.0)
+    running = asyncio.create_task(house.reconciler.run(), name="reconciliation")
+    try:
+        async with asyncio.timeout(20):
+            while len(house.vendor.calls) < 3:
+                await asyncio.sleep(0)
+            state = house.reconciler.status()["USDCOP"]
+            assert "did not answer" in state["last_error"]
+            # The clock stands but for the back-off: 60, 120, ... seconds.
+            assert house.clock.instant >= at(f"{DAY}T13:06:00") + 3 * FIRST_BACKOFF_S
+            house.vendor.away = False
+            while house.reconciler.status()["USDCOP"]["final"] < 60:
+                await asyncio.sleep(0)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert house.reconciler.status()["USDCOP"]["last_error"] is None
+
+
+async def test_without_credits_nothing_is_asked(house: House) -> None:
+    house.credits = Credits(0, 0)
+    assert await house.look("13:06:00") == []
+    assert house.vendor.calls == []
