@@ -50,6 +50,33 @@ async def test_backfill_then_status_then_incremental(rig: Rig) -> None:
     assert status["ok"] is True
     assert status["symbols"][0]["completeness_percentage"] == 100.0
 
+    (line, *_), drift = (
+        status["continuity"]["USDCOP"]["days"],
+        status["continuity"]["USDCOP"]["drift"],
+    )
+    assert (line["expected"], line["vendor"], line["unknown"]) == (60, 60, 0)
+    assert drift["bars"] == 0
+
+    code, text = await output(rig, "l0", "continuity", "--date", "2025-06-24")
+    assert code == 0, text
+    assert "Tue 2025-06-24 " + 60 * "v" + " 60/60" in text
+    assert "08:00-12:55 vendor: The service was not running." in text
+    code, text = await output(
+        rig, "l0", "continuity", "--start", "2025-06-09", "--end", "2025-06-25", "--json"
+    )
+    assert code == 1, text  # nobody has the 9th
+    shown = document(text)
+    assert isinstance(shown, list)
+    numbers = {one["date"]: (one["vendor"], one["unknown"], one["pending"]) for one in shown}
+    assert numbers["2025-06-09"] == (0, 60, 0)
+    assert numbers["2025-06-10"] == (60, 0, 0)
+    assert numbers["2025-06-25"] == (0, 0, 60)
+    code, text = await output(rig, "l0", "continuity", "--date", "2025-06-23")
+    assert code == 0
+    assert "closed (Corpus Christi" in text
+    code, text = await output(rig, "l0", "continuity", "--start", "2025-06-09")
+    assert code == 2, text
+
     code, text = await output(rig, "l0", "incremental")
     assert code == 0, text
     assert "USDCOP" in text
