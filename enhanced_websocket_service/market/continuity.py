@@ -12,13 +12,13 @@ from typing import Literal
 
 from .calendar import BAR_SECONDS, TradingCalendar
 from .reconciliation import FINAL_AGE_S
-from .slot import SETTLE_S, SlotEvidence, SourceBar, kind_of
+from .slot import SETTLE_S, SlotEvidence, kind_of
 from .source import Provider
 
 SlotStatus = Literal["vendor", "live", "both", "pending", "unknown"]
 COVERED: frozenset[SlotStatus] = frozenset({"vendor", "live", "both"})
 
-WHOLE, PARTIAL = "whole", "partial"
+PARTIAL = "partial"
 COLLECTING = "active"
 ALMOST_ALL_S = BAR_SECONDS - 5.0
 """Marks are a little apart; a slot collected for this long was collected."""
@@ -135,8 +135,8 @@ def judge_slot(
         source=speaking.source,
         revision=speaking.revision,
         final=final,
-        grade=evidence.grade or _grade(speaking),
-        reason=evidence.grade_reason or reason,
+        grade=speaking.grade,
+        reason=reason,
     )
 
 
@@ -148,10 +148,6 @@ def summarise(day: date, slots: Sequence[Slot]) -> DaySummary:
     return DaySummary(
         day=day, expected=len(slots), final=sum(slot.final for slot in slots), **count
     )
-
-
-def _grade(bar: SourceBar) -> str:
-    return PARTIAL if bar.partial else WHOLE
 
 
 def _why_not_live(slot: int, calendar: TradingCalendar, spans: Sequence[Span] | None) -> str | None:

@@ -36,6 +36,7 @@ class SourceBar:
     published: bool = False  # clients were told of it
     seen_at: float = 0.0  # since when its values are these; unix seconds UTC, 0: not known
     partial: bool = False  # live, and not collected for its whole time
+    grade: str = "whole"  # what the bar is worth; see docs/reference/continuity.md
 
     @property
     def prices(self) -> tuple[float, float, float, float]:
@@ -58,8 +59,6 @@ class SlotEvidence:
     bars: Sequence[SourceBar] = ()
     gap: VendorGap | None = None
     highest_revision: int = -1  # of any bar ever published or stored for the slot; -1: none
-    grade: str | None = None  # as recorded in bar_grades
-    grade_reason: str | None = None
 
     def first(self, kind: Kind, provider: Provider) -> SourceBar | None:
         """The best bar of that kind."""

@@ -187,7 +187,8 @@ SELECT extract(epoch FROM datetime)::bigint AS slot, coalesce(source, 'unknown')
     coalesce(bar_revision, 0) AS revision, coalesce(bar_status, 'closed') AS status,
     bar_epoch IS NOT NULL AS published,
     coalesce(extract(epoch FROM published_at), 0)::float8 AS seen_at,
-    coalesce((certificate ->> 'partial')::boolean, false) AS partial
+    coalesce((certificate ->> 'partial')::boolean, false) AS partial,
+    CASE WHEN certificate @> '{"partial": true}' THEN 'partial' ELSE 'whole' END AS grade
 FROM market_data
 WHERE symbol = $1 AND datetime BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
     AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL

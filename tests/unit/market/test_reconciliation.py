@@ -66,7 +66,7 @@ def evidence(*bars: SourceBar, slot: int = SLOT, **fields: object) -> SlotEviden
 
 
 LIVE = stored("twelvedata_websocket")
-PARTIAL = stored("twelvedata_websocket", partial=True)
+PARTIAL = stored("twelvedata_websocket", partial=True, grade="partial")
 
 
 @pytest.mark.parametrize(
