@@ -207,6 +207,15 @@ async def test_data_that_cannot_be_repaired_is_an_error_that_retries(rig: Rig) -
     assert await process.stop() == 0, process.text()[-3000:]
 
 
+async def test_going_live_on_bad_data_is_said_wherever_the_state_is(rig: Rig) -> None:
+    (rig.signals / "l0_ready.flag").write_text('{"ready": true}')
+    rest = f"http://127.0.0.1:{free_port()}"
+    await rig.run(TWELVEDATA_REST_URL=rest, L0_POLICY="degraded")
+    answers = await rig.state("ready")
+    reason = answers["/health"].json()["service_info"]["reason"]
+    assert "not usable (L0_POLICY=degraded)" in reason
+
+
 async def test_after_the_session_the_market_is_closed(rig: Rig) -> None:
     evening = f"{SESSION}T20:00:00-05:00,1,{time.time()!r}"
     (rig.signals / "l0_ready.flag").touch()  # empty: counts after two seconds
