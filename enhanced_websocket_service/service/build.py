@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from pathlib import Path
 
 import structlog
 
@@ -15,6 +16,7 @@ from enhanced_websocket_service.feeds.base import Feed
 from enhanced_websocket_service.feeds.failover import FailoverFeed
 from enhanced_websocket_service.feeds.polling import PollingFeed
 from enhanced_websocket_service.feeds.stream import StreamFeed
+from enhanced_websocket_service.l0.foreign.job import ForeignImport
 from enhanced_websocket_service.l0.pipeline import L0Pipeline
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.market.calendar import BAR_SECONDS
@@ -26,6 +28,7 @@ from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.settings import Settings, usable_backup_dir
 from enhanced_websocket_service.storage.embedded import EmbeddedServers
 from enhanced_websocket_service.storage.epochs import begin_epoch
+from enhanced_websocket_service.storage.imports import ImportStore
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import records_since, recover
 from enhanced_websocket_service.storage.postgres import Database
@@ -137,6 +140,31 @@ async def open_l0(settings: Settings, *, with_vendor: bool = True) -> AsyncItera
         stack.push_async_callback(database.close)
         await database.connect()
         yield l0_pipeline(settings, clock, rest, database)
+
+
+@contextlib.asynccontextmanager
+async def open_import(
+    settings: Settings, *, quarantine: Path | None, dry_run: bool
+) -> AsyncIterator[ForeignImport]:
+    """The import of foreign files for a command; a dry run needs no database. Raises ``EwsError``."""
+    clock = settings.clock()
+    async with contextlib.AsyncExitStack() as stack:
+        store = None
+        if settings.database_url is not None or settings.embedded or not dry_run:
+            database_url, _ = await stack.enter_async_context(data_servers(settings))
+            database = Database(database_url, settings.data_provider, clock=clock)
+            stack.push_async_callback(database.close)
+            await database.connect()
+            store = ImportStore(database)
+        yield ForeignImport(
+            store,
+            settings.calendar(),
+            clock,
+            symbols=settings.symbols,
+            quarantine=quarantine or settings.state_dir / "quarantine",
+            band=settings.price_band_pct / 100,
+            simulated=settings.data_provider.simulated,
+        )
 
 
 def l0_pipeline(

@@ -1,0 +1,253 @@
+"""Which convention each stretch of a file follows, and how sure that is. Pure.
+
+Rows are put together to cells that hardly can hold a flip. Over the cells runs a two-state
+chain (UTC, COT): forward and backward, so that the verdict on a cell weighs the evidence of
+the whole file, and a flip costs the more the less there is to see of it at that place. A cell that
+stays undecided is ambiguous: its rows are never guessed.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import polars as pl
+
+from enhanced_websocket_service.market.calendar import BAR_SECONDS
+
+from .evidence import DAY, KINDS, Windows
+
+Convention = Literal["utc", "cot"]
+
+SURE: Final = 7.0
+"""Nats: odds of a thousand to one."""
+
+_MOST: Final = 60.0
+# What a flip costs between two cells, by what can be seen there.
+_NOWHERE, _HOLE, _SOMEWHERE, _AT_A_SEAM, _BACKWARDS, _EXACT = 12.0, 11.0, 7.0, 5.0, 5.0, 0.7
+_SEAM_IN_STEP: Final = 8.0  # another batch that goes on exactly where the last one ended
+_BATCH, _BATCH_ROWS = 4.0, 20  # what a batch of so many rows says about each cell of its own
+_ONE_BATCH: Final = 9.0  # more, inside what was written at one moment
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Successive rows read the same way. Instants are the digits as unix seconds."""
+
+    convention: Convention | None  # None: ambiguous
+    assumed: bool
+    doubt: str | None  # why a decided run is not believed after all
+    rows: int
+    first_row: int
+    last_row: int
+    first_wall: int
+    last_wall: int
+    evidence: dict[str, float]  # nats by kind, positive for COT
+    certainty: float  # the least of its cells, nats
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The verdict on a whole file."""
+
+    rows: pl.DataFrame  # row, convention (null: ambiguous), run
+    runs: tuple[Run, ...]
+
+
+def decide(weighed: pl.DataFrame, windows: Windows, assume: Convention | None) -> Decision:
+    """Decide every row of ``weighed`` (of ``evidence.weigh``, in file order).
+
+    :param assume: the convention of whatever the evidence leaves open.
+    """
+    frame = weighed.with_columns(cell=_cells(windows).cum_sum())
+    cells = frame.group_by("cell", maintain_order=True).agg(
+        *(pl.col(kind).sum() for kind in KINDS if kind != "batch"),
+        rows=pl.len(),
+        first_row=pl.col("row").first(),
+        last_row=pl.col("row").last(),
+        first_wall=pl.col("wall").first(),
+        last_wall=pl.col("wall").last(),
+        created=pl.col("created").first(),
+        offset=pl.col("offset").first(),
+        origin=pl.col("origin").first(),
+    )
+    cells = _read(cells.with_columns(batch=pl.lit(0.0), **_costs(windows)))
+    cells = _read(_ask_batches(cells))
+    cells = cells.with_columns(
+        run=pl.col("convention").ne_missing(pl.col("convention").shift(fill_value="-")).cum_sum()
+    )
+    doubts = _doubts(frame.join(cells.select("cell", "run", "convention"), on="cell"), windows)
+    runs = cells.group_by("run", maintain_order=True).agg(
+        pl.col("convention").first(),
+        *(pl.col(kind).sum() for kind in KINDS),
+        pl.col("rows").sum(),
+        pl.col("first_row").first(),
+        pl.col("last_row").last(),
+        pl.col("first_wall").min(),
+        pl.col("last_wall").max(),
+        odds=pl.col("odds").abs().min(),
+    )
+    settled: dict[int, Convention | None] = {}
+    told = []
+    for one in runs.iter_rows(named=True):
+        doubt = doubts.get(one["run"])
+        convention: Convention | None = None if doubt else one["convention"]
+        assumed = convention is None and assume is not None
+        settled[one["run"]] = assume if assumed else convention
+        told.append(
+            Run(
+                convention=settled[one["run"]],
+                assumed=assumed,
+                doubt=doubt,
+                rows=one["rows"],
+                first_row=one["first_row"],
+                last_row=one["last_row"],
+                first_wall=one["first_wall"],
+                last_wall=one["last_wall"],
+                evidence={kind: round(one[kind], 1) for kind in KINDS},
+                certainty=round(one["odds"], 1),
+            )
+        )
+    rows = frame.select("row", "cell").join(
+        cells.select(
+            "cell",
+            "run",
+            convention=pl.col("run").replace_strict(
+                list(settled), list(settled.values()), return_dtype=pl.String
+            ),
+        ),
+        on="cell",
+        how="left",
+        maintain_order="left",
+    )
+    return Decision(rows.drop("cell"), tuple(told))
+
+
+def _read(cells: pl.DataFrame) -> pl.DataFrame:
+    """``cells`` with ``odds`` and ``convention`` by what each weighs and a flip into it costs."""
+    cells = cells.with_columns(weight=pl.sum_horizontal(KINDS).clip(-_MOST, _MOST))
+    odds = pl.Series(
+        "odds", _posterior(*(cells[name].to_list() for name in ("weight", "uc", "cu")))
+    )
+    return cells.with_columns(
+        odds,
+        convention=pl.when(odds > SURE).then(pl.lit("cot")).when(odds < -SURE).then(pl.lit("utc")),
+    )
+
+
+def _ask_batches(cells: pl.DataFrame) -> pl.DataFrame:
+    """Let a batch that is read one way throughout speak for its odd rows elsewhere in the file."""
+    rows = pl.col("rows")
+    share = (
+        rows.filter(pl.col("convention") == "cot").sum()
+        / rows.filter(pl.col("convention").is_not_null()).sum()
+    )
+    known = (rows.sum() >= _BATCH_ROWS) & pl.col("created").first().is_not_null()
+    votes = cells.group_by("created", "offset", "origin").agg(
+        batch=pl.when(known & (share == 1))
+        .then(_BATCH)
+        .when(known & (share == 0))
+        .then(-_BATCH)
+        .otherwise(0.0)
+    )
+    cells = cells.drop("batch").join(
+        votes,
+        on=["created", "offset", "origin"],
+        how="left",
+        maintain_order="left",
+        nulls_equal=True,
+    )
+    odd = pl.col("convention").is_null()
+    return cells.with_columns(batch=pl.when(odd).then("batch").otherwise(0.0))
+
+
+def _cells(windows: Windows) -> pl.Expr:
+    """Where a new cell begins: wherever the file shows a seam, if only a small one."""
+    wall = pl.col("wall")
+    gap = wall - wall.shift()
+    seam = (
+        (pl.col("day") != pl.col("day").shift())
+        | (gap < 0)
+        | pl.col("created").ne_missing(pl.col("created").shift())
+        | pl.col("offset").ne_missing(pl.col("offset").shift())
+        | pl.col("origin").ne_missing(pl.col("origin").shift())
+        | (pl.col("mixed") & ((gap != BAR_SECONDS) | (wall // 3600 != wall.shift() // 3600)))
+    )
+    return seam.fill_null(True)
+
+
+def _costs(windows: Windows) -> dict[str, pl.Expr]:
+    """The price of a flip into each cell, from UTC to COT and back, nats."""
+    gap = pl.col("first_wall") - pl.col("last_wall").shift()
+    seam = (
+        pl.col("created").ne_missing(pl.col("created").shift())
+        | pl.col("offset").ne_missing(pl.col("offset").shift())
+        | pl.col("origin").ne_missing(pl.col("origin").shift())
+    )
+    usual = (
+        pl.when(seam)
+        .then(pl.when(gap == BAR_SECONDS).then(_SEAM_IN_STEP).otherwise(_AT_A_SEAM))
+        .when(gap < 0)
+        .then(_BACKWARDS)
+        .otherwise(
+            pl.when(gap <= BAR_SECONDS)
+            .then(_NOWHERE)
+            .when(gap < abs(windows.shift) - 3600)
+            .then(_HOLE)
+            .otherwise(_SOMEWHERE)
+            + pl.when(pl.col("created").is_not_null()).then(_ONE_BATCH).otherwise(0.0)
+        )
+    )
+    # In the order of time the digits jump by exactly the shift where the convention flips.
+    back = pl.when(gap == BAR_SECONDS - windows.shift).then(_EXACT).otherwise(usual)
+    forth = pl.when(gap == BAR_SECONDS + windows.shift).then(_EXACT).otherwise(usual)
+    return {"uc": back.fill_null(_SOMEWHERE), "cu": forth.fill_null(_SOMEWHERE)}
+
+
+def _posterior(
+    weights: Sequence[float], to_cot: Sequence[float], to_utc: Sequence[float]
+) -> list[float]:
+    """The log odds of COT for each cell, given all cells."""
+    count = len(weights)
+    likely = [math.exp(weight) for weight in weights]
+    up = [min(0.5, math.exp(-cost)) for cost in to_cot]
+    down = [min(0.5, math.exp(-cost)) for cost in to_utc]
+    forward = [1.0] * count  # odds before the cell's own evidence
+    for i in range(1, count):
+        odds = forward[i - 1] * likely[i - 1]
+        forward[i] = (odds * (1 - down[i]) + up[i]) / ((1 - up[i]) + odds * down[i])
+    backward = 1.0
+    found = [0.0] * count
+    for i in range(count - 1, -1, -1):
+        found[i] = math.log(forward[i]) + weights[i] + math.log(backward)
+        odds = likely[i] * backward
+        backward = ((1 - down[i]) * odds + down[i]) / ((1 - up[i]) + up[i] * odds)
+    return found
+
+
+def _doubts(frame: pl.DataFrame, windows: Windows) -> dict[int, str]:
+    """Decided runs whose days do not fit either convention: digits of a third zone."""
+    offset = pl.when(pl.col("convention") == "cot").then(windows.shift).otherwise(0)
+    opens = windows.opens + windows.shift
+    days = (
+        frame.filter(pl.col("convention").is_not_null() & ~pl.col("around"))
+        .with_columns(tod=(pl.col("wall") + offset) % DAY)
+        .group_by("run", "day")
+        .agg(
+            early=pl.col("tod").min() - opens,
+            late=pl.col("tod").max() - (opens + windows.length - BAR_SECONDS),
+            rows=pl.len(),
+            whole=pl.len() == pl.col("day_rows").first(),
+        )
+        .filter((pl.col("rows") >= 45) & pl.col("whole"))
+        .group_by("run")
+        .agg(pl.col("early").median(), pl.col("late").median())
+    )
+    return {
+        one[
+            "run"
+        ]: f"its days begin {one['early'] / 3600:+.1f} h and end {one['late'] / 3600:+.1f} h "
+        "from where a session does"
+        for one in days.iter_rows(named=True)
+        if min(one["early"], one["late"]) >= 1800 or max(one["early"], one["late"]) <= -1800
+    }
