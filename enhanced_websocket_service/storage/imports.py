@@ -3,7 +3,9 @@
 Frames, not ``Bar`` objects: an import may have a million rows. Instants are unix seconds UTC.
 """
 
+import asyncio
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,7 +29,7 @@ COMPARED: Final = pl.Schema(
 )
 _COLUMNS: Final = (
     *("symbol", "datetime", "open", "high", "low", "close", "volume", "source"),
-    *("bar_revision", "bar_status", "published_at", "grade"),
+    *("published_at", "grade"),
 )
 _CHUNK: Final = 200_000
 _PATIENCE_S: Final = 3600.0
@@ -82,15 +84,13 @@ class ImportStore:
         """
         rows = bars.select(
             symbol=pl.lit(symbol),
-            datetime=pl.from_epoch("slot").dt.strftime("%Y-%m-%d %H:%M:%S+00"),
+            datetime="slot",
             open="open",
             high="high",
             low="low",
             close="close",
             volume="volume",
             source=pl.lit(source),
-            bar_revision=pl.lit(0),
-            bar_status=pl.lit("closed"),
             published_at=pl.lit(utc(now).isoformat()),
             grade="grade",
         )
@@ -120,12 +120,33 @@ class ImportStore:
 
 async def _copy(connection: Any, table: str, rows: pl.DataFrame) -> None:
     try:
-        for chunk in rows.iter_slices(_CHUNK):
-            buffer = io.BytesIO()
-            chunk.write_csv(buffer, include_header=False)
-            buffer.seek(0)
-            await connection.copy_to_table(
-                table, source=buffer, columns=_COLUMNS, format="csv", timeout=_PATIENCE_S
-            )
+        # While PostgreSQL takes one chunk in, the next is written in a thread.
+        chunks = rows.iter_slices(_CHUNK)
+        ready = asyncio.create_task(_text(chunks), name="next chunk of an import")
+        try:
+            while (buffer := await ready) is not None:
+                ready = asyncio.create_task(_text(chunks), name="next chunk of an import")
+                await connection.copy_to_table(
+                    table, source=buffer, columns=_COLUMNS, format="csv", timeout=_PATIENCE_S
+                )
+        finally:
+            await asyncio.gather(ready, return_exceptions=True)
     except asyncpg.DataError as error:
         raise DataError(f"A bar does not fit into market_data: {error}") from error
+
+
+async def _text(chunks: Iterator[pl.DataFrame]) -> io.BytesIO | None:
+    """The next of ``chunks`` as CSV, ``None`` after the last."""
+    return await asyncio.to_thread(_next_text, chunks)
+
+
+def _next_text(chunks: Iterator[pl.DataFrame]) -> io.BytesIO | None:
+    chunk = next(chunks, None)
+    if chunk is None:
+        return None
+    buffer = io.BytesIO()
+    chunk.with_columns(
+        datetime=pl.from_epoch("datetime").dt.strftime("%Y-%m-%d %H:%M:%S+00")
+    ).write_csv(buffer, include_header=False)
+    buffer.seek(0)
+    return buffer

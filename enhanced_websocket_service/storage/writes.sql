@@ -129,15 +129,12 @@ CREATE TEMPORARY TABLE incoming_bars (
 -- name: upsert_imported_bars
 -- A bar whose values are as before stays the version it was; a worse one replaces nothing.
 INSERT INTO market_data AS old
-    (symbol, datetime, open, high, low, close, volume, source, bar_revision, bar_status,
-     published_at, grade)
-SELECT symbol, datetime, open, high, low, close, volume, source, bar_revision, bar_status,
-    published_at, grade
+    (symbol, datetime, open, high, low, close, volume, source, published_at, grade)
+SELECT symbol, datetime, open, high, low, close, volume, source, published_at, grade
 FROM incoming_bars ORDER BY symbol, datetime, source
 ON CONFLICT (symbol, datetime, source) WHERE published_at IS NOT NULL DO UPDATE SET
     open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
-    volume = excluded.volume, grade = excluded.grade, bar_status = excluded.bar_status,
-    updated_at = now(),
+    volume = excluded.volume, grade = excluded.grade, updated_at = now(),
     bar_revision = CASE
         WHEN (old.open, old.high, old.low, old.close, coalesce(old.volume, 0)) IS DISTINCT FROM
             (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume)

@@ -1,6 +1,6 @@
 """What is wrong with a row. Pure expressions and joins; ``judgement`` decides their order."""
 
-from datetime import date, timedelta
+from datetime import date
 from typing import Final
 
 import holidays
@@ -43,16 +43,9 @@ def impossible_bar() -> pl.Expr:
     return (pl.col("high") < pl.col("low")) | (excess > WIDENABLE * pl.col("close"))
 
 
-def sessions(calendar: TradingCalendar, first: int, last: int) -> pl.DataFrame:
-    """The local days around ``first .. last`` (unix seconds UTC): ``date``, ``opens`` and ``closes`` of
-    the session (the first and last slot; null when closed) and ``closure``, why it is closed."""
-    start = calendar.local_date(first) - timedelta(days=1)
-    count = (calendar.local_date(last) - start).days + 2
-    days: list[date] = [start + timedelta(days=i) for i in range(count)]
-    return calendar_frame(calendar, days)
-
-
-def calendar_frame(calendar: TradingCalendar, days: list[date]) -> pl.DataFrame:
+def sessions(calendar: TradingCalendar, days: list[date]) -> pl.DataFrame:
+    """``days`` (local ones): ``date``, ``opens`` and ``closes`` of the session (the first and last slot;
+    null when closed) and ``closure``, why it is closed."""
     found = [calendar.session(day) for day in days]
     reasons = [
         None
@@ -75,10 +68,6 @@ def calendar_frame(calendar: TradingCalendar, days: list[date]) -> pl.DataFrame:
 
 def place(rows: pl.DataFrame, calendar: TradingCalendar, slot: str = "slot") -> pl.DataFrame:
     """``rows`` with ``misplaced``: why ``slot`` is no expected label; null when it is one."""
-    slots = rows[slot]
-    first, last = slots.min(), slots.max()
-    if not isinstance(first, int) or not isinstance(last, int):
-        return rows.with_columns(misplaced=pl.lit(None, dtype=pl.String))
     local = (
         pl.from_epoch(pl.col(slot))
         .dt.replace_time_zone("UTC")
@@ -89,9 +78,10 @@ def place(rows: pl.DataFrame, calendar: TradingCalendar, slot: str = "slot") -> 
     inside = at.is_between(pl.col("opens"), pl.col("closes")) & (
         (at - pl.col("opens")) % BAR_SECONDS == 0
     )
+    rows = rows.with_columns(date=local)
+    days: list[date] = rows["date"].unique().sort().to_list()
     return (
-        rows.with_columns(date=local)
-        .join(sessions(calendar, first, last), on="date", how="left", maintain_order="left")
+        rows.join(sessions(calendar, days), on="date", how="left", maintain_order="left")
         .with_columns(
             misplaced=pl.when(pl.col("closure").is_not_null())
             .then("closure")
@@ -113,18 +103,45 @@ def bad_prints(rows: pl.DataFrame, band: float) -> pl.DataFrame:
     days = days.with_columns(lost=(pl.col("typical") / around - 1).abs() > 3 * band)
     rows = rows.join(days, on="date", how="left", maintain_order="left")
 
+    typical = pl.col("typical")
+    wrong = rows.select(
+        "row",
+        bad=pl.col("lost")
+        | (pl.col("high") > typical * (1 + band))
+        | (pl.col("low") < typical * (1 - band)),
+    ).filter("bad")
+    return pl.concat([wrong.select("row"), _spikes(rows)]).unique()
+
+
+def _spikes(rows: pl.DataFrame) -> pl.DataFrame:
+    """Highs and lows that stand out from the median of themselves and their two neighbours on
+    either side."""
+    around = [-2, -1, 1, 2]
+    lower = pl.min_horizontal(pl.col("high").shift(n) for n in around)
+    upper = pl.max_horizontal(pl.col("low").shift(n) for n in around)
+    suspects = rows.select("row", "high", "low", lower=lower, upper=upper).with_columns(
+        suspect=(pl.col("high") > pl.col("lower") * (1 + SPIKE))
+        | (pl.col("low") < pl.col("upper") * (1 - SPIKE))
+    )
+    if not suspects["suspect"].any():
+        return rows.clear().select("row")
+
     def usual(name: str) -> pl.Expr:
         return pl.col(name).rolling_median(5, center=True, min_samples=3)
 
-    typical = pl.col("typical")
-    wrong = (
-        pl.col("lost")
-        | (pl.col("high") > typical * (1 + band))
-        | (pl.col("low") < typical * (1 - band))
-        | (pl.col("high") > usual("high") * (1 + SPIKE)).fill_null(False)
-        | (pl.col("low") < usual("low") * (1 - SPIKE)).fill_null(False)
+    # Only where there are suspects: the median of a million rows is dear.
+    near = pl.any_horizontal(pl.col("suspect").shift(n, fill_value=False) for n in range(-4, 5))
+    return (
+        suspects.filter(near)
+        .filter(
+            pl.col("suspect")
+            & (
+                (pl.col("high") > usual("high") * (1 + SPIKE))
+                | (pl.col("low") < usual("low") * (1 - SPIKE))
+            )
+        )
+        .select("row")
     )
-    return rows.filter(wrong).select("row")
 
 
 def stuck(rows: pl.DataFrame) -> pl.DataFrame:
@@ -150,9 +167,13 @@ def _thin_days(dates: pl.Series) -> list[date]:
 
 
 def other_interval(rows: pl.DataFrame) -> pl.DataFrame:
-    """``row`` of the session days whose bars lie further apart than 5 minutes: longer bars."""
-    step = pl.col("slot").sort().diff()
-    days = rows.group_by("date").agg(
-        "row", longer=(pl.len() >= 4) & (step.filter(step > 0).min() > BAR_SECONDS)
+    """``row`` of the session days whose bars lie further apart than 5 minutes: longer bars. Rows are
+    sorted by slot."""
+    step = pl.col("slot") - pl.col("slot").shift()
+    days = (
+        rows.select("date", step=pl.when(step > 0).then(step))
+        .group_by("date")
+        .agg(longer=(pl.len() >= 4) & (pl.col("step").min() > BAR_SECONDS))
+        .filter("longer")
     )
-    return days.filter("longer").select("row").explode("row")
+    return rows.join(days, on="date", how="semi").select("row")

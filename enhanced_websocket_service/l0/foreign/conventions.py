@@ -59,9 +59,11 @@ def decide(weighed: pl.DataFrame, windows: Windows, assume: Convention | None) -
 
     :param assume: the convention of whatever the evidence leaves open.
     """
-    frame = weighed.with_columns(cell=_cells(windows).cum_sum())
+    frame = weighed.with_columns(cell=_cells(windows).cum_sum().set_sorted())
+    # Most kinds are silent in most files; what is nowhere need not be added up.
+    voiced = [kind for kind in KINDS if kind != "batch" and (frame[kind] != 0).any()]
     cells = frame.group_by("cell", maintain_order=True).agg(
-        *(pl.col(kind).sum() for kind in KINDS if kind != "batch"),
+        *(pl.col(kind).sum() for kind in voiced),
         rows=pl.len(),
         first_row=pl.col("row").first(),
         last_row=pl.col("row").last(),
@@ -70,13 +72,17 @@ def decide(weighed: pl.DataFrame, windows: Windows, assume: Convention | None) -
         created=pl.col("created").first(),
         offset=pl.col("offset").first(),
         origin=pl.col("origin").first(),
+        around=pl.col("around").first(),
+        day=pl.col("day").first(),
+        day_rows=pl.col("day_rows").first(),
     )
-    cells = _read(cells.with_columns(batch=pl.lit(0.0), **_costs(windows)))
+    silent = {kind: pl.lit(0.0) for kind in KINDS if kind not in voiced}
+    cells = _read(cells.with_columns(**silent, **_costs(windows)))
     cells = _read(_ask_batches(cells))
     cells = cells.with_columns(
         run=pl.col("convention").ne_missing(pl.col("convention").shift(fill_value="-")).cum_sum()
     )
-    doubts = _doubts(frame.join(cells.select("cell", "run", "convention"), on="cell"), windows)
+    doubts = _doubts(cells, windows)
     runs = cells.group_by("run", maintain_order=True).agg(
         pl.col("convention").first(),
         *(pl.col(kind).sum() for kind in KINDS),
@@ -108,19 +114,16 @@ def decide(weighed: pl.DataFrame, windows: Windows, assume: Convention | None) -
                 certainty=round(one["odds"], 1),
             )
         )
-    rows = frame.select("row", "cell").join(
-        cells.select(
-            "cell",
-            "run",
-            convention=pl.col("run").replace_strict(
-                list(settled), list(settled.values()), return_dtype=pl.String
-            ),
-        ),
-        on="cell",
-        how="left",
-        maintain_order="left",
+    cells = cells.with_columns(
+        convention=pl.col("run").replace_strict(
+            list(settled), list(settled.values()), return_dtype=pl.String
+        )
     )
-    return Decision(rows.drop("cell"), tuple(told))
+    place = frame["cell"] - 1  # cells are numbered from 1, in order
+    rows = frame.select("row").with_columns(
+        cells["convention"].gather(place), cells["run"].gather(place)
+    )
+    return Decision(rows, tuple(told))
 
 
 def _read(cells: pl.DataFrame) -> pl.DataFrame:
@@ -225,29 +228,31 @@ def _posterior(
     return found
 
 
-def _doubts(frame: pl.DataFrame, windows: Windows) -> dict[int, str]:
+def _doubts(cells: pl.DataFrame, windows: Windows) -> dict[int, str]:
     """Decided runs whose days do not fit either convention: digits of a third zone."""
-    offset = pl.when(pl.col("convention") == "cot").then(windows.shift).otherwise(0)
+    shift = pl.when(pl.col("convention") == "cot").then(windows.shift).otherwise(0)
     opens = windows.opens + windows.shift
     days = (
-        frame.filter(pl.col("convention").is_not_null() & ~pl.col("around"))
-        .with_columns(tod=(pl.col("wall") + offset) % DAY)
+        cells.filter(pl.col("convention").is_not_null() & ~pl.col("around"))
+        .with_columns(first=(pl.col("first_wall") + shift) % DAY)
+        .with_columns(last=pl.col("first") + pl.col("last_wall") - pl.col("first_wall"))
         .group_by("run", "day")
         .agg(
-            early=pl.col("tod").min() - opens,
-            late=pl.col("tod").max() - (opens + windows.length - BAR_SECONDS),
-            rows=pl.len(),
-            whole=pl.len() == pl.col("day_rows").first(),
+            early=pl.col("first").min() - opens,
+            late=pl.col("last").max() - (opens + windows.length - BAR_SECONDS),
+            rows=pl.col("rows").sum(),
+            day_rows=pl.col("day_rows").first(),
         )
-        .filter((pl.col("rows") >= 45) & pl.col("whole"))
+        # A day that is cut in two begins and ends anywhere.
+        .filter((pl.col("rows") >= 45) & (pl.col("rows") == pl.col("day_rows")))
         .group_by("run")
         .agg(pl.col("early").median(), pl.col("late").median())
     )
-    return {
-        one[
-            "run"
-        ]: f"its days begin {one['early'] / 3600:+.1f} h and end {one['late'] / 3600:+.1f} h "
-        "from where a session does"
-        for one in days.iter_rows(named=True)
-        if min(one["early"], one["late"]) >= 1800 or max(one["early"], one["late"]) <= -1800
-    }
+    doubts = {}
+    for run, early, late in days.select("run", "early", "late").iter_rows():
+        if min(early, late) >= 1800 or max(early, late) <= -1800:
+            doubts[run] = (
+                f"its days begin {early / 3600:+.1f} h and end {late / 3600:+.1f} h from where a "
+                "session does"
+            )
+    return doubts

@@ -37,6 +37,8 @@ _ROWS: Final = 40.0  # and at most, per stretch
 _OPENS, _CLOSES = 4.0, 3.0  # the stretch begins or ends where the session does
 _AROUND_THE_CLOCK: Final = 0.03  # share of a day's rows that no feed of sessions would have
 _LIVELIER: Final = 0.25  # least difference of the mean logarithms
+_PROFILE_ROWS: Final = 8  # in either stretch, for a comparison
+_LEAST_VARIANCE: Final = 0.01
 _QUIET: Final = 3e-5  # activity below this share of the price is noise
 _LIVE, _IMPOSSIBLE = 7.0, 12.0
 _KNOWN, _UNKNOWN = 3.5, 1.0
@@ -106,39 +108,41 @@ def _days(rows: pl.DataFrame, windows: Windows) -> pl.DataFrame:
     ).with_columns(
         mixed=pl.col("around") | ((pl.col("day_cot") > 0) & (pl.col("day_utc") > 0)),
     )
-    both = days.filter((pl.col("day_cot") >= 8) & (pl.col("day_utc") >= 8)).select("day")
-    lively = frame.join(both, on="day", how="semi")
+    frame = frame.join(days, on="day", how="left", maintain_order="left")
+    both = (pl.col("day_cot") >= _PROFILE_ROWS) & (pl.col("day_utc") >= _PROFILE_ROWS)
+    if not days.select(both.any()).item():
+        return frame.with_columns(activity=pl.lit(0.0))
+    return frame.join(
+        _profiles(frame.filter(both)), on="day", how="left", maintain_order="left"
+    ).with_columns(activity=pl.col("activity") / pl.col("day_rows"))
+
+
+def _profiles(frame: pl.DataFrame) -> pl.DataFrame:
+    """``day`` and how much its livelier stretch says."""
     size = pl.col("act").clip(_QUIET).log()
-    share = lively.group_by("day").agg(
+    share = frame.group_by("day").agg(
         **{
             f"{of}_{name}": getattr(size.filter(pl.col(name)), of)()
             for name in ("in_cot", "in_utc")
             for of in ("mean", "var", "len")
         }
     )
-    error = sum(
-        (
-            pl.col(f"var_{name}").fill_null(0.0) / pl.col(f"len_{name}")
-            for name in ("in_cot", "in_utc")
-        ),
-        start=pl.lit(0.01),
-    ).sqrt()
+    variances = [
+        pl.col(f"var_{name}").fill_null(0.0) / pl.col(f"len_{name}")
+        for name in ("in_cot", "in_utc")
+    ]
+    error = (variances[0] + variances[1] + _LEAST_VARIANCE).sqrt()
     share = share.select(
-        "day",
-        difference=pl.col("mean_in_cot") - pl.col("mean_in_utc"),
-        error=error,
+        "day", difference=pl.col("mean_in_cot") - pl.col("mean_in_utc"), error=error
     )
     z = pl.col("difference") / pl.col("error")
-    share = share.select(
+    return share.select(
         "day",
         # The first two standard errors count for nothing: feeds without a profile must stay silent.
         activity=pl.when(pl.col("difference").abs() >= _LIVELIER)
         .then(z.sign() * ((z.abs() - 2).clip(0) ** 2 / 2).clip(0, 15))
         .otherwise(0.0),
     )
-    days = days.join(share, on="day", how="left")
-    frame = frame.join(days, on="day", how="left", maintain_order="left")
-    return frame.with_columns(activity=pl.col("activity") / pl.col("day_rows"))
 
 
 def _sessions(frame: pl.DataFrame, windows: Windows) -> pl.DataFrame:

@@ -59,15 +59,15 @@ def grade_rank(name: str = "grade") -> pl.Expr:
 
 
 def rivals(rows: pl.DataFrame) -> pl.DataFrame:
-    """``row`` and ``reason`` of those that lose their slot to another row of the file.
+    """``row`` and ``reason`` of those that lose their slot to another of ``rows``, sorted by slot.
 
     The better grade wins when the worse can be a poorer copy of the same bar: its range lies inside, or
     it has the same close. Two of the same grade are one bar when they agree; of two partial ones
     the later written wins. Where they contradict each other, none is right for certain, and all lose.
     """
-    doubled = rows.filter(pl.col("slot").is_duplicated())
-    if doubled.is_empty():
+    if not (rows["slot"].diff() == 0).any():
         return pl.DataFrame(schema={"row": pl.UInt32, "reason": pl.String})
+    doubled = rows.filter(pl.col("slot").is_duplicated())
     doubled = doubled.with_columns(rank=grade_rank()).sort(
         "slot", "rank", -pl.col("changed").fill_null(0), "row"
     )

@@ -171,8 +171,13 @@ def _found(rows: pl.DataFrame, placed: pl.DataFrame, windows: evidence.Windows) 
     tod = pl.col("slot") % evidence.DAY
     opens = windows.opens + windows.shift
     bar = pl.col("reason").is_null()
-    by_slot = placed.filter(bar).group_by("slot").agg(moved=pl.col("wall").n_unique() > 1)
-    days = placed.filter(bar)["date"].n_unique() if "date" in placed.columns else 0
+    bars = placed.filter(bar)
+    slots = bars["slot"].n_unique()
+    moved = 0
+    if slots < bars.height:
+        walls = bars.group_by("slot").agg(pl.col("wall").n_unique())
+        moved = int((walls["wall"] > 1).sum())
+    days = bars["date"].n_unique()
     sessions = days * (windows.length // BAR_SECONDS)
     counts = placed.select(
         local_time_rows=(pl.col("convention") == "cot").sum(),
@@ -185,9 +190,9 @@ def _found(rows: pl.DataFrame, placed: pl.DataFrame, windows: evidence.Windows) 
     return {
         "flat_rows": int(flat.sum()),
         **counts,
-        "colliding_slots": int(by_slot["moved"].sum()),
+        "colliding_slots": moved,
         "trading_days": days,
-        "missing_slots": sessions - by_slot.height,
+        "missing_slots": sessions - slots,
     }
 
 
@@ -250,9 +255,7 @@ def _place(
 ) -> tuple[pl.DataFrame, int, int]:
     """``usable`` at its true time with the reason against it; how many candidates could not be placed
     and how many there are."""
-    frame = usable.join(
-        decision.rows.select("row", "convention"), on="row", how="left", maintain_order="left"
-    )
+    frame = usable.with_columns(decision.rows["convention"])  # the same rows in the same order
     cot = pl.col("convention") == "cot"
     frame = frame.with_columns(
         slot=pl.when(cot).then(pl.col("wall") + windows.shift).otherwise("wall")

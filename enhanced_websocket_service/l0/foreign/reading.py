@@ -63,7 +63,8 @@ class Table:
             chosen = self._original[[row - 1 for row in rows]]
             return chosen.select(pl.struct(pl.all()).struct.json_encode()).to_series().to_list()
         if isinstance(self._original, bytes):
-            lines = self._original.split(b"\n")
+            # Blank lines are no rows, here as for the reader; the header is line 0.
+            lines = [line for line in self._original.split(b"\n") if line]
             return [lines[row].rstrip(b"\r").decode("utf-8", "replace") for row in rows]
         return [self._original[row - 1] for row in rows]
 
@@ -181,8 +182,7 @@ def _quick(data: bytes, separator: str, width: int) -> pl.DataFrame | None:
         )
     except pl.exceptions.PolarsError:
         return None
-    lines = data.count(b"\n") - data.endswith(b"\n")
-    if frame.width != width or frame.height != lines:
+    if frame.width != width:
         return None
     # A line with too few fields is filled up with nulls, and so is an empty last field.
     last = frame.to_series(width - 1)
@@ -241,11 +241,14 @@ def _normalised(
     columns = {name: found.to_series(i) for i, name in enumerate(names)}
     stamps = times.parse(_stamp_column(columns), f"{path}, column {_stamp_name(columns)}")
     created = _written(columns, ("created_at", "updated_at"), path)
-    changed = _written(columns, ("updated_at", "created_at"), path)
+    changed = created
+    both = {"created_at", "updated_at"} <= columns.keys()
+    if both and not columns["created_at"].equals(columns["updated_at"]):
+        changed = _written(columns, ("updated_at", "created_at"), path)
     prices = {name: _price(columns[name], decimal_comma) for name in PRICES}
     volume, mended = _volume(columns.get("volume"), found.height)
     nothing = pl.repeat(None, found.height, dtype=pl.String, eager=True)
-    origin = columns.get("source", nothing).cast(pl.String).str.strip_chars()
+    origin = columns.get("source", nothing).cast(pl.String)
     frame = pl.DataFrame(
         {
             "row": pl.int_range(1, found.height + 1, dtype=pl.UInt32, eager=True),
@@ -306,11 +309,16 @@ def _written(columns: dict[str, pl.Series], names: tuple[str, str], path: Path) 
 
 
 def _price(column: pl.Series, decimal_comma: bool) -> pl.Series:
-    if column.dtype == pl.String:
-        column = column.str.strip_chars()
-        if decimal_comma:
-            column = column.str.replace(",", ".", literal=True)
-    return column.cast(pl.Float64, strict=False).round(PRICE_DECIMALS)
+    if column.dtype == pl.String and decimal_comma:
+        column = column.str.replace(",", ".", literal=True)
+    return _number(column).round(PRICE_DECIMALS)
+
+
+def _number(column: pl.Series) -> pl.Series:
+    read = column.cast(pl.Float64, strict=False)
+    if column.dtype == pl.String and read.null_count() > column.null_count():
+        read = column.str.strip_chars().cast(pl.Float64, strict=False)
+    return read
 
 
 def _volume(column: pl.Series | None, height: int) -> tuple[pl.Series, pl.Series]:
@@ -318,12 +326,12 @@ def _volume(column: pl.Series | None, height: int) -> tuple[pl.Series, pl.Series
     if column is None:
         zero = pl.repeat(0, height, dtype=pl.Int64, eager=True)
         return zero, pl.repeat(False, height, dtype=pl.Boolean, eager=True)
-    if column.dtype == pl.String:
-        column = column.str.strip_chars().replace("", None)
-    read = column.cast(pl.Float64, strict=False)
+    read = _number(column)
     usable = (read.is_finite() & read.is_between(0, _MAX_VOLUME)).fill_null(False)
     volume = pl.select(pl.when(usable).then(read).otherwise(0.0)).to_series().cast(pl.Int64)
-    return volume, ~usable & column.is_not_null()
+    # An empty volume is none; any other that is no number was mended.
+    empty = column.is_null() | (column == "") if column.dtype == pl.String else column.is_null()
+    return volume, ~usable & ~empty
 
 
 def _symbols(column: pl.Series) -> pl.Series:

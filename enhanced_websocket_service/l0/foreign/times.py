@@ -43,14 +43,20 @@ def parse(column: pl.Series, where: str) -> Stamps:
         return _datetimes(column)
     if column.dtype.is_numeric():
         return _numbers(column)
-    text = column.cast(pl.String).str.strip_chars()
-    quick = text.str.to_datetime(_PLAIN, time_unit="us", strict=False, exact=True)
-    naive = pl.repeat(None, len(text), dtype=pl.Int32, eager=True)
-    if quick.null_count() == text.null_count():
-        return Stamps(_micros(quick), naive)
+    text = column.cast(pl.String)
+    if len(text) and text.str.len_bytes().max() == len("2024-03-11 13:00:00"):
+        quick = text.str.to_datetime(_PLAIN, time_unit="us", strict=False, exact=True)
+        if quick.null_count() == text.null_count():
+            naive = pl.repeat(None, len(text), dtype=pl.Int32, eager=True)
+            return Stamps(_sane(_micros(quick)), naive)
+    text = text.str.strip_chars()
     # Stamps repeat (one batch, one stamp), so each different one is read once.
     distinct = pl.DataFrame({"text": text}).unique().drop_nulls()
     parsed = _texts(distinct["text"], where)
+    if distinct.height == 1 and not text.null_count():
+        return Stamps(
+            *(one.new_from_index(0, len(text)) for one in (parsed.wall_us, parsed.offset_s))
+        )
     found = pl.DataFrame({"text": text}).join(
         distinct.with_columns(wall=parsed.wall_us, offset=parsed.offset_s),
         on="text",
