@@ -145,16 +145,26 @@ def _spikes(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def stuck(rows: pl.DataFrame) -> pl.DataFrame:
-    """``row`` of the bars that only repeat a price: session bars sorted by slot, with ``date``."""
+    """``row`` of the bars that only repeat a price: all bars, sorted by slot, with ``date``.
+
+    A lone repetition may be a market that did not move, where the day has other flat bars; where all
+    others have a range, it is how exports fill a hole.
+    """
     flat = pl.col("high") == pl.col("low")
-    follows = (pl.col("slot") - pl.col("slot").shift()).is_between(1, BAR_SECONDS)
+    # Whatever lies between was lost: a hole in a stuck run does not make it a market.
+    follows = pl.col("date") == pl.col("date").shift()
     repeats = (flat & follows & (pl.col("close") == pl.col("close").shift())).fill_null(False)
     if not rows.select(repeats.any()).item():
         return rows.clear().select("row")
     rows = rows.with_columns(repeats=repeats, flat=flat, chain=(~repeats).cum_sum())
-    rows = rows.with_columns(length=pl.col("repeats").sum().over("chain"))
+    rows = rows.with_columns(
+        length=pl.col("repeats").sum().over("chain"),
+        flat_market=(pl.col("flat") & ~pl.col("repeats")).any().over("date"),
+    )
     thin = pl.col("date").is_in(_thin_days(rows["date"]))
-    enough = pl.when(thin).then(STUCK_WHEN_THIN).otherwise(STUCK)
+    enough = (
+        pl.when(thin).then(STUCK_WHEN_THIN).when(pl.col("flat_market")).then(STUCK).otherwise(1)
+    )
     # The bar that is repeated is one of them when it has no range either.
     return rows.filter((pl.col("repeats") | pl.col("flat")) & (pl.col("length") >= enough)).select(
         "row"
@@ -164,6 +174,18 @@ def stuck(rows: pl.DataFrame) -> pl.DataFrame:
 def _thin_days(dates: pl.Series) -> list[date]:
     years = dates.dt.year().unique().to_list()
     return list(holidays.country_holidays("US", years=years))
+
+
+def copies(rows: pl.DataFrame) -> pl.DataFrame:
+    """``row`` of those that say what another row says, word for word. The one that stays is the one that
+    continues the row before it: a copy out of its place must not speak for its new neighbours."""
+    same = ("wall", "offset", *PRICES)
+    if not (doubled := rows.select(pl.struct(same).is_duplicated()).to_series()).any():
+        return rows.clear().select("row")
+    gap = pl.col("wall") - pl.col("wall").shift()
+    rows = rows.with_columns(strays=~gap.is_between(1, 3600).fill_null(False)).filter(doubled)
+    kept = rows.sort("strays", "row").unique(same, keep="first", maintain_order=True)
+    return rows.join(kept, on="row", how="anti").select("row")
 
 
 def other_interval(rows: pl.DataFrame) -> pl.DataFrame:

@@ -24,7 +24,9 @@ SURE: Final = 7.0
 
 _MOST: Final = 60.0
 # What a flip costs between two cells, by what can be seen there.
-_NOWHERE, _HOLE, _SOMEWHERE, _AT_A_SEAM, _BACKWARDS, _EXACT = 12.0, 11.0, 7.0, 5.0, 5.0, 0.7
+_NOWHERE, _HOLE, _SOMEWHERE, _AT_A_SEAM, _BACKWARDS = 14.0, 13.0, 7.0, 5.0, 3.0
+_OTHER_FEED: Final = 1.5  # sessions here, around the clock there: one says little about the other
+_JUMP, _JUMP_FORTH = 0.05, 1.0  # the digits jump by the shift
 _SEAM_IN_STEP: Final = 8.0  # another batch that goes on exactly where the last one ended
 _BATCH, _BATCH_ROWS = 4.0, 20  # what a batch of so many rows says about each cell of its own
 _ONE_BATCH: Final = 9.0  # more, inside what was written at one moment
@@ -120,9 +122,12 @@ def decide(weighed: pl.DataFrame, windows: Windows, assume: Convention | None) -
         )
     )
     place = frame["cell"] - 1  # cells are numbered from 1, in order
-    rows = frame.select("row").with_columns(
+    rows = frame.select("row", "contested", "written").with_columns(
         cells["convention"].gather(place), cells["run"].gather(place)
     )
+    # What lies among rows of the other convention must tell its own time.
+    lost = pl.col("contested") & (pl.col("written") == 0)
+    rows = rows.select("row", "run", convention=pl.when(lost).then(None).otherwise("convention"))
     return Decision(rows, tuple(told))
 
 
@@ -187,23 +192,27 @@ def _costs(windows: Windows) -> dict[str, pl.Expr]:
         | pl.col("offset").ne_missing(pl.col("offset").shift())
         | pl.col("origin").ne_missing(pl.col("origin").shift())
     )
+    batch = pl.when(seam | pl.col("created").is_null()).then(0.0).otherwise(_ONE_BATCH)
     usual = (
         pl.when(seam)
         .then(pl.when(gap == BAR_SECONDS).then(_SEAM_IN_STEP).otherwise(_AT_A_SEAM))
         .when(gap < 0)
         .then(_BACKWARDS)
-        .otherwise(
-            pl.when(gap <= BAR_SECONDS)
-            .then(_NOWHERE)
-            .when(gap < abs(windows.shift) - 3600)
-            .then(_HOLE)
-            .otherwise(_SOMEWHERE)
-            + pl.when(pl.col("created").is_not_null()).then(_ONE_BATCH).otherwise(0.0)
-        )
+        .when(pl.col("around") != pl.col("around").shift())
+        .then(_OTHER_FEED + batch)
+        .when(gap <= BAR_SECONDS)
+        .then(_NOWHERE + batch)
+        .when(gap < abs(windows.shift) - 3600)
+        .then(_HOLE + batch)
+        .otherwise(_SOMEWHERE + batch)
     )
-    # In the order of time the digits jump by exactly the shift where the convention flips.
-    back = pl.when(gap == BAR_SECONDS - windows.shift).then(_EXACT).otherwise(usual)
-    forth = pl.when(gap == BAR_SECONDS + windows.shift).then(_EXACT).otherwise(usual)
+    # In the order of time the digits jump by the shift where the convention flips; a few bars may be
+    # missing there.
+    near = 3600
+    back = (gap + windows.shift).is_between(BAR_SECONDS, near)
+    forth = (gap - windows.shift).is_between(BAR_SECONDS, near) & pl.col("around")
+    back = pl.when(back).then(_JUMP).otherwise(usual)
+    forth = pl.when(forth).then(pl.min_horizontal(usual, _JUMP_FORTH)).otherwise(usual)
     return {"uc": back.fill_null(_SOMEWHERE), "cu": forth.fill_null(_SOMEWHERE)}
 
 
@@ -213,8 +222,8 @@ def _posterior(
     """The log odds of COT for each cell, given all cells."""
     count = len(weights)
     likely = [math.exp(weight) for weight in weights]
-    up = [min(0.5, math.exp(-cost)) for cost in to_cot]
-    down = [min(0.5, math.exp(-cost)) for cost in to_utc]
+    up = [math.exp(-cost) for cost in to_cot]
+    down = [math.exp(-cost) for cost in to_utc]
     forward = [1.0] * count  # odds before the cell's own evidence
     for i in range(1, count):
         odds = forward[i - 1] * likely[i - 1]

@@ -12,7 +12,7 @@ blunt: what matters is that a kind gives next to nothing where it has nothing to
   written before its bar opened, nor lies in the future.
 - ``known``: a bar of the database has the same close at the same slot.
 - ``echo``: the file has the same bar again, once in each convention.
-- ``claimed``: an explicit offset. It may be a lie, so it counts little, once a stretch.
+- ``claimed``: an explicit offset. It may be a lie, so it counts little, and once a file.
 - ``batch``: the other rows written at the same moment are read this way (added by ``conventions``).
 """
 
@@ -67,13 +67,13 @@ class Windows:
 
 
 def weigh(rows: pl.DataFrame, windows: Windows, *, now: float, known: pl.DataFrame) -> pl.DataFrame:
-    """``rows`` (readable, on the grid, in file order) with a column for each kind and ``mixed``:
-    whether the row's day could hold both conventions.
+    """``rows`` (readable, on the grid, in file order) with a column for each kind; with ``mixed``: whether
+    the row's day could hold both conventions, and ``contested``: whether it does, inseparably.
 
     :param now: unix seconds UTC.
     :param known: ``slot`` and ``close`` of bars in the database, a row each slot.
     """
-    frame = _days(rows, windows)
+    frame = _days(rows, windows).with_columns(contested=_contested())
     frame = _sessions(frame, windows)
     frame = _week(frame, windows)
     frame = frame.with_columns(written=_written(windows, now), claimed=_claimed(windows))
@@ -114,7 +114,12 @@ def _days(rows: pl.DataFrame, windows: Windows) -> pl.DataFrame:
         return frame.with_columns(activity=pl.lit(0.0))
     return frame.join(
         _profiles(frame.filter(both)), on="day", how="left", maintain_order="left"
-    ).with_columns(activity=pl.col("activity") / pl.col("day_rows"))
+    ).with_columns(
+        # Only where it was measured: the rest of the day may follow another convention.
+        activity=pl.when(pl.col("in_cot") | pl.col("in_utc"))
+        .then(pl.col("activity") / (pl.col("day_cot") + pl.col("day_utc")))
+        .otherwise(0.0)
+    )
 
 
 def _profiles(frame: pl.DataFrame) -> pl.DataFrame:
@@ -143,6 +148,16 @@ def _profiles(frame: pl.DataFrame) -> pl.DataFrame:
         .then(z.sign() * ((z.abs() - 2).clip(0) ** 2 / 2).clip(0, 15))
         .otherwise(0.0),
     )
+
+
+def _contested() -> pl.Expr:
+    """Rows of a 24-hour feed within an hour of digits that two different bars carry: two conventions
+    lie there one upon the other, as they do after a flip in a file sorted by its digits."""
+    hour = pl.col("wall") // 3600
+    doubled = pl.len().over("wall") > 1
+    hours = hour.filter(doubled & pl.col("around")).unique().implode()
+    near = pl.any_horizontal((hour + n).is_in(hours) for n in (-1, 0, 1))
+    return pl.col("around") & near
 
 
 def _sessions(frame: pl.DataFrame, windows: Windows) -> pl.DataFrame:
@@ -256,7 +271,6 @@ def _written(windows: Windows, now: float) -> pl.Expr:
 
 def _claimed(windows: Windows) -> pl.Expr:
     offset = pl.col("offset")
-    first = offset.ne_missing(offset.shift()) | (pl.int_range(pl.len()) == 0)
     claim = (
         pl.when(offset == 0)
         .then(-_CLAIM)
@@ -264,7 +278,7 @@ def _claimed(windows: Windows) -> pl.Expr:
         .then(_CLAIM)
         .otherwise(0.0)
     )
-    return pl.when(first).then(claim).otherwise(0.0)
+    return pl.when(offset.is_first_distinct()).then(claim).otherwise(0.0)
 
 
 def _known(frame: pl.DataFrame, windows: Windows, known: pl.DataFrame) -> pl.DataFrame:

@@ -118,10 +118,14 @@ def judge(
     rows = rows.with_columns(reason=_unusable(symbol, allow_simulated))
     _require_five_minutes(rows, where)
     usable = rows.filter(pl.col("reason").is_null())
+    copies = checks.copies(usable)
+    rows = _mark(rows, copies, "duplicate")
+    usable = usable.join(copies, on="row", how="anti", maintain_order="left")
     decision = _decide(usable, windows, now, existing, assume)
     placed, ambiguous, candidates = _place(usable, decision, windows, calendar, now)
     rows = _mark(rows, placed.filter(pl.col("reason").is_not_null()), None)
-    bars = placed.filter(pl.col("reason").is_null()).sort("slot", "row")
+    placed = placed.sort("slot", "row")
+    bars = placed.filter(pl.col("reason").is_null())
     bars = bars.with_columns(grade=grading.grade(windows.shift))
     met = grading.against_existing(bars, existing)
     confirmed = met.filter("confirmed").select("row", "grade_there")
@@ -129,7 +133,7 @@ def judge(
     for reason, found in (
         ("other_interval", checks.other_interval(bars)),
         ("bad_price", checks.bad_prints(bars, band)),
-        ("stuck_run", checks.stuck(bars)),
+        ("stuck_run", checks.stuck(placed).join(bars.select("row"), on="row", how="semi")),
     ):
         # What the database has, too, is no error of the file.
         found = found.join(confirmed, on="row", how="anti")
