@@ -16,6 +16,7 @@ WIDENABLE: Final = 1e-5
 widened to hold it. Beyond that the row is wrong."""
 SPIKE: Final = 0.015
 """A high or low that stands out this far from the two bars before and after is a bad print."""
+STUCK_OVER_S: Final = 5 * 86_400
 STUCK, STUCK_WHEN_THIN = 2, 6
 """So many repetitions of one flat bar in a row are no market. Where New York is closed the session is
 thin, and flat bars are ordinary."""
@@ -151,8 +152,8 @@ def stuck(rows: pl.DataFrame) -> pl.DataFrame:
     others have a range, it is how exports fill a hole.
     """
     flat = pl.col("high") == pl.col("low")
-    # Whatever lies between was lost: a hole in a stuck run does not make it a market.
-    follows = pl.col("date") == pl.col("date").shift()
+    # Whatever lies between was lost, or the market was closed: no hole makes a stuck run a market.
+    follows = pl.col("slot") - pl.col("slot").shift() < STUCK_OVER_S
     repeats = (flat & follows & (pl.col("close") == pl.col("close").shift())).fill_null(False)
     if not rows.select(repeats.any()).item():
         return rows.clear().select("row")

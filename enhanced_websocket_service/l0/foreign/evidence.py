@@ -37,6 +37,7 @@ _ROWS: Final = 40.0  # and at most, per stretch
 _OPENS, _CLOSES = 4.0, 3.0  # the stretch begins or ends where the session does
 _AROUND_THE_CLOCK: Final = 0.03  # share of a day's rows that no feed of sessions would have
 _LIVELIER: Final = 0.25  # least difference of the mean logarithms
+_DOUBLED: Final = 3  # stamps that carry two bars, in three hours
 _PROFILE_ROWS: Final = 8  # in either stretch, for a comparison
 _LEAST_VARIANCE: Final = 0.01
 _QUIET: Final = 3e-5  # activity below this share of the price is noise
@@ -73,7 +74,7 @@ def weigh(rows: pl.DataFrame, windows: Windows, *, now: float, known: pl.DataFra
     :param now: unix seconds UTC.
     :param known: ``slot`` and ``close`` of bars in the database, a row each slot.
     """
-    frame = _days(rows, windows).with_columns(contested=_contested())
+    frame = _contested(_days(rows, windows))
     frame = _sessions(frame, windows)
     frame = _week(frame, windows)
     frame = frame.with_columns(written=_written(windows, now), claimed=_claimed(windows))
@@ -87,7 +88,10 @@ def _days(rows: pl.DataFrame, windows: Windows) -> pl.DataFrame:
     tod = pl.col("wall") % DAY
     utc_opens = windows.opens + windows.shift
     step = pl.col("wall") - pl.col("wall").shift()
-    moved = pl.when(step == BAR_SECONDS).then((pl.col("close") - pl.col("close").shift()).abs())
+    # Where the range was lost, the way from close to close tells; over a hole it is longer.
+    moved = pl.when(step.is_between(BAR_SECONDS, 1800)).then(
+        (pl.col("close") - pl.col("close").shift()).abs() * (BAR_SECONDS / step).sqrt()
+    )
     frame = rows.with_columns(
         day=pl.col("wall") // DAY,
         in_cot=tod.is_between(windows.opens, windows.opens + windows.length - 1),
@@ -150,14 +154,18 @@ def _profiles(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _contested() -> pl.Expr:
-    """Rows of a 24-hour feed within an hour of digits that two different bars carry: two conventions
-    lie there one upon the other, as they do after a flip in a file sorted by its digits."""
+def _contested(frame: pl.DataFrame) -> pl.DataFrame:
+    """Marks rows of a 24-hour feed where many stamps carry two different bars: two conventions lie there
+    one upon the other, as they do after a flip in a file sorted by its digits."""
+    around = frame.filter("around").select("wall")
+    doubled = around.filter(pl.col("wall").is_duplicated()).unique()
+    hours = doubled.group_by(hour=pl.col("wall") // 3600).agg(count=pl.len())
+    if hours.is_empty():
+        return frame.with_columns(contested=pl.lit(False))
+    near = pl.concat(hours.with_columns(hour=pl.col("hour") + n) for n in (-1, 0, 1))
+    hot = near.group_by("hour").agg(pl.col("count").sum()).filter(pl.col("count") >= _DOUBLED)
     hour = pl.col("wall") // 3600
-    doubled = pl.len().over("wall") > 1
-    hours = hour.filter(doubled & pl.col("around")).unique().implode()
-    near = pl.any_horizontal((hour + n).is_in(hours) for n in (-1, 0, 1))
-    return pl.col("around") & near
+    return frame.with_columns(contested=pl.col("around") & hour.is_in(hot["hour"].implode()))
 
 
 def _sessions(frame: pl.DataFrame, windows: Windows) -> pl.DataFrame:

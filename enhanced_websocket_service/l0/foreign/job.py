@@ -117,7 +117,7 @@ class ForeignImport:
                 allow_simulated=self._simulated,
                 where=str(path),
             )
-        thin = [one for one in judged.values() if one.thin]
+        thin = [] if assume else [one for one in judged.values() if one.thin]
         if thin:
             report = _report(table, source, judged, _refusal(path, thin), dry_run)
             log.warning("file refused", file=str(path), rows=report.read)
