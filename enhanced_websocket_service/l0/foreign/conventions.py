@@ -25,7 +25,8 @@ SURE: Final = 7.0
 _MOST: Final = 60.0
 # What a flip costs between two cells, by what can be seen there.
 _NOWHERE, _HOLE, _SOMEWHERE, _AT_A_SEAM, _BACKWARDS = 14.0, 13.0, 7.0, 5.0, 3.0
-# Sessions here, around the clock there, or where two conventions overlap: no place to conclude over.
+# Sessions here, around the clock there; two conventions that overlap; a row out of its place: what
+# stands on one side says little about the other.
 _OTHER_FEED: Final = 1.5
 _JUMP, _JUMP_FORTH = 0.05, 1.0  # the digits jump by the shift
 _SEAM_IN_STEP: Final = 8.0  # another batch that goes on exactly where the last one ended
@@ -78,7 +79,7 @@ def decide(weighed: pl.DataFrame, windows: Windows, assume: Convention | None) -
         around=pl.col("around").first(),
         day=pl.col("day").first(),
         day_rows=pl.col("day_rows").first(),
-        contested=pl.col("contested").first(),
+        contested=(pl.col("contested") | pl.col("stray")).first(),
     )
     silent = {kind: pl.lit(0.0) for kind in KINDS if kind not in voiced}
     cells = _read(cells.with_columns(**silent, **_costs(windows)))
@@ -182,6 +183,8 @@ def _cells(windows: Windows) -> pl.Expr:
         | pl.col("offset").ne_missing(pl.col("offset").shift())
         | pl.col("origin").ne_missing(pl.col("origin").shift())
         | (pl.col("contested") != pl.col("contested").shift())
+        | pl.col("stray")
+        | pl.col("stray").shift()
         | (pl.col("mixed") & ((gap != BAR_SECONDS) | (wall // 3600 != wall.shift() // 3600)))
     )
     return seam.fill_null(True)
@@ -197,10 +200,10 @@ def _costs(windows: Windows) -> dict[str, pl.Expr]:
     )
     batch = pl.when(seam | pl.col("created").is_null()).then(0.0).otherwise(_ONE_BATCH)
     usual = (
-        pl.when(seam)
-        .then(pl.when(gap == BAR_SECONDS).then(_SEAM_IN_STEP).otherwise(_AT_A_SEAM))
-        .when(pl.col("contested") | pl.col("contested").shift())
+        pl.when(pl.col("contested") | pl.col("contested").shift())
         .then(_OTHER_FEED)
+        .when(seam)
+        .then(pl.when(gap == BAR_SECONDS).then(_SEAM_IN_STEP).otherwise(_AT_A_SEAM))
         .when(gap < 0)
         .then(_BACKWARDS)
         .when(pl.col("around") != pl.col("around").shift())

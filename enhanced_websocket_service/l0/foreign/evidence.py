@@ -42,7 +42,7 @@ _PROFILE_ROWS: Final = 8  # in either stretch, for a comparison
 _LEAST_VARIANCE: Final = 0.01
 _QUIET: Final = 3e-5  # activity below this share of the price is noise
 _LIVE, _IMPOSSIBLE = 7.0, 12.0
-_KNOWN, _UNKNOWN = 3.5, 1.0
+_KNOWN: Final = 3.5
 _ECHO: Final = 2.5
 _CLAIM: Final = 3.0
 _WEEK_DAY, _WEEK_EDGE = 12.0, 3.0
@@ -69,12 +69,13 @@ class Windows:
 
 def weigh(rows: pl.DataFrame, windows: Windows, *, now: float, known: pl.DataFrame) -> pl.DataFrame:
     """``rows`` (readable, on the grid, in file order) with a column for each kind; with ``mixed``: whether
-    the row's day could hold both conventions, and ``contested``: whether it does, inseparably.
+    the row's day could hold both conventions, ``contested``: whether it does, inseparably, and
+    ``stray``: whether the row is out of its place.
 
     :param now: unix seconds UTC.
     :param known: ``slot`` and ``close`` of bars in the database, a row each slot.
     """
-    frame = _contested(_days(rows, windows))
+    frame = _contested(_days(rows, windows)).with_columns(stray=_stray())
     frame = _sessions(frame, windows)
     frame = _week(frame, windows)
     frame = frame.with_columns(written=_written(windows, now), claimed=_claimed(windows))
@@ -154,6 +155,17 @@ def _profiles(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def _stray() -> pl.Expr:
+    """A lone row out of its place: what stands around it says nothing about it, nor it about them."""
+    wall = pl.col("wall")
+
+    def follows(gap: pl.Expr) -> pl.Expr:
+        return gap.is_between(1, 3600).fill_null(False)
+
+    before, after = wall - wall.shift(), wall.shift(-1) - wall
+    return ~follows(before) & ~follows(after) & follows(before + after)
+
+
 def _contested(frame: pl.DataFrame) -> pl.DataFrame:
     """Marks rows of a 24-hour feed where many stamps carry two different bars: two conventions lie there
     one upon the other, as they do after a flip in a file sorted by its digits."""
@@ -220,27 +232,32 @@ def _week(frame: pl.DataFrame, windows: Windows) -> pl.DataFrame:
             ((on == 7) & minute.is_between(1020, 1034)).alias(f"opening_{name}"),
             ((on == 5) & minute.is_between(1005, 1019)).alias(f"closing_{name}"),
         )
-    votes = (pl.col("closed_utc").cast(pl.Float64) - pl.col("closed_cot").cast(pl.Float64)).filter(
-        pl.col("act") > 0
+    vote = pl.when(pl.col("act") > 0).then(
+        pl.col("closed_utc").cast(pl.Float64) - pl.col("closed_cot").cast(pl.Float64)
     )
+    rows = rows.with_columns(vote=vote.fill_null(0.0))
+    total = pl.col("vote").sum().over("day")
+    cap = _WEEK_DAY / pl.max_horizontal(total.abs(), pl.lit(_WEEK_DAY))
 
-    def edge(name: str, at: int) -> pl.Expr:
-        def of(zone: str) -> pl.Expr:
-            return pl.col(f"{name}_{zone}").sort_by("wall").get(at).cast(pl.Float64)
+    def edge(name: str) -> pl.Expr:
+        both = pl.col(f"{name}_cot").cast(pl.Float64) - pl.col(f"{name}_utc").cast(pl.Float64)
+        return both * _WEEK_EDGE
 
-        return (of("cot") - of("utc")) * _WEEK_EDGE
-
-    sunday = pl.col("weekday").first() == 7
-    days = rows.group_by("day").agg(
-        week=pl.when(pl.len() >= 12)
+    first = pl.col("wall") == pl.col("wall").min().over("day")
+    last = pl.col("wall") == pl.col("wall").max().over("day")
+    sunday = pl.col("weekday") == 7
+    # Each row votes for itself: the rest of its day may follow another convention.
+    votes = rows.select(
+        "row",
+        week=pl.when(pl.len().over("day") >= 12)
         .then(
-            votes.sum().clip(-_WEEK_DAY, _WEEK_DAY)
-            + pl.when(sunday).then(edge("opening", 0)).otherwise(edge("closing", -1))
+            pl.col("vote") * cap
+            + pl.when(first & sunday).then(edge("opening")).otherwise(0.0)
+            + pl.when(last & ~sunday).then(edge("closing")).otherwise(0.0)
         )
-        .otherwise(0.0)
+        .otherwise(0.0),
     )
-    frame = frame.join(days, on="day", how="left", maintain_order="left")
-    return frame.with_columns(week=pl.col("week").fill_null(0.0) / pl.col("day_rows"))
+    return frame.join(votes, on="row", how="left", maintain_order="left")
 
 
 def live(shift: int) -> pl.Expr:
@@ -297,7 +314,7 @@ def _known(frame: pl.DataFrame, windows: Windows, known: pl.DataFrame) -> pl.Dat
         there = known.select(at=pl.col("slot") - shift, **{name: pl.col("close")})
         frame = frame.join(there, left_on="wall", right_on="at", how="left", maintain_order="left")
         same = (pl.col(name) - pl.col("close")).abs() <= SAME_PRICE
-        votes.append(pl.when(same).then(_KNOWN).when(~same).then(-_UNKNOWN).otherwise(0.0))
+        votes.append(pl.when(same).then(_KNOWN).otherwise(0.0))
     return frame.with_columns(known=votes[1] - votes[0]).drop("is_utc", "is_cot")
 
 

@@ -126,6 +126,9 @@ def judge(
     rows = _mark(rows, placed.filter(pl.col("reason").is_not_null()), None)
     placed = placed.sort("slot", "row")
     bars = placed.filter(pl.col("reason").is_null())
+    # A run that is stuck may begin before the session, and on the day before.
+    closed = pl.col("reason").is_in(["weekend", "holiday"]).fill_null(False)
+    open_days = placed.filter(~closed)
     bars = bars.with_columns(grade=grading.grade(windows.shift))
     met = grading.against_existing(bars, existing)
     confirmed = met.filter("confirmed").select("row", "grade_there")
@@ -133,7 +136,7 @@ def judge(
     for reason, found in (
         ("other_interval", checks.other_interval(bars)),
         ("bad_price", checks.bad_prints(bars, band)),
-        ("stuck_run", checks.stuck(placed).join(bars.select("row"), on="row", how="semi")),
+        ("stuck_run", checks.stuck(open_days).join(bars.select("row"), on="row", how="semi")),
     ):
         # What the database has, too, is no error of the file.
         found = found.join(confirmed, on="row", how="anti")
