@@ -218,7 +218,9 @@ async def test_what_cannot_be_told_is_refused_and_stores_nothing(
     assert report_dict(report)["refused"] == report.refused
     assert render(report) is not None
     assert await table(connection) == []
-    assert not (tmp_path / "quarantine").exists()
+    assert (report.accepted, report.corrected, report.quarantined) == (0, 0, report.read)
+    assert report.quarantine_file is not None
+    assert pl.read_parquet(report.quarantine_file).height == report.read
     assumed = await job.run(path, assume="utc")
     assert assumed.refused is None
     assert assumed.accepted == 60

@@ -158,9 +158,9 @@ def stuck(rows: pl.DataFrame) -> pl.DataFrame:
     if not rows.select(repeats.any()).item():
         return rows.clear().select("row")
     rows = rows.with_columns(repeats=repeats, flat=flat, chain=(~repeats).cum_sum())
+    rows = rows.with_columns(length=pl.col("repeats").sum().over("chain"))
     rows = rows.with_columns(
-        length=pl.col("repeats").sum().over("chain"),
-        flat_market=(pl.col("flat") & ~pl.col("repeats")).any().over("date"),
+        flat_market=(pl.col("flat") & (pl.col("length") == 0)).any().over("date")
     )
     thin = pl.col("date").is_in(_thin_days(rows["date"]))
     enough = (

@@ -18,7 +18,7 @@ from enhanced_websocket_service.storage.atomic_file import SHARED, replace_file
 from enhanced_websocket_service.storage.imports import COMPARED, ImportStore, Written
 
 from .conventions import Convention, Run
-from .judgement import EXISTING, Judgement, judge
+from .judgement import EXISTING, REFUSED, Judgement, judge
 from .reading import Table, quarantine_bytes, read_table
 
 log = structlog.get_logger(__name__)
@@ -39,7 +39,7 @@ QUARANTINE: Final = pl.Schema(
 
 @dataclass(frozen=True, slots=True)
 class FileReport:
-    """What became of one file. ``accepted + corrected + quarantined == read`` unless it was refused."""
+    """What became of one file: ``accepted + corrected + quarantined == read``, always."""
 
     file: Path
     source: str
@@ -50,7 +50,7 @@ class FileReport:
     grades: dict[str, int]  # of accepted and corrected ones
     found: dict[str, int]
     runs: tuple[tuple[str, Run], ...]  # with their symbol
-    refused: str | None  # why nothing was imported
+    refused: str | None  # why nothing was imported; all rows are then quarantined
     dry_run: bool
     written: Written | None = None
     quarantine_file: Path | None = None
@@ -118,15 +118,17 @@ class ForeignImport:
                 where=str(path),
             )
         thin = [] if assume else [one for one in judged.values() if one.thin]
-        if thin:
-            report = _report(table, source, judged, _refusal(path, thin), dry_run)
-            log.warning("file refused", file=str(path), rows=report.read)
-            return report
-        report = _report(table, source, judged, None, dry_run)
+        refusal = _refusal(path, thin) if thin else None
+        if refusal:
+            judged = {symbol: _withdrawn(one) for symbol, one in judged.items()}
+        report = _report(table, source, judged, refusal, dry_run)
         if dry_run or self._store is None:
             return report
         # First the file that explains what is missing, then the bars.
         where = self._write_quarantine(report)
+        if refusal:
+            log.warning("file refused", file=str(path), rows=report.read)
+            return replace(report, quarantine_file=where)
         new = changed = 0
         for symbol, bars in report.bars.items():
             if bars.height:
@@ -218,6 +220,14 @@ def _refusal(path: Path, thin: Sequence[Judgement]) -> str:
     )
 
 
+def _withdrawn(judged: Judgement) -> Judgement:
+    """``judged`` with every bar quarantined: the file it came from is refused."""
+    gone = judged.bars.select("row", reason=pl.lit(REFUSED))
+    return replace(
+        judged, bars=judged.bars.clear(), quarantined=pl.concat([judged.quarantined, gone])
+    )
+
+
 def _report(
     table: Table,
     source: str,
@@ -230,10 +240,6 @@ def _report(
     for one in judged.values():
         found.update(one.found)
     runs = tuple((symbol, run) for symbol, one in judged.items() for run in one.runs)
-    if refused is not None:
-        return FileReport(
-            *(table.path, source, read, 0, 0, {}, {}, dict(found), runs, refused, dry_run)
-        )
     quarantined = pl.concat([one.quarantined for one in judged.values()]).sort("row")
     lines = table.originals(quarantined["row"].to_list()) if quarantined.height else []
     quarantine = (
@@ -253,7 +259,7 @@ def _report(
         grades=dict(grades.sort("grade").iter_rows()),
         found=dict(found),
         runs=runs,
-        refused=None,
+        refused=refused,
         dry_run=dry_run,
         bars={symbol: one.bars for symbol, one in judged.items()},
         quarantine=quarantine,

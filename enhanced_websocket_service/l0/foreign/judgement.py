@@ -33,10 +33,12 @@ REASONS: Final = {
     "duplicate": "the same bar again",
     "collision": "the slot has a better row, once both are at their true time",
     "conflict": "another row for the slot contradicts it",
+    "refused": "the file was refused as a whole: too few of its rows can be placed in time",
     "worse_than_existing": "the database has a better bar for the slot, or one that contradicts it",
 }
-THIN_SHARE: Final = 0.1
+THIN_SHARE: Final = 0.5
 """When more than this share of the rows that could be bars cannot be placed in time, nothing is."""
+REFUSED: Final = "refused"
 _OFF_GRID_SHARE: Final = 0.2
 
 EXISTING: Final = pl.Schema(

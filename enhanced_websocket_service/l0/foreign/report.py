@@ -61,7 +61,6 @@ def render(report: FileReport) -> RenderableType:
     ]
     if report.refused is not None:
         parts.append(Text(report.refused, style="red"))
-        return Group(*parts, Text(""))
     parts.append(
         Text(
             f"{report.accepted} accepted + {report.corrected} corrected + {report.quarantined} "
@@ -77,9 +76,9 @@ def render(report: FileReport) -> RenderableType:
         for name, count in report.reasons.items():
             reasons.add_row(f"{count:>9}", name, Text(REASONS[name], style="dim"))
         parts.append(reasons)
-    if report.written is None:
+    if report.dry_run:
         parts.append(Text("dry run: nothing was stored", style="yellow"))
-    else:
+    elif report.written is not None:
         parts.append(
             Text(
                 f"{report.written.new} bars new and {report.written.changed} changed in market_data "
