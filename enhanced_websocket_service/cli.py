@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import structlog
 import typer
@@ -23,6 +23,9 @@ from . import __version__
 from .errors import ConfigurationError, EwsError
 from .l0.continuity import DayContinuity
 from .l0.continuity_page import day_dict, render_day, render_days, window_proof
+from .l0.foreign.job import FileReport
+from .l0.foreign.report import render as render_import
+from .l0.foreign.report import report_dict
 from .l0.report import render, result_dict
 from .l0.run import BackfillPlan
 from .l0.verify import render_verification
@@ -253,6 +256,51 @@ def l0_verify(
     raise typer.Exit(0 if all(report.ok for report in reports) else 1)
 
 
+@l0.command("import")
+def l0_import(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Bars from elsewhere: parquet, csv, csv.gz."),
+    ],
+    assume: Annotated[
+        Literal["utc", "cot"] | None,
+        typer.Option(help="What the stamps mean where the evidence does not tell."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Judge and report, store nothing.")
+    ] = False,
+    quarantine: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where refused rows go, with reasons: a .csv or .parquet file, or a directory "
+            "(STATE_DIR/quarantine)."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bars that other systems exported; exit code 1 when a file had to be refused."""
+    settings = _load().settings
+    ask = not as_json and assume is None and sys.stdin.isatty() and err.is_terminal
+
+    async def work() -> list[FileReport]:
+        reports = []
+        async with build.open_import(settings, quarantine=quarantine, dry_run=dry_run) as job:
+            for file in files:
+                report = await job.run(file, assume=assume, dry_run=dry_run)
+                if not as_json:
+                    out.print(render_import(report))
+                if report.refused and ask and (answer := _ask_convention()):
+                    report = await job.run(file, assume=answer, dry_run=dry_run)
+                    out.print(render_import(report))
+                reports.append(report)
+        return reports
+
+    reports = _run(work())
+    if as_json:
+        _print_json([report_dict(report) for report in reports])
+    raise typer.Exit(1 if any(report.refused for report in reports) else 0)
+
+
 @l0.command("status")
 def l0_status(as_json: JsonOption = False) -> None:
     """The flag, freshness, completeness and the backup set; exit code 1 when not all is well."""
@@ -342,6 +390,13 @@ def _load(*, default_level: str = "INFO", **overrides: Any) -> Loaded:
     for warning in loaded.warnings:
         log.warning(warning)
     return loaded
+
+
+def _ask_convention() -> Literal["utc", "cot"] | None:
+    answer = typer.prompt(
+        "Are its stamps utc or cot? Anything else leaves the file out", default="-"
+    )
+    return "utc" if answer == "utc" else "cot" if answer == "cot" else None
 
 
 def _day(text: str | None, option: str) -> date | None:

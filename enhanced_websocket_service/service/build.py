@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Sequence
+from pathlib import Path
 
 import structlog
 
@@ -16,6 +17,7 @@ from enhanced_websocket_service.feeds.failover import FailoverFeed
 from enhanced_websocket_service.feeds.polling import PollingFeed
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.l0.continuity import Continuity
+from enhanced_websocket_service.l0.foreign.job import ForeignImport
 from enhanced_websocket_service.l0.pipeline import L0Pipeline
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
@@ -29,6 +31,7 @@ from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.settings import Settings, usable_backup_dir
 from enhanced_websocket_service.storage.embedded import EmbeddedServers
 from enhanced_websocket_service.storage.epochs import begin_epoch
+from enhanced_websocket_service.storage.imports import ImportStore
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import records_since, recover
 from enhanced_websocket_service.storage.postgres import Database
@@ -158,6 +161,34 @@ async def open_slots(settings: Settings) -> AsyncIterator[tuple[SlotStore, Conti
         await database.connect()
         store = SlotStore(database)
         yield store, Continuity(store, settings.calendar(), clock, settings.data_provider)
+
+
+@contextlib.asynccontextmanager
+async def open_import(
+    settings: Settings, *, quarantine: Path | None, dry_run: bool
+) -> AsyncIterator[ForeignImport]:
+    """The import of foreign files for a command; a dry run needs no database. Raises ``EwsError``."""
+    if not dry_run:
+        require(settings, key=False)
+    clock = settings.clock()
+    async with contextlib.AsyncExitStack() as stack:
+        store = None
+        if settings.database_url is not None or settings.embedded or not dry_run:
+            servers = await stack.enter_async_context(data_servers(settings, with_redis=False))
+            database_url, _ = servers
+            database = Database(database_url, settings.data_provider, clock=clock)
+            stack.push_async_callback(database.close)
+            await database.connect()
+            store = ImportStore(database)
+        yield ForeignImport(
+            store,
+            settings.calendar(),
+            clock,
+            symbols=settings.symbols,
+            quarantine=quarantine or settings.state_dir / "quarantine",
+            band=settings.price_band_pct / 100,
+            simulated=settings.data_provider.simulated,
+        )
 
 
 def l0_pipeline(

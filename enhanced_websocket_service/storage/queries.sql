@@ -12,7 +12,7 @@ FROM market_data
 WHERE symbol = $1 AND datetime BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
     AND ($5::text IS NULL OR source = $5) AND $6::timestamptz IS NULL
     AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL
-ORDER BY datetime, ews_source_rank(source), updated_at DESC NULLS LAST, id DESC
+ORDER BY datetime, ews_bar_rank(source, grade, certificate), updated_at DESC NULLS LAST, id DESC
 
 -- name: bars_now_backwards
 -- The same from the newest on: the order of the index, so that LIMIT ends the scan.
@@ -24,7 +24,7 @@ FROM market_data
 WHERE symbol = $1 AND datetime BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
     AND ($5::text IS NULL OR source = $5) AND $6::timestamptz IS NULL
     AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL
-ORDER BY datetime DESC, ews_source_rank(source), updated_at DESC NULLS LAST, id DESC
+ORDER BY datetime DESC, ews_bar_rank(source, grade, certificate), updated_at DESC NULLS LAST, id DESC
 
 -- name: bars_as_of
 -- One row a slot as a consumer saw it at $6: of each source the version published last before, then
@@ -37,14 +37,14 @@ FROM (
         SELECT datetime, open, high, low, close, coalesce(volume, 0)::bigint AS volume,
             coalesce(source, 'unknown') AS source, coalesce(bar_epoch, 0) AS epoch,
             coalesce(bar_revision, 0) AS revision, coalesce(bar_status, 'closed') AS status,
-            certificate, coalesce(published_at, created_at, '-infinity') AS published_at
+            certificate, grade, coalesce(published_at, created_at, '-infinity') AS published_at
         FROM market_data
         WHERE symbol = $1 AND datetime BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
             AND ($5::text IS NULL OR source = $5)
             AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL
         UNION ALL
         SELECT datetime, open, high, low, close, volume, source, epoch, revision, status,
-            certificate, published_at
+            certificate, grade, published_at
         FROM bar_revisions
         WHERE symbol = $1 AND interval_s = 300 AND datetime BETWEEN $2 AND $3
             AND ews_is_simulated(source) = $4 AND ($5::text IS NULL OR source = $5)
@@ -52,7 +52,7 @@ FROM (
     WHERE published_at <= $6::timestamptz
     ORDER BY datetime, source, published_at DESC, epoch DESC, revision DESC
 ) AS seen
-ORDER BY datetime, ews_source_rank(source), source
+ORDER BY datetime, ews_bar_rank(source, grade, certificate), source
 
 -- name: bar_columns
 extract(epoch FROM datetime)::bigint AS open_time, open::float8, high::float8, low::float8,
@@ -188,11 +188,11 @@ SELECT extract(epoch FROM datetime)::bigint AS slot, coalesce(source, 'unknown')
     bar_epoch IS NOT NULL AS published,
     coalesce(extract(epoch FROM published_at), 0)::float8 AS seen_at,
     coalesce((certificate ->> 'partial')::boolean, false) AS partial,
-    CASE WHEN certificate @> '{"partial": true}' THEN 'partial' ELSE 'whole' END AS grade
+    ews_grade(grade, certificate) AS grade
 FROM market_data
 WHERE symbol = $1 AND datetime BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
     AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL
-ORDER BY slot, ews_source_rank(source), updated_at DESC NULLS LAST, id DESC
+ORDER BY slot, ews_bar_rank(source, grade, certificate), updated_at DESC NULLS LAST, id DESC
 
 -- name: slot_revisions
 SELECT extract(epoch FROM datetime)::bigint AS slot, max(revision) AS revision
@@ -231,3 +231,17 @@ FROM system_health
 WHERE service_name = 'enhanced_websocket_service'
     AND (details ->> 'at') COLLATE "C" BETWEEN $1 AND $2
 ORDER BY (details ->> 'at') COLLATE "C", id
+
+-- name: bars_to_compare
+-- For an import ($5 its source): the best bar of the others for each slot, and the import's own.
+SELECT DISTINCT ON (datetime, own)
+    extract(epoch FROM datetime)::bigint AS slot, open::float8, high::float8, low::float8,
+    close::float8, ews_grade(grade, certificate) AS grade,
+    ews_bar_rank(source, grade, certificate) AS rank, own
+FROM (SELECT *, source IS NOT DISTINCT FROM $5 AS own FROM market_data) AS bars
+WHERE symbol = $1 AND datetime BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
+    AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL
+ORDER BY datetime, own, rank, updated_at DESC NULLS LAST, id DESC
+
+-- name: has_bars_of
+SELECT EXISTS (SELECT FROM market_data WHERE symbol = $1 AND source = $2)

@@ -80,10 +80,10 @@ WITH replaced AS (
 )
 INSERT INTO bar_revisions
     (symbol, interval_s, datetime, source, epoch, revision, status, open, high, low, close, volume,
-     certificate, published_at)
+     certificate, grade, published_at)
 SELECT symbol, 300, datetime, source, coalesce(bar_epoch, 0), coalesce(bar_revision, 0),
     coalesce(bar_status, 'closed'), open, high, low, close, coalesce(volume, 0), certificate,
-    coalesce(published_at, created_at, now())
+    grade, coalesce(published_at, created_at, now())
 FROM replaced
 ON CONFLICT (symbol, interval_s, datetime, source, epoch, revision) DO NOTHING
 
@@ -112,6 +112,41 @@ WHERE (old.open, old.high, old.low, old.close, coalesce(old.volume, 0)) IS DISTI
         (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume)
     OR (old.bar_status IS DISTINCT FROM excluded.bar_status
         AND old.bar_status IS DISTINCT FROM 'reconciled')
+
+-- name: lock_import
+-- Two imports of one source take turns: the second sees what the first wrote. $1 symbol, $2 source.
+SELECT pg_advisory_xact_lock(hashtextextended('import ' || $1 || ' ' || $2, 0))
+
+-- name: patience
+-- A million rows may take longer than any read.
+SET LOCAL statement_timeout = 0
+
+-- name: make_imported_bars
+CREATE TEMPORARY TABLE incoming_bars (
+    LIKE market_data INCLUDING DEFAULTS EXCLUDING CONSTRAINTS
+) ON COMMIT DROP
+
+-- name: upsert_imported_bars
+-- A bar whose values are as before stays the version it was; a worse one replaces nothing.
+INSERT INTO market_data AS old
+    (symbol, datetime, open, high, low, close, volume, source, published_at, grade)
+SELECT symbol, datetime, open, high, low, close, volume, source, published_at, grade
+FROM incoming_bars ORDER BY symbol, datetime, source
+ON CONFLICT (symbol, datetime, source) WHERE published_at IS NOT NULL DO UPDATE SET
+    open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
+    volume = excluded.volume, grade = excluded.grade, updated_at = now(),
+    bar_revision = CASE
+        WHEN (old.open, old.high, old.low, old.close, coalesce(old.volume, 0)) IS DISTINCT FROM
+            (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume)
+        THEN coalesce(old.bar_revision, 0) + 1 ELSE coalesce(old.bar_revision, 0) END,
+    published_at = CASE
+        WHEN (old.open, old.high, old.low, old.close, coalesce(old.volume, 0)) IS DISTINCT FROM
+            (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume)
+        THEN excluded.published_at ELSE coalesce(old.published_at, old.created_at) END
+WHERE (old.open, old.high, old.low, old.close, coalesce(old.volume, 0), old.grade)
+    IS DISTINCT FROM
+    (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume, excluded.grade)
+    AND ews_grade_rank(excluded.grade) <= ews_grade_rank(ews_grade(old.grade, old.certificate))
 
 -- name: insert_health
 INSERT INTO system_health (service_name, status, details, response_time_ms, error_message)
