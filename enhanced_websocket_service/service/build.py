@@ -1,9 +1,7 @@
 """The only place where objects are wired."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Sequence
 
 import structlog
 
@@ -17,8 +15,6 @@ from enhanced_websocket_service.feeds.failover import FailoverFeed
 from enhanced_websocket_service.feeds.polling import PollingFeed
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.l0.continuity import Continuity
-from enhanced_websocket_service.l0.foreign.job import ForeignImport
-from enhanced_websocket_service.l0.pipeline import L0Pipeline
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.calendar import BAR_SECONDS
@@ -28,20 +24,17 @@ from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.api import create_app
 from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.server import ApiServer
-from enhanced_websocket_service.settings import Settings, usable_backup_dir
-from enhanced_websocket_service.storage.embedded import EmbeddedServers
+from enhanced_websocket_service.settings import Settings
 from enhanced_websocket_service.storage.epochs import begin_epoch
-from enhanced_websocket_service.storage.imports import ImportStore
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import records_since, recover
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.slot_store import SlotStore
 from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.telemetry import Metrics
-from enhanced_websocket_service.twelvedata.keys import KeyPool
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
-from enhanced_websocket_service.twelvedata.rest import RestClient
 
+from .connections import data_servers, l0_pipeline, require, vendor
 from .health import HealthMonitor
 from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle, Schedule
@@ -55,163 +48,10 @@ log = structlog.get_logger(__name__)
 
 RESTORE_S = 1200
 """How far back the journal is replayed at a start: more than a bar and its grace."""
-LONGEST_WAIT_S = 900.0
-"""How long a command waits for a key: it has nothing better to do. A live service has."""
 RECONCILING = frozenset({ServiceState.READY, ServiceState.ACTIVE, ServiceState.MARKET_CLOSED})
 """States in which history is neither awaited from L0 nor being repaired."""
 EPOCH_TIMEOUT_S = 3.0
 """Real seconds that the start waits for others to tell the highest epoch they know."""
-
-
-@contextlib.asynccontextmanager
-async def data_servers(
-    settings: Settings, *, with_redis: bool = True
-) -> AsyncIterator[tuple[str, str | None]]:
-    """The addresses of PostgreSQL and Redis; private servers where ``EMBEDDED`` allows them.
-
-    :raises EmbeddedError: a private server does not start.
-    """
-    database_url, redis_url = settings.database_url, settings.redis_url
-    if database_url is not None and (redis_url or not with_redis or not settings.embedded):
-        yield database_url, redis_url
-        return
-    async with EmbeddedServers(settings.state_dir) as servers:
-        if database_url is None:
-            database_url = await servers.start_postgres()
-        if redis_url is None and with_redis:
-            redis_url = await servers.start_valkey()
-        log.info("Private servers", database_url=database_url, redis_url=redis_url)
-        yield database_url, redis_url
-
-
-def require(settings: Settings, *, key: bool = True) -> None:
-    """Check what only some commands need.
-
-    :raises ConfigurationError: no vendor key, no database; all that is missing at once.
-    """
-    faults = []
-    if key and not settings.keys:
-        faults.append(
-            "No TwelveData API key is set. Set TWELVEDATA_API_KEY_G1_1 (up to 16: _G1_1 .. _G2_8); "
-            "`demo` runs without any."
-        )
-    if settings.database_url is None and not settings.embedded:
-        faults.append(
-            "DATABASE_URL is not set. Set it to your PostgreSQL (postgresql://user:password@host:"
-            "5432/usdcop_trading), or set EMBEDDED=1 for a private one, or try `demo` first."
-        )
-    if faults:
-        raise ConfigurationError(*faults)
-
-
-def vendor(
-    settings: Settings, clock: Clock, metrics: Metrics, max_wait_s: float = 130.0
-) -> RestClient:
-    """The REST client over the configured keys."""
-    keys = KeyPool(
-        settings.keys,
-        spacing_s=settings.key_spacing_s,
-        minute_limit=settings.key_credits_per_minute,
-        day_limit=settings.key_credits_per_day,
-    )
-    return RestClient(
-        settings.twelvedata_rest_url,
-        keys,
-        clock,
-        settings.data_provider,
-        metrics,
-        max_wait_s=max_wait_s,
-    )
-
-
-@contextlib.asynccontextmanager
-async def open_l0(settings: Settings, *, with_vendor: bool = True) -> AsyncIterator[L0Pipeline]:
-    """L0 for a command: its own connections, closed at the end. Raises ``EwsError``."""
-    require(settings, key=with_vendor)
-    clock, metrics = settings.clock(), Metrics()
-    async with contextlib.AsyncExitStack() as stack:
-        rest = None
-        if with_vendor:
-            rest = vendor(settings, clock, metrics, LONGEST_WAIT_S)
-            stack.push_async_callback(rest.aclose)
-            ledgers = KeyLedgers(rest.keys, settings.state_dir)
-            ledgers.load(clock.now())
-            # At every call: a command that is killed and started again must not spend a minute's
-            # credits twice.
-            rest.on_spend = lambda: ledgers.save(clock.now())
-            stack.callback(lambda: ledgers.save(clock.now()))
-        servers = await stack.enter_async_context(data_servers(settings, with_redis=False))
-        database_url, _ = servers
-        database = Database(database_url, settings.data_provider, clock=clock)
-        stack.push_async_callback(database.close)
-        await database.connect()
-        yield l0_pipeline(settings, clock, rest, database)
-
-
-@contextlib.asynccontextmanager
-async def open_slots(settings: Settings) -> AsyncIterator[tuple[SlotStore, Continuity]]:
-    """The proof of continuity for a command: its own connections. Raises ``EwsError``."""
-    require(settings, key=False)
-    clock = settings.clock()
-    async with contextlib.AsyncExitStack() as stack:
-        servers = await stack.enter_async_context(data_servers(settings, with_redis=False))
-        database_url, _ = servers
-        database = Database(database_url, settings.data_provider, clock=clock)
-        stack.push_async_callback(database.close)
-        await database.connect()
-        store = SlotStore(database)
-        yield store, Continuity(store, settings.calendar(), clock, settings.data_provider)
-
-
-@contextlib.asynccontextmanager
-async def open_import(
-    settings: Settings, *, quarantine: Path | None, dry_run: bool
-) -> AsyncIterator[ForeignImport]:
-    """The import of foreign files for a command; a dry run needs no database. Raises ``EwsError``."""
-    if not dry_run:
-        require(settings, key=False)
-    clock = settings.clock()
-    async with contextlib.AsyncExitStack() as stack:
-        store = None
-        if settings.database_url is not None or settings.embedded or not dry_run:
-            servers = await stack.enter_async_context(data_servers(settings, with_redis=False))
-            database_url, _ = servers
-            database = Database(database_url, settings.data_provider, clock=clock)
-            stack.push_async_callback(database.close)
-            await database.connect()
-            store = ImportStore(database)
-        yield ForeignImport(
-            store,
-            settings.calendar(),
-            clock,
-            symbols=settings.symbols,
-            quarantine=quarantine or settings.state_dir / "quarantine",
-            band=settings.price_band_pct / 100,
-            simulated=settings.data_provider.simulated,
-        )
-
-
-def l0_pipeline(
-    settings: Settings, clock: Clock, rest: RestClient | None, database: Database
-) -> L0Pipeline:
-    """The L0 jobs over open connections."""
-    backup_dir, warning = usable_backup_dir(settings.backup_dir)
-    if warning is not None:
-        log.warning(warning)
-    elif "backup_dir" not in settings.model_fields_set:
-        log.warning(f"BACKUP_DIR is not set; using {backup_dir}.")
-    return L0Pipeline(
-        rest=rest,
-        database=database,
-        calendar=settings.calendar(),
-        clock=clock,
-        provider=settings.data_provider,
-        symbols=settings.symbols,
-        backup_dir=backup_dir,
-        flag=ReadyFlag(settings.ready_signals_dir, clock),
-        window_days=settings.l0_window_days,
-        keys=None if rest is None else rest.keys,
-    )
 
 
 async def run_service(settings: Settings, stop: asyncio.Event) -> None:

@@ -29,7 +29,7 @@ from enhanced_websocket_service.twelvedata.simulator import (
     market_from_options,
 )
 
-from . import build
+from . import build, connections
 
 LEAD = timedelta(minutes=7)
 """How long before the open the default demo starts."""
@@ -139,7 +139,7 @@ async def _backfill(settings: Settings, clock: VirtualClock, out: Console) -> No
         console=out,
     ) as bars:
         row = bars.add_task("L0 backfill", total=None)
-        async with build.open_l0(settings) as pipeline:
+        async with connections.open_l0(settings) as pipeline:
             await pipeline.backfill(
                 today - timedelta(days=HISTORY_DAYS),
                 today - timedelta(days=1),

@@ -32,7 +32,14 @@ BELOW: dict[str, set[str]] = {
 }
 ABOVE_ALL = {"cli", "__main__", "__init__"}
 """Entry points: they may import every room."""
-SETTINGS_READERS = {"cli", "service.build", "service.demo"}
+SETTINGS_READERS = {
+    "cli",
+    "cli.console",
+    "cli.history",
+    "service.build",
+    "service.connections",
+    "service.demo",
+}
 """Where objects are wired (the demo wires more of them); constructors take plain values."""
 
 PURE = ("market", "service/states.py", "twelvedata/protocol.py", "twelvedata/keys.py")

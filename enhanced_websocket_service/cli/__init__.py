@@ -1,0 +1,178 @@
+"""The command line: parse, call what does the work, print. No command means ``run``.
+
+Exit codes: 0 done (also after SIGTERM or Ctrl-C), 1 failed, 2 bad usage or configuration.
+"""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from enhanced_websocket_service import __version__
+from enhanced_websocket_service.errors import ConfigurationError, EwsError
+from enhanced_websocket_service.service import build
+from enhanced_websocket_service.service.demo import DemoOptions, run_demo
+from enhanced_websocket_service.twelvedata.simulator import (
+    Limits,
+    Simulator,
+    SimulatorConfig,
+    market_from_options,
+)
+
+from .console import JsonOption, err, load, out, print_json, until_signalled
+from .history import l0
+
+app = typer.Typer(
+    help="Real-time USD/COP market data: L0 history, live ticks, 5-minute bars, WebSocket and REST.",
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config = typer.Typer(help="The configuration.", no_args_is_help=True)
+app.add_typer(l0, name="l0")
+app.add_typer(config, name="config")
+
+HostOption = Annotated[str | None, typer.Option(help="Address to listen on (HOST).")]
+PortOption = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for any (PORT).")
+]
+BarsOption = Annotated[
+    Path | None, typer.Option(help="Recorded 5-minute bars (parquet, csv, csv.gz).")
+]
+TicksOption = Annotated[
+    Path | None, typer.Option(help="Recorded quotes: time, bid, ask (parquet, csv, csv.gz).")
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code."""
+    try:
+        app(standalone_mode=True)
+    except ConfigurationError as error:
+        for fault in error.faults:
+            err.print(f"error: {fault}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except EwsError as error:
+        err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of our output (a pager, head) has gone; that is no failure of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        run()
+
+
+@app.command()
+def run(host: HostOption = None, port: PortOption = None) -> None:
+    """The service, configured by the environment and .env."""
+    loaded = load(host=host, port=port)
+    until_signalled(lambda stop: build.run_service(loaded.settings, stop))
+
+
+@app.command()
+def demo(
+    host: HostOption = None,
+    port: PortOption = None,
+    at: Annotated[
+        str | None, typer.Option(metavar="ISO", help="Virtual time to start at (COT).")
+    ] = None,
+    speed: Annotated[float, typer.Option(min=0.1, help="How much faster than real time.")] = 60.0,
+    bars: BarsOption = None,
+    ticks: TicksOption = None,
+    scale: Annotated[float, typer.Option(help="Factor on the prices of --ticks.")] = 1.0,
+    seed: SeedOption = 0,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Where everything is kept (STATE_DIR/demo).")
+    ] = None,
+) -> None:
+    """Everything on this machine, no keys, no servers: a trading session in virtual time."""
+    # The demo tells its story itself; the log only what deserves attention, unless asked for more.
+    loaded = load(default_level="WARNING", host=host, port=port)
+    options = DemoOptions(
+        at=at,
+        speed=speed,
+        bars=bars,
+        ticks=ticks,
+        scale=scale,
+        seed=seed,
+        state_dir=state_dir or loaded.settings.state_dir / "demo",
+    )
+    until_signalled(lambda stop: run_demo(loaded.settings, options, out, stop))
+
+
+@app.command()
+def simulate(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port, 0 for any.")] = 8765,
+    bars: BarsOption = None,
+    ticks: TicksOption = None,
+    scale: Annotated[float, typer.Option(help="Factor on the prices of --ticks.")] = 1.0,
+    ticks_per_bar: Annotated[
+        int | None, typer.Option(help="Ticks made of each bar; default 2 to 40, seeded.")
+    ] = None,
+    seed: SeedOption = 0,
+    plan: Annotated[str, typer.Option(help="basic, grow, pro or ultra.")] = "pro",
+    regime: Annotated[str, typer.Option(help="onshore or 24x5.")] = "onshore",
+    row_cap: Annotated[
+        int, typer.Option(min=1, max=5000, help="Most rows in one answer, whatever is asked for.")
+    ] = 5000,
+) -> None:
+    """The vendor simulator alone: TwelveData REST and WebSocket on one port."""
+    loaded = load()
+    settings = loaded.settings
+    market = market_from_options(
+        bars,
+        ticks,
+        scale=scale,
+        ticks_per_bar=ticks_per_bar,
+        seed=seed,
+        regime=regime,
+        calendar=settings.calendar(),
+    )
+    simulator = Simulator(
+        SimulatorConfig(market=market, plan=plan, limits=Limits(row_cap=row_cap)), settings.clock()
+    )
+
+    async def serve(stop: asyncio.Event) -> None:
+        await simulator.start(host, port)
+        out.print(f"TWELVEDATA_REST_URL={simulator.rest_url}", soft_wrap=True)
+        out.print(f"TWELVEDATA_WS_URL={simulator.ws_url}", soft_wrap=True)
+        try:
+            await stop.wait()
+        finally:
+            await simulator.stop()
+
+    until_signalled(serve)
+
+
+@config.command("check")
+def config_check(as_json: JsonOption = False) -> None:
+    """The effective settings with secrets redacted, and every fault at once."""
+    loaded = load()
+    shown = loaded.settings.redacted()
+    if as_json:
+        print_json({"settings": shown, "warnings": list(loaded.warnings)})
+        return
+    for name, value in shown.items():
+        out.print(f"{name}={'' if value is None else value}", markup=False, soft_wrap=True)
