@@ -1,6 +1,6 @@
 """What is wrong with a row. Pure expressions and joins; ``judgement`` decides their order."""
 
-from datetime import date
+from datetime import date, time
 from typing import Final
 
 import holidays
@@ -47,40 +47,36 @@ def impossible_bar() -> pl.Expr:
 def sessions(calendar: TradingCalendar, days: list[date]) -> pl.DataFrame:
     """``days`` (local ones): ``date``, ``opens`` and ``closes`` of the session (the first and last slot;
     null when closed) and ``closure``, why it is closed."""
-    found = [calendar.session(day) for day in days]
-    reasons = [
-        None
-        if session is not None
-        else "weekend"
-        if calendar.closure(day) == "Weekend"
-        else "holiday"
-        for day, session in zip(days, found, strict=True)
+    reasons = [calendar.closure(day) for day in days]
+    kinds = [
+        None if reason is None else "weekend" if reason == "Weekend" else "holiday"
+        for reason in reasons
     ]
-    return pl.DataFrame(
-        {
-            "date": days,
-            "opens": [None if one is None else one.opens for one in found],
-            "closes": [None if one is None else one.closes for one in found],
-            "closure": reasons,
-        },
-        schema={"date": pl.Date, "opens": pl.Int64, "closes": pl.Int64, "closure": pl.String},
+    frame = pl.DataFrame(
+        {"date": days, "closure": kinds}, schema={"date": pl.Date, "closure": pl.String}
     )
 
+    def instant(at: time) -> pl.Expr:
+        local = pl.col("date").dt.combine(at).dt.replace_time_zone(calendar.zone.key)
+        return pl.when(pl.col("closure").is_null()).then(local.dt.epoch("s"))
 
-def place(rows: pl.DataFrame, calendar: TradingCalendar, slot: str = "slot") -> pl.DataFrame:
-    """``rows`` with ``misplaced``: why ``slot`` is no expected label; null when it is one."""
-    local = (
-        pl.from_epoch(pl.col(slot))
-        .dt.replace_time_zone("UTC")
-        .dt.convert_time_zone(calendar.zone.key)
-        .dt.date()
-    )
+    return frame.with_columns(opens=instant(calendar.opens), closes=instant(calendar.closes))
+
+
+def place(
+    rows: pl.DataFrame, calendar: TradingCalendar, shift: int, slot: str = "slot"
+) -> pl.DataFrame:
+    """``rows`` with the local ``date`` of ``slot`` and ``misplaced``: why it is no expected label; null when
+    it is one.
+
+    :param shift: UTC minus local time, seconds.
+    """
     at = pl.col(slot)
+    rows = rows.with_columns(date=((at - shift) // 86_400).cast(pl.Int32).cast(pl.Date))
+    days: list[date] = rows["date"].unique().sort().to_list()
     inside = at.is_between(pl.col("opens"), pl.col("closes")) & (
         (at - pl.col("opens")) % BAR_SECONDS == 0
     )
-    rows = rows.with_columns(date=local)
-    days: list[date] = rows["date"].unique().sort().to_list()
     return (
         rows.join(sessions(calendar, days), on="date", how="left", maintain_order="left")
         .with_columns(

@@ -269,14 +269,14 @@ def _place(
     frame = frame.with_columns(
         slot=pl.when(cot).then(pl.col("wall") + windows.shift).otherwise("wall")
     )
-    frame = checks.place(frame, calendar)
+    frame = checks.place(frame, calendar, windows.shift)
     known = pl.col("convention").is_not_null()
     open_rows = frame.filter(~known).select(
         "row", "misplaced", other=pl.col("wall") + windows.shift
     )
-    elsewhere = checks.place(open_rows.rename({"misplaced": "as_utc"}), calendar, "other").filter(
-        pl.col("as_utc").is_null() | pl.col("misplaced").is_null()
-    )
+    elsewhere = checks.place(
+        open_rows.rename({"misplaced": "as_utc"}), calendar, windows.shift, "other"
+    ).filter(pl.col("as_utc").is_null() | pl.col("misplaced").is_null())
     ambiguous = elsewhere.height
     frame = frame.join(
         elsewhere.select("row", either=pl.lit(True)), on="row", how="left", maintain_order="left"
