@@ -117,7 +117,7 @@ async def build_service(
         restore(pipeline, journal, now, published, simulated=provider.simulated)
         # Before any bar closes: the one that was forming when the process died must say so.
         collected_until = min((tick.received_at for tick in published), default=0.0)
-    except BaseException:
+    except BaseException:  # whatever it was, the directory must be free for the next start
         journal.close()
         raise
     states = StateMachine(now)
