@@ -91,7 +91,8 @@ class ImportStore:
             close="close",
             volume="volume",
             source=pl.lit(source),
-            published_at=pl.lit(utc(now).isoformat()),
+            # To the second: PostgreSQL reads a million of them.
+            published_at=pl.lit(utc(int(now)).strftime("%Y-%m-%d %H:%M:%S+00")),
             grade="grade",
         )
         doing = "storing imported bars"

@@ -119,18 +119,22 @@ def judge(
     )
     rows = rows.with_columns(reason=_unusable(symbol, allow_simulated))
     _require_five_minutes(rows, where)
-    usable = rows.filter(pl.col("reason").is_null())
+    usable = rows.drop("symbol", "on_grid", "fault").filter(pl.col("reason").is_null())
+    usable = usable.drop("reason")
     copies = checks.copies(usable)
     rows = _mark(rows, copies, "duplicate")
-    usable = usable.join(copies, on="row", how="anti", maintain_order="left")
+    usable = _without(usable, copies)
     decision = _decide(usable, windows, now, existing, assume)
     placed, ambiguous, candidates = _place(usable, decision, windows, calendar, now)
     rows = _mark(rows, placed.filter(pl.col("reason").is_not_null()), None)
-    placed = placed.sort("slot", "row")
+    if not placed["slot"].is_sorted():
+        placed = placed.sort("slot", "row")
     bars = placed.filter(pl.col("reason").is_null())
     # A run that is stuck may begin before the session, and on the day before.
     closed = pl.col("reason").is_in(["weekend", "holiday"]).fill_null(False)
-    open_days = placed.filter(~closed)
+    open_days = placed.select("row", "slot", "date", "high", "low", "close").filter(
+        ~placed.select(closed).to_series()
+    )
     bars = bars.with_columns(grade=grading.grade(windows.shift))
     met = grading.against_existing(bars, existing)
     confirmed = met.filter("confirmed").select("row", "grade_there")
@@ -143,16 +147,16 @@ def judge(
         # What the database has, too, is no error of the file.
         found = found.join(confirmed, on="row", how="anti")
         rows = _mark(rows, found, reason)
-        bars = bars.join(found, on="row", how="anti", maintain_order="left")
+        bars = _without(bars, found)
     lost = grading.rivals(bars)
     rows = _mark(rows, lost, None)
-    bars = bars.join(lost, on="row", how="anti", maintain_order="left")
+    bars = _without(bars, lost)
     worse = met.filter(pl.col("reason").is_not_null()).select("row", "reason")
     if own is not None and own.height:
         worse = pl.concat([worse, grading.against_own(bars, own)]).unique("row", keep="first")
     worse = worse.join(bars.select("row"), on="row", how="semi")
     rows = _mark(rows, worse, None)
-    bars = bars.join(worse, on="row", how="anti", maintain_order="left")
+    bars = _without(bars, worse)
     bars = bars.with_columns(
         corrected=(pl.col("convention") == "cot") & pl.col("offset").ne_missing(-windows.shift)
         | (checks.highest() != pl.col("high"))
@@ -297,6 +301,12 @@ def _place(
     )
     sure = int(frame.select((known & pl.col("misplaced").is_null()).sum()).item())
     return frame.drop("misplaced", "either"), ambiguous, sure + ambiguous
+
+
+def _without(rows: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
+    if found.is_empty():
+        return rows
+    return rows.join(found, on="row", how="anti", maintain_order="left")
 
 
 def _mark(rows: pl.DataFrame, found: pl.DataFrame, reason: str | None) -> pl.DataFrame:
