@@ -111,7 +111,12 @@ async def test_a_day_from_a_broken_flag_to_live_prices_and_an_orderly_end(rig: R
         gone.transport.abort()  # a client that vanishes without a word
 
         async with redis.asyncio.Redis.from_url(rig.environ["REDIS_URL"]) as cache:
-            cached = json.loads(await cache.get("usdcop:latest_price"))
+            # The cache follows at its own pace, behind the clients.
+            cached = json.loads(
+                await eventually(
+                    lambda: cache.get("usdcop:latest_price"), WITHIN_S, "a cached price"
+                )
+            )
         assert cached["symbol"] == "USDCOP"
         assert cached["source"] == "simulator_websocket"
 
