@@ -142,7 +142,7 @@ def _spikes(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def stuck(rows: pl.DataFrame) -> pl.DataFrame:
-    """``row`` of the bars that only repeat a price: all bars, sorted by slot, with ``date``.
+    """``row`` of the bars that only repeat the price of the row before, with ``slot`` and ``date``.
 
     A lone repetition may be a market that did not move, where the day has other flat bars; where all
     others have a range, it is how exports fill a hole.

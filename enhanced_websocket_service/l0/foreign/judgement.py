@@ -127,14 +127,10 @@ def judge(
     decision = _decide(usable, windows, now, existing, assume)
     placed, ambiguous, candidates = _place(usable, decision, windows, calendar, now)
     rows = _mark(rows, placed.filter(pl.col("reason").is_not_null()), None)
+    stuck = _stuck(placed)
     if not placed["slot"].is_sorted():
         placed = placed.sort("slot", "row")
     bars = placed.filter(pl.col("reason").is_null())
-    # A run that is stuck may begin before the session, and on the day before.
-    closed = pl.col("reason").is_in(["weekend", "holiday"]).fill_null(False)
-    open_days = placed.select("row", "slot", "date", "high", "low", "close").filter(
-        ~placed.select(closed).to_series()
-    )
     bars = bars.with_columns(grade=grading.grade(windows.shift))
     met = grading.against_existing(bars, existing)
     confirmed = met.filter("confirmed").select("row", "grade_there")
@@ -142,7 +138,7 @@ def judge(
     for reason, found in (
         ("other_interval", checks.other_interval(bars)),
         ("bad_price", checks.bad_prints(bars, band)),
-        ("stuck_run", checks.stuck(open_days).join(bars.select("row"), on="row", how="semi")),
+        ("stuck_run", stuck.join(bars.select("row"), on="row", how="semi")),
     ):
         # What the database has, too, is no error of the file.
         found = found.join(confirmed, on="row", how="anti")
@@ -301,6 +297,19 @@ def _place(
     )
     sure = int(frame.select((known & pl.col("misplaced").is_null()).sum()).item())
     return frame.drop("misplaced", "either"), ambiguous, sure + ambiguous
+
+
+def _stuck(placed: pl.DataFrame) -> pl.DataFrame:
+    """``row`` of what only repeats a price, in the order of the file or in that of time: a run may begin
+    before the session or the day before, and other rows may lie between in either order."""
+    closed = pl.col("reason").is_in(["weekend", "holiday"]).fill_null(False)
+    rows = placed.select("row", "slot", "date", "high", "low", "close", "convention", bad=closed)
+    rows = rows.filter(~pl.col("bad"))
+    found = checks.stuck(rows)
+    in_time = rows.filter(pl.col("convention").is_not_null())
+    if in_time.height == rows.height and rows["slot"].is_sorted():
+        return found
+    return pl.concat([found, checks.stuck(in_time.sort("slot", "row"))]).unique()
 
 
 def _without(rows: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
