@@ -40,6 +40,7 @@ _LIVELIER: Final = 0.25  # least difference of the mean logarithms
 _DOUBLED: Final = 3  # stamps that carry two bars, in three hours
 _PROFILE_ROWS: Final = 8  # in either stretch, for a comparison
 _LEAST_VARIANCE: Final = 0.01
+_LEAST_SHARE: Final = 0.2
 _QUIET: Final = 3e-5  # activity below this share of the price is noise
 _LIVE, _IMPOSSIBLE = 7.0, 12.0
 _KNOWN: Final = 3.5
@@ -129,13 +130,19 @@ def _days(rows: pl.DataFrame, windows: Windows) -> pl.DataFrame:
 
 def _profiles(frame: pl.DataFrame) -> pl.DataFrame:
     """``day`` and how much its livelier stretch says."""
-    size = pl.col("act").clip(_QUIET).log()
-    share = frame.group_by("day").agg(
-        **{
-            f"{of}_{name}": getattr(size.filter(pl.col(name)), of)()
-            for name in ("in_cot", "in_utc")
-            for of in ("mean", "var", "len")
-        }
+    # A bar that is stuck is no quiet market: none counts for less than a part of the day's usual.
+    usual = pl.col("act").median().over("day")
+    size = pl.max_horizontal("act", usual * _LEAST_SHARE, pl.lit(_QUIET)).log()
+    share = (
+        frame.with_columns(size=size)
+        .group_by("day")
+        .agg(
+            **{
+                f"{of}_{name}": getattr(pl.col("size").filter(pl.col(name)), of)()
+                for name in ("in_cot", "in_utc")
+                for of in ("mean", "var", "len")
+            }
+        )
     )
     variances = [
         pl.col(f"var_{name}").fill_null(0.0) / pl.col(f"len_{name}")
