@@ -63,6 +63,43 @@ def find_process(pid: int, name: str, cwd: Path, uid: int) -> psutil.Process | N
     return process if fits else None
 
 
+def _runs(process: psutil.Process) -> bool:
+    try:
+        # Nobody may reap an adopted process (a container without init): a zombie is dead.
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+async def _frozen_family(parent: psutil.Process, deadline: float) -> list[psutil.Process]:
+    """The process and its descendants, all stopped first: a running one could start another while
+    the list is made (initdb does so all the time), and that one would live and write on."""
+    family: list[psutil.Process] = []
+    while asyncio.get_running_loop().time() < deadline:
+        settled = all(_stopped(process) for process in family)
+        found = [parent]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += parent.children(recursive=True)
+        new = [process for process in found if process not in family]
+        if settled and not new:
+            break
+        for process in new:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+        family += new
+        await asyncio.sleep(_POLL_S)  # a signal takes a moment, a fork under way may still end
+    return family
+
+
+def _stopped(process: psutil.Process) -> bool:
+    # In "disk sleep" is, too, who waits for its vfork child, stopped before that became a program.
+    still = {psutil.STATUS_STOPPED, psutil.STATUS_DISK_SLEEP, psutil.STATUS_ZOMBIE}
+    try:
+        return process.status() in still
+    except psutil.NoSuchProcess:
+        return True
+
+
 class LogFile:
     """A server's log. It lies in our own folder, never in the unprivileged user's: root appends to it,
     and a link planted there would make root write anywhere."""
@@ -181,13 +218,7 @@ class ServerProcess:
             return self._child.poll() is None  # also reaps it
         if self._process is None:
             return False
-        try:
-            # Nobody may reap an adopted process (a container without init): a zombie is dead.
-            return bool(
-                self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
-            )
-        except psutil.Error:
-            return False
+        return _runs(self._process)
 
     def exit_code(self) -> int | None:
         return self._child.poll() if self._child else None
@@ -226,15 +257,20 @@ class ServerProcess:
     async def kill(self) -> None:
         """SIGKILL to what is left of the process and its children, which have sessions of their own.
 
-        :raises EmbeddedError: the process survives it.
+        Returns when the last of them is gone: what is deleted afterwards stays deleted.
+
+        :raises EmbeddedError: one of them survives it.
         """
         if self._process is not None and self.is_alive():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for process in [*self._process.children(recursive=True), self._process]:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        process.kill()
-            if not await self.wait_ended(_KILL_WAIT_S):
-                raise EmbeddedError(f"{self.name} (pid {self.pid}) survives SIGKILL.")
+            deadline = asyncio.get_running_loop().time() + _KILL_WAIT_S
+            family = await _frozen_family(self._process, deadline)
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            while self.is_alive() or any(_runs(process) for process in family):
+                if asyncio.get_running_loop().time() >= deadline:
+                    raise EmbeddedError(f"{self.name} (pid {self._process.pid}) survives SIGKILL.")
+                await asyncio.sleep(_POLL_S)
         self._process = self._child = None
         self._record.unlink(missing_ok=True)
 

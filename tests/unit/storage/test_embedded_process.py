@@ -1,6 +1,7 @@
 """Which process is ours, and what its log said since it started."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from enhanced_websocket_service.storage.embedded.process import LogFile, find_process
+from enhanced_websocket_service.storage.embedded.process import (
+    LogFile,
+    ServerProcess,
+    find_process,
+)
 
 
 @pytest.fixture
@@ -70,3 +75,39 @@ def test_a_grown_log_starts_anew_and_the_old_one_is_kept(tmp_path: Path) -> None
     os.close(log.open())
     assert log.path.stat().st_size == 0
     assert (tmp_path / "server.log.1").stat().st_size == 10_000_001
+
+
+FORKS = """
+i=0; while [ $i -lt 500 ]; do i=$((i+1)); (echo x >> file; exec sleep 60) & done; wait
+"""
+
+
+async def test_no_descendant_outlives_the_kill_of_one_that_forks_all_the_time(
+    tmp_path: Path,
+) -> None:
+    """As initdb does; a descendant left over would write into the folder that is deleted next."""
+    work = tmp_path / "work"
+    work.mkdir()
+    for _ in range(10):
+        server = ServerProcess(
+            "sh",
+            cwd=work,
+            record=tmp_path / "record.json",
+            log_path=tmp_path / "log",
+            account=None,
+            stop_signal=signal.SIGKILL,
+        )
+        server.spawn(["/bin/sh", "-c", FORKS])
+        while not (work / "file").exists():
+            assert server.is_alive()
+        await server.kill()
+        left = [p for p in psutil.process_iter() if _works_in(p, work)]
+        assert left == []
+        (work / "file").unlink()
+
+
+def _works_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and process.cwd() == str(folder)
+    except psutil.Error:
+        return False
