@@ -99,8 +99,8 @@ def _before_a_session() -> str:
 
 @pytest.fixture
 async def rig(tmp_path: Path, database_dsn: str, valkey_url: str) -> AsyncIterator[Rig]:
-    """Seven minutes before the open, sixty times as fast as life; the vendor is simulated."""
-    specification = f"{SESSION}T07:53:00-05:00,60,{time.time()!r}"
+    """Nine minutes before the open, forty times as fast as life; the vendor is simulated."""
+    specification = f"{SESSION}T07:51:00-05:00,40,{time.time()!r}"
     clock = parse_virtual_clock(specification, is_trading_day)
     simulator = Simulator(SimulatorConfig(market=market_from_options(seed=3)), clock)
     await simulator.start()

@@ -24,7 +24,7 @@ import polars as pl
 from enhanced_websocket_service.clock import VirtualClock, parse_virtual_clock
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.storage.embedded import EmbeddedServers
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTED_WITHIN_S = 30.0
@@ -103,7 +103,7 @@ class Process:
     async def finished(self, within_s: float) -> int:
         """Wait for the end; the exit code."""
         assert self._process is not None
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(PATIENCE * within_s):
             return await self._process.wait()
 
     async def stop(self, number: int = signal.SIGTERM, within_s: float = 40.0) -> int:

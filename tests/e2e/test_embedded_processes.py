@@ -246,7 +246,7 @@ def test_killed_twice_then_found_again_and_stopped_with_the_data_still_there(act
         assert facts == {"pids": pids, "rows": 3, "count": 3}
         third.process.send_signal(signal.SIGTERM)
         assert third.expect("drained") == {"rows": 4, "count": 4}
-        assert third.process.wait(30) == 0
+        assert third.process.wait(120) == 0
     assert not any(runs(pid) for pid in pids), "adopted servers are stopped too"
     assert actor.processes() == []
 
@@ -256,7 +256,7 @@ def test_killed_twice_then_found_again_and_stopped_with_the_data_still_there(act
         assert not set(facts["pids"]) & set(pids)
         fourth.process.send_signal(signal.SIGTERM)
         fourth.expect("drained")
-        assert fourth.process.wait(30) == 0
+        assert fourth.process.wait(120) == 0
 
 
 def test_ctrl_c_reaches_the_owner_only_who_can_still_drain(actor: Actor) -> None:
@@ -265,7 +265,7 @@ def test_ctrl_c_reaches_the_owner_only_who_can_still_drain(actor: Actor) -> None
         pids = owner.expect("started")["pids"]
         os.killpg(owner.process.pid, signal.SIGINT)  # what a terminal does
         assert owner.expect("drained") == {"rows": 2, "count": 2}
-        assert owner.process.wait(30) == 0
+        assert owner.process.wait(120) == 0
     assert not any(runs(pid) for pid in pids)
 
 
@@ -282,7 +282,7 @@ def test_killed_while_the_data_folder_is_made_then_starts_clean(actor: Actor) ->
         assert [path.name for path in (actor.state_dir / "embedded/postgres").iterdir()] == ["data"]
         owner.process.send_signal(signal.SIGTERM)
         owner.expect("drained")
-        assert owner.process.wait(30) == 0
+        assert owner.process.wait(120) == 0
 
 
 def test_a_second_owner_is_refused_while_the_first_goes_on(actor: Actor) -> None:
@@ -290,12 +290,12 @@ def test_a_second_owner_is_refused_while_the_first_goes_on(actor: Actor) -> None
         first.expect("opened")
         first.expect("started")
         with actor.owner() as second:
-            _, complaint = second.process.communicate(timeout=30)
+            _, complaint = second.process.communicate(timeout=120)
             assert second.process.returncode == 1
             assert f"in use by process {first.process.pid}" in complaint
         first.process.send_signal(signal.SIGINT)
         assert first.expect("drained") == {"rows": 2, "count": 2}
-        assert first.process.wait(30) == 0
+        assert first.process.wait(120) == 0
 
 
 def test_a_killed_pytest_leaves_no_server_behind(tmp_path: Path) -> None:

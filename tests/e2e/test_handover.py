@@ -13,7 +13,7 @@ from .playback import Playback
 from .test_recorded_reality import FRIDAY, SESSION, make_bars
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_every_slot_is_proven_whatever_was_killed(tmp_path: Path) -> None:
     ledger = await prove(
         Playback(

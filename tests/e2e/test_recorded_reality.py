@@ -20,7 +20,7 @@ SESSION = {"MARKET_OPEN": "12:15", "MARKET_CLOSE": "12:45"}
 NEVER_RECORDED = datetime(2024, 5, 14, 17, 25, tzinfo=UTC)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_recorded_bars(tmp_path: Path) -> None:
     outcome = await play(
         Playback(
@@ -44,7 +44,7 @@ async def test_recorded_bars(tmp_path: Path) -> None:
     assert outcome.rejected == 0
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 async def test_recorded_ticks(tmp_path: Path) -> None:
     outcome = await play(
         Playback(

@@ -191,7 +191,7 @@ async def test_without_redis_it_works_degraded(rig: Rig) -> None:
     await rig.price()
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(300)
 async def test_an_unreachable_database_is_waited_for_and_then_an_error(rig: Rig) -> None:
     port = free_port()
     url = f"postgresql://me:hunter2@127.0.0.1:{port}/usdcop_trading"
@@ -215,6 +215,7 @@ async def test_data_that_cannot_be_repaired_is_an_error_that_retries(rig: Rig) -
 async def test_going_live_on_bad_data_is_said_wherever_the_state_is(rig: Rig) -> None:
     (rig.signals / "l0_ready.flag").write_text('{"ready": true}')
     rest = f"http://127.0.0.1:{free_port()}"
+    rig.set_clock(f"{SESSION}T07:50:00-05:00")
     await rig.run(TWELVEDATA_REST_URL=rest, L0_POLICY="degraded")
     answers = await rig.state("ready")
     reason = answers["/health"].json()["service_info"]["reason"]
