@@ -1,0 +1,433 @@
+"""Plays one stage: a simulator and a service as processes, and one fault after the other.
+
+Nothing is judged here; what happened is collected for ``judge``. A fault begins only when the service is
+calm, so that each one is seen alone.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+from websockets.asyncio.client import ClientConnection, connect
+
+from enhanced_websocket_service.clock import VirtualClock, parse_virtual_clock
+from enhanced_websocket_service.market.calendar import is_trading_day
+from enhanced_websocket_service.twelvedata.simulator.stream import key_label
+from tests.e2e.playback import Process, free_port
+
+from .consumer import Consumer, consuming
+from .expectation import Expectation, Stage
+
+T = TypeVar("T")
+
+TAUGHT_DAY, DAY = date(2024, 5, 9), date(2024, 5, 10)
+OPENS, CLOSES = "12:00", "13:10"
+"""The clock leaves its session speed at 13:10: what follows the close passes in no time."""
+CLOSED_SPEED = 3000.0
+TICKS_PER_BAR = 300
+TEACHING_SPEED = 600.0
+SYMBOL, VENDOR_SYMBOL = "USDCOP", "USD/COP"
+LOOK_S = 0.12
+STARTED_WITHIN_S = 60.0
+SETTLED_WITHIN_S = 60.0
+CALM_S = 5.0
+"""Session seconds of undisturbed prices before the next fault."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stage can work."""
+
+    folder: Path
+    recording: Path
+    database_dsn: str
+    redis_url: str
+    taught: Path | None = None  # a STATE_DIR that has seen days before
+
+
+@dataclass
+class Seen:
+    """One fault as it happened; instants of the session."""
+
+    expectation: Expectation
+    began: float
+    real_began: float
+    cleared: float = 0.0
+    back: float | None = None
+    path: list[tuple[float, str]] = field(default_factory=list)
+    reconnects: int = 0
+    credits: dict[str, int] = field(default_factory=dict)
+    sent: tuple[int, int] = (0, 0)  # the entries of the simulator's ledger that are its own
+    evidence: str = ""
+    trouble: str = ""
+
+
+@dataclass
+class Report:
+    """Everything that is known of a stage afterwards."""
+
+    stage: Stage
+    place: Place
+    secrets: tuple[str, ...]
+    clock: VirtualClock | None = None
+    seen: dict[str, Seen] = field(default_factory=dict)
+    consumer: Consumer = field(default_factory=Consumer)
+    sent: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    simulator: dict[str, Any] = field(default_factory=dict)
+    status: dict[str, Any] = field(default_factory=dict)
+    continuity: dict[str, Any] = field(default_factory=dict)
+    pages: dict[str, str] = field(default_factory=dict)
+    command_line: str = ""
+    log: str = ""
+    exit_code: int | None = None
+    failure: str = ""
+    real_seconds: float = 0.0
+
+
+class Running:
+    """The handles of a stage in progress."""
+
+    def __init__(
+        self, clock: VirtualClock, service: Process, simulator: Process, base: str, vendor: str
+    ) -> None:
+        self.clock, self.service, self.simulator = clock, service, simulator
+        self.base, self.vendor = base, vendor
+        self.http = httpx.AsyncClient(timeout=20.0)
+        self.consumer = Consumer()
+
+    async def status(self) -> dict[str, Any] | None:
+        """``/status``; ``None`` while nobody answers."""
+        try:
+            answer = await self.http.get(f"{self.base}/status")
+        except httpx.TransportError:
+            return None
+        return dict(answer.json()) if answer.status_code == 200 else None
+
+    async def simulated(self, path: str, **parameters: Any) -> Any:
+        answer = await self.http.get(f"{self.vendor}/_sim/{path}", params=parameters)
+        answer.raise_for_status()
+        return answer.json()
+
+    async def set_faults(self, faults: Mapping[str, Any]) -> None:
+        answer = await self.http.post(f"{self.vendor}/_sim/faults", json=dict(faults))
+        assert answer.status_code == 200, answer.text
+
+    async def clear_faults(self) -> None:
+        (await self.http.delete(f"{self.vendor}/_sim/faults")).raise_for_status()
+
+    async def until(self, look: Callable[[], Awaitable[T | None]], real_s: float, what: str) -> T:
+        """Like ``eventually``, but seldom: every look costs the service a millisecond."""
+        deadline = time.monotonic() + real_s
+        while (found := await look()) is None:
+            for process in (self.service, self.simulator):
+                if not process.running:
+                    raise AssertionError(f"{process.name} died:\n{process.text()[-3000:]}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {real_s:.0f} s: {what}")
+            await asyncio.sleep(LOOK_S)
+        return found
+
+    async def reach(self, instant: float) -> None:
+        await self.clock.sleep_until(instant)
+
+
+def closing(day: date) -> float:
+    """The close of the session of ``day``."""
+    return datetime.fromisoformat(f"{day}T{CLOSES}:00-05:00").timestamp()
+
+
+def verdict_history(status: Mapping[str, Any]) -> list[tuple[float, str]]:
+    """The changes of the symbol's verdict that ``/status`` remembers, oldest first."""
+    verdicts = status["realtime_collection"].get("verdicts") or {}
+    one = verdicts.get(SYMBOL) if isinstance(verdicts, Mapping) else None
+    if not one:
+        return []
+    return [
+        (datetime.fromisoformat(str(change["at"])).timestamp(), str(change["verdict"]))
+        for change in one["history"]
+    ]
+
+
+async def play(stage: Stage, place: Place) -> Report:
+    """Live through ``stage``; a failure of the harness is told in the report, never raised."""
+    place.folder.mkdir(parents=True, exist_ok=True)
+    secrets = tuple(
+        f"k{number}-{stage.name}-0123456789abcdef" for number in range(1, stage.keys + 1)
+    )
+    report = Report(stage, place, secrets)
+    began = time.monotonic()
+    try:
+        await _play(stage, place, report)
+    except (AssertionError, OSError, httpx.HTTPError, TimeoutError) as error:
+        report.failure = f"{type(error).__name__}: {error}"
+    report.real_seconds = time.monotonic() - began
+    return report
+
+
+async def _play(stage: Stage, place: Place, report: Report) -> None:
+    async with started(stage, place, report.secrets) as running:
+        report.clock = running.clock
+        try:
+            async with consuming(f"ws{running.base[4:]}/ws/{SYMBOL}") as consumer:
+                running.consumer = report.consumer = consumer
+                for number, one in enumerate(stage.faults):
+                    at_start = stage.set_before_start and number == 0
+                    report.seen[one.name] = await _fault(running, stage, one, at_start=at_start)
+                await _settle(running, report)
+                await _collect(running, report)
+                report.exit_code = await running.service.stop()
+        finally:
+            report.log = running.service.text()
+            await running.http.aclose()
+
+
+@contextlib.asynccontextmanager
+async def started(
+    stage: Stage, place: Place, secrets: tuple[str, ...], *, day: date = DAY
+) -> AsyncIterator[Running]:
+    """Simulator and service, the latter collecting; both stopped at the end."""
+    start = f"{day}T{stage.starts}-05:00,{stage.speed:g},{time.time()!r},{CLOSED_SPEED:g}"
+    clock = parse_virtual_clock(start, is_trading_day)
+    signals, state = place.folder / "signals", place.folder / "state"
+    signals.mkdir(exist_ok=True)
+    (signals / "l0_ready.flag").write_text('{"ready": true}')
+    if place.taught is not None:
+        shutil.copytree(place.taught, state)
+    environ = {
+        "DATABASE_URL": place.database_dsn,
+        "REDIS_URL": place.redis_url,
+        "VIRTUAL_CLOCK": start,
+        "MARKET_OPEN": OPENS,
+        "MARKET_CLOSE": CLOSES,
+        "STATE_DIR": str(state),
+        "READY_SIGNALS_DIR": str(signals),
+        "BACKUP_DIR": str(place.folder / "backups"),
+        "LOG_FORMAT": "json",
+        "COLUMNS": "200",
+        **{f"TWELVEDATA_API_KEY_G1_{i}": one for i, one in enumerate(secrets, 1)},
+        **stage.environ,
+    }
+    simulator = Process(f"simulator-{stage.name}", place.folder)
+    service = Process(f"service-{stage.name}", place.folder)
+    options = ["--bars", str(place.recording), "--ticks-per-bar", str(TICKS_PER_BAR)]
+    await simulator.start("simulate", "--port", "0", *options, *stage.simulate, environ=environ)
+    try:
+        vendor = (await simulator.said("TWELVEDATA_REST_URL=", 60)).partition("=")[2].strip()
+        stream = (await simulator.said("TWELVEDATA_WS_URL=", 60)).partition("=")[2].strip()
+        port = free_port()
+        environ |= {"TWELVEDATA_REST_URL": vendor, "TWELVEDATA_WS_URL": stream, "PORT": str(port)}
+        running = Running(clock, service, simulator, f"http://127.0.0.1:{port}", vendor)
+        if stage.set_before_start:
+            await running.set_faults(stage.faults[0].sets)
+        await service.start("run", environ=environ)
+        try:
+            await running.until(lambda: _active(running), STARTED_WITHIN_S, "the state active")
+            yield running
+        finally:
+            if service.running:
+                await service.stop()
+    finally:
+        if simulator.running:
+            await simulator.stop()
+
+
+async def _active(running: Running) -> dict[str, Any] | None:
+    status = await running.status()
+    return status if status is not None and status["service_status"] == "active" else None
+
+
+def _delivers(status: Mapping[str, Any], stage: Stage) -> bool:
+    """Whether prices come from where they should and the verdict says so."""
+    feed = status["realtime_collection"]
+    if feed["verdict"] not in ("live", "quiet") or feed["last_tick_at"] is None:
+        return False
+    if stage.by_rest:
+        return str(feed["source"]).endswith("_rest")
+    return feed["websocket_connected"] and str(feed["source"]).endswith("_websocket")
+
+
+async def _calm(
+    running: Running, stage: Stage, within_s: float, since: float = 0.0
+) -> dict[str, Any]:
+    """Wait until the service delivers again; its status then."""
+    told: dict[str, Any] = {}
+
+    async def calm() -> dict[str, Any] | None:
+        nonlocal told
+        status = await running.status()
+        if status is None:
+            return None
+        told = status["realtime_collection"]
+        return status if _delivers(status, stage) else None
+
+    # Real time for the looks themselves, on a busy machine.
+    real_s = within_s / stage.speed + 5.0
+    try:
+        return await running.until(calm, real_s, "prices as usual")
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it said {told}") from error
+
+
+async def _fault(
+    running: Running, stage: Stage, one: Expectation, *, at_start: bool = False
+) -> Seen:
+    """Let ``one`` happen and wait until it is over."""
+    clock = running.clock
+    if not at_start:
+        before = await _calm(running, stage, 120.0)
+        await running.reach(clock.now() + CALM_S)
+    before = await running.status() or {}
+    sent = (await running.simulated("status"))["sent"].get(VENDOR_SYMBOL, {})
+    began, real_began = clock.now(), time.monotonic()
+    seen = Seen(one, began, real_began)
+    async with contextlib.AsyncExitStack() as intruders:
+        if not at_start:
+            if one.also:
+                await _intrude(running, intruders, stage)
+            if one.sets:
+                await running.set_faults(one.sets)
+        try:
+            await _endure(running, one, seen)
+        finally:
+            await running.clear_faults()
+            seen.cleared = clock.now()
+    try:
+        status = await _calm(running, stage, one.back_s)
+        seen.back = clock.now()
+    except AssertionError as error:
+        seen.trouble = str(error)
+        status = await running.status() or before
+    after = (await running.simulated("status"))["sent"].get(VENDOR_SYMBOL, {})
+    seen.sent = (_entries(sent), _entries(after))
+    history = verdict_history(status) or running.consumer.verdicts(began, clock.now())
+    seen.path = [(at, verdict) for at, verdict in history if at >= began]
+    was = 0 if at_start else before["realtime_collection"]["reconnects"]
+    seen.reconnects = status["realtime_collection"]["reconnects"] - was
+    seen.credits = _spent_between(before, status)
+    return seen
+
+
+async def _endure(running: Running, one: Expectation, seen: Seen) -> None:
+    """Wait until the fault has lasted and, where it must be noticed, was noticed or overdue."""
+    if not one.lasts_s:
+        return
+    clock = running.clock
+    await running.reach(seen.began + one.lasts_s)
+    limit = one.found_s
+    if one.real_found_s is not None:
+        limit = one.real_found_s * clock.speed
+    if limit is None:
+        return
+    real_s = max(0.0, (seen.began + limit - clock.now()) / clock.speed) + 2.0
+
+    async def noticed() -> bool | None:
+        status = await running.status()
+        if status is None:
+            return None
+        feed = status["realtime_collection"]
+        seen.evidence = str(feed["evidence"])
+        return (feed["verdict"] == one.noticed) or None
+
+    with contextlib.suppress(AssertionError):  # the judge says it
+        await running.until(noticed, real_s, "the fault was noticed")
+
+
+async def _intrude(running: Running, stack: contextlib.AsyncExitStack, stage: Stage) -> None:
+    """Other connections with the service's keys, as another process of the same owner would open."""
+    secrets = [f"k{number}-{stage.name}-0123456789abcdef" for number in range(1, stage.keys + 1)]
+    url = f"ws{running.vendor[4:]}/v1/quotes/price"
+    shown = (await running.simulated("status"))["clients"]
+    in_use = {one["key"] for one in shown}
+    sockets: list[ClientConnection] = []
+    for secret in secrets:
+        if key_label(secret) in in_use:
+            for _ in range(3):
+                headers = {"X-TD-APIKEY": secret}
+                socket = await stack.enter_async_context(connect(url, additional_headers=headers))
+                sockets.append(socket)
+
+
+def _entries(counts: Mapping[str, int]) -> int:
+    return counts.get("ticks", 0) + counts.get("resent", 0)
+
+
+def _spent_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, int]:
+    earlier = before["credits"]["spent_by_purpose"] if before else {}
+    later = after["credits"]["spent_by_purpose"]
+    return {purpose: count - earlier.get(purpose, 0) for purpose, count in later.items()}
+
+
+async def _settle(running: Running, report: Report) -> None:
+    """Wait for the end of the session and for the last final bar."""
+    await running.reach(closing(DAY))
+    told: dict[str, Any] = {}
+
+    async def final() -> bool | None:
+        nonlocal told
+        answer = await running.http.get(
+            f"{running.base}/market/continuity", params={"date": str(DAY)}
+        )
+        if answer.status_code != 200:
+            return None
+        told = report.continuity = answer.json()
+        return told["final"] == told["expected"] or None
+
+    with contextlib.suppress(AssertionError):  # the judge says which slots
+        await running.until(final, SETTLED_WITHIN_S, "every slot final")
+
+
+async def _collect(running: Running, report: Report) -> None:
+    report.sent = await running.simulated("sent", symbol=VENDOR_SYMBOL)
+    report.simulator = await running.simulated("status")
+    report.requests = (await running.simulated("requests"))["requests"]
+    report.status = await running.status() or {}
+    paths = (
+        "/status",
+        "/health",
+        "/metrics",
+        "/market/latest",
+        "/market/session",
+        "/docs",
+        "/",
+        f"/market/bars?symbol={SYMBOL}&interval=5min",
+        "/market/ticks?symbol=NOBODY",
+        "/nowhere",
+    )
+    for path in paths:
+        answer = await running.http.get(f"{running.base}{path}")
+        report.pages[path] = f"{answer.headers}\n{answer.text}"
+    report.command_line = " ".join(psutil.Process(running.service.pid).cmdline())
+
+
+async def teach(stage: Stage, place: Place) -> Path:
+    """Let the service see the session of the day before at a tick a second; its STATE_DIR then."""
+    taught = Place(
+        place.folder.with_name(f"{place.folder.name}-taught"),
+        place.recording,
+        place.database_dsn,
+        place.redis_url,
+    )
+    taught.folder.mkdir(parents=True)
+    lesson = Stage(
+        f"{stage.name}-lesson",
+        TEACHING_SPEED,
+        f"{OPENS}:00",
+        (),
+        keys=stage.keys,
+        environ=stage.environ,
+    )
+    secrets = tuple(f"t{number}-{stage.name}-0123456789abcdef" for number in range(1, 3))
+    async with started(lesson, taught, secrets, day=TAUGHT_DAY) as running:
+        await running.reach(closing(TAUGHT_DAY) + 60)
+        assert await running.service.stop() == 0, running.service.text()[-2000:]
+        await running.http.aclose()
+    return taught.folder / "state"
