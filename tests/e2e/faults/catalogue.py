@@ -31,8 +31,8 @@ def _refused(name: str, what: str, sets: dict[str, object]) -> Expectation:
         verdicts=("suspect?", "dead", "suspect?", "live"),
         real_found_s=AT_ONCE_REAL_S,
         reconnects=Bounds(3, 9),
-        credits={"poll": Bounds(5, 60), "liveness": Bounds(0, 2)},
-        rest_prices=Bounds(3, 60),
+        credits={"poll": Bounds(5, 100), "liveness": Bounds(0, 2)},
+        rest_prices=Bounds(3, 100),
         ticks="broken_off",
         live_bars=False,
     )
@@ -40,6 +40,7 @@ def _refused(name: str, what: str, sets: dict[str, object]) -> Expectation:
 
 CONNECTIONS = Stage(
     "connections",
+    title="The connection breaks",
     speed=20,
     starts="13:00:00",
     faults=(
@@ -64,6 +65,7 @@ CONNECTIONS = Stage(
 
 REFUSALS = Stage(
     "refusals",
+    title="The connection is refused",
     speed=20,
     starts="12:46:00",
     faults=(
@@ -78,6 +80,7 @@ REFUSALS = Stage(
 
 SILENCE = Stage(
     "silence",
+    title="The socket says nothing",
     speed=10,
     starts="12:58:00",
     taught=True,

@@ -77,13 +77,17 @@ class Stage:
     """One simulator and one service that live through several faults, one after the other.
 
     :ivar starts: COT time at which the clock of the stage begins; the session ends at 13:10.
-    :ivar mute_at_start: the first fault is set before the service starts.
+    :ivar by_rest: prices come by REST, as usual.
+    :ivar taught: the service has seen the session of the day before.
+    :ivar set_before_start: the first fault is set before the service starts.
     """
 
     name: str
     speed: float
     starts: str
     faults: tuple[Expectation, ...]
+    title: str = ""
+    about: str = ""
     by_rest: bool = False
     taught: bool = False
     set_before_start: bool = False
