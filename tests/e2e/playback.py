@@ -45,6 +45,7 @@ class Playback:
     ticks: bool = False
     scale: float = 1.0
     ticks_per_bar: int | None = None
+    seed: int = 0
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -185,6 +186,8 @@ async def stack(play: Playback, folder: Path) -> AsyncIterator[Stack]:
         )
         what = "--ticks" if play.ticks else "--bars"
         options = ["--scale", str(play.scale)] if play.ticks else []
+        if not play.ticks:
+            options += ["--seed", str(play.seed)]
         if play.ticks_per_bar is not None:
             options += ["--ticks-per-bar", str(play.ticks_per_bar)]
         await simulator.start(
@@ -361,7 +364,12 @@ def _calendar(what: Playback) -> TradingCalendar:
     def at(name: str, default: str) -> datetime:
         return datetime.strptime(what.environ.get(name, default), "%H:%M").replace(tzinfo=UTC)
 
-    return TradingCalendar(at("MARKET_OPEN", "08:00").time(), at("MARKET_CLOSE", "12:55").time())
+    closed = what.environ.get("EXTRA_CLOSURES", "")
+    return TradingCalendar(
+        at("MARKET_OPEN", "08:00").time(),
+        at("MARKET_CLOSE", "12:55").time(),
+        extra_closures=[date.fromisoformat(day) for day in closed.split(",") if day],
+    )
 
 
 async def _sleep_until(running: Stack, instant: float) -> None:

@@ -1,37 +1,20 @@
 """All stages at once, when the first test asks: they wait far more than they compute."""
 
 import asyncio
-import random
-import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
-import asyncpg
-import polars as pl
 import pytest
 
-from enhanced_websocket_service.market.calendar import TradingCalendar
-from enhanced_websocket_service.twelvedata.simulator import market_from_options
 from tests.conftest import PostgresServer
 
 from .catalogue import STAGES
 from .expectation import Expectation, Stage
 from .judge import Matched, Truth, judge, match, stage_faults
-from .stage import (
-    CLOSES,
-    DAY,
-    OPENS,
-    TAUGHT_DAY,
-    TICKS_PER_BAR,
-    VENDOR_SYMBOL,
-    Place,
-    Report,
-    play,
-    teach,
-)
+from .recording import drop_database, make_recording, new_database, numbered_cache, true_ticks
+from .stage import DAY, Place, Report, play, teach
 from .stored import Prices, Stored, read_stored, recorded_bars
 
 
@@ -78,17 +61,10 @@ def judged(
 async def _all(stages: list[Stage], folder: Path, dsn: str, redis_url: str) -> Mapping[str, Judged]:
     recording = make_recording(folder / "bars.parquet")
     places = []
-    for number, stage in enumerate(stages):
-        name = f"faults_{uuid.uuid4().hex[:12]}"
-        await _execute(dsn, f'CREATE DATABASE "{name}"')
-        places.append(
-            Place(
-                folder / stage.name,
-                recording,
-                dsn.replace("/postgres?", f"/{name}?"),
-                f"{redis_url.rpartition('=')[0]}={number + 1}",
-            )
-        )
+    for number, stage in enumerate(stages, 1):
+        database = await new_database(dsn, "faults")
+        cache = numbered_cache(redis_url, number)
+        places.append(Place(folder / stage.name, recording, database, cache))
 
     async def one(stage: Stage, place: Place) -> Report:
         if stage.taught:
@@ -97,49 +73,11 @@ async def _all(stages: list[Stage], folder: Path, dsn: str, redis_url: str) -> M
 
     reports = await asyncio.gather(*map(one, stages, places))
     bars = recorded_bars(recording)
-    truth = Truth(_truth(recording))
+    truth = Truth(true_ticks(recording))
     found = {}
     for report in reports:
         stored = await read_stored(report.place.database_dsn, DAY)
         found[report.stage.name] = Judged(report, stored, match(report, stored), bars, truth)
     for place in places:
-        name = place.database_dsn.partition("?")[0].rpartition("/")[2]
-        await _execute(dsn, f'DROP DATABASE "{name}" WITH (FORCE)')
+        await drop_database(dsn, place.database_dsn)
     return found
-
-
-def make_recording(path: Path) -> Path:
-    """Plausible bars of the session's labels for three weeks."""
-    rng = random.Random(17)
-    calendar = TradingCalendar(_time(OPENS), _time(CLOSES))
-    rows, price = [], 3900.0
-    for day in calendar.trading_days(TAUGHT_DAY - timedelta(days=21), DAY):
-        for label in calendar.expected_labels(day):
-            moves = [round(price + rng.gauss(0, 3), 4) for _ in range(4)]
-            price = moves[-1]
-            at = datetime.fromtimestamp(label, UTC)
-            rows.append((at, "USDCOP", moves[0], max(moves), min(moves), price, 0, "twelvedata"))
-    columns = ["datetime", "symbol", "open", "high", "low", "close", "volume", "source"]
-    pl.DataFrame(rows, schema=columns, orient="row").write_parquet(path)
-    return path
-
-
-def _truth(recording: Path) -> list[tuple[int, float]]:
-    market = market_from_options(recording, ticks_per_bar=TICKS_PER_BAR)
-    source = market.get(VENDOR_SYMBOL)
-    assert source is not None
-    midnight = int(datetime.combine(DAY, time(5), UTC).timestamp())
-    return [(tick.timestamp, tick.price) for tick in source.ticks(midnight, midnight + 86_400)]
-
-
-def _time(text: str) -> time:
-    hours, minutes = text.split(":")
-    return time(int(hours), int(minutes))
-
-
-async def _execute(dsn: str, sql: str) -> None:
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(sql)
-    finally:
-        await connection.close()
