@@ -1,18 +1,23 @@
 """Every fault with what it must do, and the stages in which they happen."""
 
 from .expectation import NONE, Bounds, Expectation, Stage
+from .prices import HISTORY, POLLING, SPENT_DAY, THIN, TICKS
 
-# A connection that ends is known at once; the bound is what a busy machine needs.
 AT_ONCE_REAL_S = 1.5
+"""A connection that ends is known at once; this is what a busy machine needs."""
+PING_REAL_S = 27.0
+"""A ping every 15 s, and 10 s for its pong."""
 FEW_POLLS = {"poll": Bounds(0, 6), "liveness": Bounds(0, 2)}
+DIED = ("suspect?", "dead", "suspect?", "live")
 
 
-def _broken(name: str, what: str, sets: dict[str, object]) -> Expectation:
+def _broken(name: str, what: str, sets: dict[str, object], also: str = "") -> Expectation:
     return Expectation(
         name,
         what,
         sets,
-        verdicts=("suspect?", "dead", "suspect?", "live"),
+        also=also,
+        verdicts=DIED,
         real_found_s=AT_ONCE_REAL_S,
         credits=FEW_POLLS,
         rest_prices=Bounds(0, 6),
@@ -28,7 +33,7 @@ def _refused(name: str, what: str, sets: dict[str, object]) -> Expectation:
         what,
         {**sets, "drop": True},
         lasts_s=40.0,
-        verdicts=("suspect?", "dead", "suspect?", "live"),
+        verdicts=DIED,
         real_found_s=AT_ONCE_REAL_S,
         reconnects=Bounds(3, 9),
         credits={"poll": Bounds(5, 100), "liveness": Bounds(0, 2)},
@@ -38,17 +43,46 @@ def _refused(name: str, what: str, sets: dict[str, object]) -> Expectation:
     )
 
 
+def _mute(
+    name: str,
+    what: str,
+    sets: dict[str, object],
+    *,
+    lasts_s: float = 60.0,
+    verdicts: tuple[str, ...] = ("suspect", "dead", "suspect?", "live"),
+) -> Expectation:
+    return Expectation(
+        name,
+        what,
+        sets,
+        lasts_s=lasts_s,
+        verdicts=verdicts,
+        found_s=30.0,
+        reconnects=Bounds(1, 8),
+        credits={"liveness": Bounds(2, 10), "poll": Bounds(1, 80)},
+        rest_prices=Bounds(1, 80),
+        live_bars=False,
+    )
+
+
 CONNECTIONS = Stage(
     "connections",
     title="The connection breaks",
     speed=20,
-    starts="13:00:00",
+    starts="12:57:00",
     faults=(
         _broken("reset", "TCP RST", {"drop": True}),
+        _broken("fin", "TCP FIN without a close frame", {"fin": True}),
         _broken("close_1000", "close frame 1000 (normal)", {"close": 1000}),
         _broken("close_1001", "close frame 1001 (going away)", {"close": 1001}),
         _broken("close_1008", "close frame 1008 (policy)", {"close": 1008}),
         _broken("close_1011", "close frame 1011 (internal error)", {"close": 1011}),
+        _broken(
+            "eviction",
+            "another process connects with the same key, and the vendor closes the older connection",
+            {},
+            also="three connections with the key in use",
+        ),
         Expectation(
             "garbage_frames",
             "200 frames that are no price: not JSON, arrays, unknown events",
@@ -60,6 +94,18 @@ CONNECTIONS = Stage(
             rest_prices=NONE,
             rejected=Bounds(1, 200),
         ),
+        Expectation(
+            "no_pong",
+            "pings are not answered, though prices come",
+            {"no_pong": True},
+            lasts_s=60.0,
+            verdicts=DIED,
+            real_found_s=PING_REAL_S,
+            credits=FEW_POLLS,
+            rest_prices=Bounds(0, 6),
+            ticks="broken_off",
+            live_bars=False,
+        ),
     ),
 )
 
@@ -67,7 +113,7 @@ REFUSALS = Stage(
     "refusals",
     title="The connection is refused",
     speed=20,
-    starts="12:46:00",
+    starts="12:57:00",
     faults=(
         _refused("handshake_503", "the handshake is answered with 503", {"refuse_handshake": 503}),
         _refused("handshake_429", "the handshake is answered with 429", {"refuse_handshake": 429}),
@@ -81,37 +127,37 @@ REFUSALS = Stage(
 SILENCE = Stage(
     "silence",
     title="The socket says nothing",
+    about="The service has seen the session of the day before",
     speed=10,
-    starts="12:58:00",
+    starts="13:01:00",
     taught=True,
     set_before_start=True,
     faults=(
-        Expectation(
+        _mute(
             "mute_from_birth",
-            "the socket opens, answers heartbeats and pings, and never brings a price",
-            {"mute": True},
-            lasts_s=60.0,
-            verdicts=("suspect?", "dead", "suspect?", "live"),
-            found_s=30.0,
-            reconnects=Bounds(1, 6),
-            credits={"liveness": Bounds(2, 10), "poll": Bounds(1, 60)},
-            rest_prices=Bounds(1, 60),
-            live_bars=False,
+            "a socket opens, answers heartbeats and pings, and never brings a price",
+            {"mute_from_birth": True},
+            verdicts=DIED,
         ),
-        Expectation(
+        _mute(
             "mute",
-            "prices stop in mid-session; heartbeats and pings are answered",
+            "prices stop in mid-session, on new sockets too; heartbeats and pings are answered",
             {"mute": True},
-            lasts_s=60.0,
-            verdicts=("suspect", "dead", "suspect?", "live"),
-            found_s=30.0,
-            reconnects=Bounds(1, 6),
-            credits={"liveness": Bounds(2, 10), "poll": Bounds(1, 60)},
-            rest_prices=Bounds(1, 60),
-            live_bars=False,
+        ),
+        _mute(
+            "stall_lagging",
+            "one socket stops bringing prices while REST lags 20 s and rounds",
+            {"stall": True, "rest_lag_s": 20, "rest_decimals": 2},
+            lasts_s=30.0,
+        ),
+        _mute(
+            "half_open",
+            "the peer is gone without a word: nothing comes, not even pongs",
+            {"half_open": True},
+            lasts_s=30.0,
         ),
     ),
 )
 
-STAGES = (CONNECTIONS, REFUSALS, SILENCE)
+STAGES = (CONNECTIONS, REFUSALS, SILENCE, THIN, POLLING, SPENT_DAY, TICKS, HISTORY)
 ALL = tuple((stage, one) for stage in STAGES for one in stage.faults)

@@ -73,10 +73,10 @@ async def _all(stages: list[Stage], folder: Path, dsn: str, redis_url: str) -> M
 
     reports = await asyncio.gather(*map(one, stages, places))
     bars = recorded_bars(recording)
-    truth = Truth(true_ticks(recording))
     found = {}
     for report in reports:
         stored = await read_stored(report.place.database_dsn, DAY)
+        truth = Truth(true_ticks(recording, report.stage.ticks_per_bar))
         found[report.stage.name] = Judged(report, stored, match(report, stored), bars, truth)
     for place in places:
         await drop_database(dsn, place.database_dsn)

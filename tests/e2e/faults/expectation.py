@@ -47,14 +47,15 @@ class Expectation:
     also: str = ""
     """What the harness does beside setting the switch, in words for the table."""
     verdicts: tuple[str, ...] = ("dead", "live")
-    """The path from ``live`` on, ``quiet`` counted as ``live``; a trailing ``?`` may be left out."""
+    """The path from ``live`` on, ``quiet`` counted as ``live``. What ends with ``?`` may be left
+    out, with ``*`` also be repeated."""
     noticed: str = "dead"
     found_s: float | None = 5.0
     """From the beginning of the fault to ``noticed``; ``None``: it must never be reached."""
     real_found_s: float | None = None
     """Instead, where the fault is the network's: real seconds."""
-    back_s: float = 90.0
-    """From the end of the fault until the stream (or the poll) delivers again."""
+    back_s: float | None = 90.0
+    """From the end of the fault until the stream (or the poll) delivers again; ``None``: not today."""
     reconnects: Bounds = Bounds(1, 1)
     credits: Mapping[str, Bounds] = field(default_factory=dict)
     """By purpose, from the beginning of the fault until it is over; others: any."""
@@ -76,7 +77,7 @@ class Expectation:
 class Stage:
     """One simulator and one service that live through several faults, one after the other.
 
-    :ivar starts: COT time at which the clock of the stage begins; the session ends at 13:10.
+    :ivar starts: COT time at which the first fault may happen; the session ends at 13:10.
     :ivar by_rest: prices come by REST, as usual.
     :ivar taught: the service has seen the session of the day before.
     :ivar set_before_start: the first fault is set before the service starts.
@@ -92,6 +93,7 @@ class Stage:
     taught: bool = False
     set_before_start: bool = False
     keys: int = 4
+    ticks_per_bar: int | None = 300
     environ: Mapping[str, str] = field(default_factory=dict)
     simulate: tuple[str, ...] = ()
 
@@ -101,6 +103,10 @@ def accepts(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
     if not pattern:
         return not path
     first, rest = pattern[0], pattern[1:]
+    if first.endswith("*"):
+        group = tuple(first[:-1].split(", "))
+        again = path[: len(group)] == group and accepts(pattern, path[len(group) :])
+        return again or accepts(rest, path)
     name = first.removesuffix("?")
     if path and path[0] == name and accepts(rest, path[1:]):
         return True
@@ -109,4 +115,8 @@ def accepts(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
 
 def path_text(pattern: tuple[str, ...]) -> str:
     """The path for people."""
-    return ", ".join(f"({one[:-1]})" if one.endswith("?") else one for one in pattern) or "stays"
+    shown = []
+    for one in pattern:
+        name = one.rstrip("?*")
+        shown.append(f"({name})*" if one.endswith("*") else f"({name})" if name != one else one)
+    return ", ".join(shown) or "stays"

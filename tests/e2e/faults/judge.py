@@ -106,7 +106,7 @@ def _verdict(seen: Seen, speed: float) -> list[str]:
             wrong.append(f"{one.noticed} after {real_s:.1f} real s, allowed {one.real_found_s:g}")
     elif first - seen.began > one.found_s:
         wrong.append(f"{one.noticed} after {first - seen.began:.1f} s, allowed {one.found_s:g}")
-    if seen.back is not None and seen.back - seen.cleared > one.back_s:
+    if one.back_s is not None and seen.back is not None and seen.back - seen.cleared > one.back_s:
         wrong.append(f"back after {seen.back - seen.cleared:.0f} s, allowed {one.back_s:g}")
     return wrong
 

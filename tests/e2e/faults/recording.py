@@ -14,7 +14,7 @@ from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.storage.embedded import EmbeddedServers
 from enhanced_websocket_service.twelvedata.simulator import market_from_options
 
-from .stage import CLOSES, DAY, TAUGHT_DAY, TICKS_PER_BAR, VENDOR_SYMBOL
+from .stage import CLOSES, DAY, TAUGHT_DAY, VENDOR_SYMBOL
 
 FIRST_BAR = "08:00"
 
@@ -35,9 +35,11 @@ def make_recording(path: Path) -> Path:
     return path
 
 
-def true_ticks(recording: Path, day: date = DAY) -> list[tuple[int, float]]:
+def true_ticks(
+    recording: Path, ticks_per_bar: int | None, day: date = DAY
+) -> list[tuple[int, float]]:
     """Every (stamp, price) that the simulator's market has on ``day``, sent or not."""
-    source = market_from_options(recording, ticks_per_bar=TICKS_PER_BAR).get(VENDOR_SYMBOL)
+    source = market_from_options(recording, ticks_per_bar=ticks_per_bar).get(VENDOR_SYMBOL)
     assert source is not None
     midnight = int(datetime.combine(day, time(5), UTC).timestamp())
     return [(tick.timestamp, tick.price) for tick in source.ticks(midnight, midnight + 86_400)]

@@ -32,10 +32,11 @@ TAUGHT_DAY, DAY = date(2024, 5, 9), date(2024, 5, 10)
 OPENS, CLOSES = "12:00", "13:10"
 """The clock leaves its session speed at 13:10: what follows the close passes in no time."""
 CLOSED_SPEED = 3000.0
-TICKS_PER_BAR = 300
 TEACHING_SPEED = 600.0
 SYMBOL, VENDOR_SYMBOL = "USDCOP", "USD/COP"
 LOOK_S = 0.12
+PREPARATION_S = 8.0
+"""Real seconds before the clock of a stage matters: everything starts."""
 STARTED_WITHIN_S = 60.0
 SETTLED_WITHIN_S = 60.0
 CALM_S = 5.0
@@ -181,6 +182,7 @@ async def _play(stage: Stage, place: Place, report: Report) -> None:
         try:
             async with consuming(f"ws{running.base[4:]}/ws/{SYMBOL}") as consumer:
                 running.consumer = report.consumer = consumer
+                await running.reach(running.clock.start)
                 for number, one in enumerate(stage.faults):
                     at_start = stage.set_before_start and number == 0
                     report.seen[one.name] = await _fault(running, stage, one, at_start=at_start)
@@ -197,7 +199,8 @@ async def started(
     stage: Stage, place: Place, secrets: tuple[str, ...], *, day: date = DAY
 ) -> AsyncIterator[Running]:
     """Simulator and service, the latter collecting; both stopped at the end."""
-    start = f"{day}T{stage.starts}-05:00,{stage.speed:g},{time.time()!r},{CLOSED_SPEED:g}"
+    anchor = time.time() + PREPARATION_S
+    start = f"{day}T{stage.starts}-05:00,{stage.speed:g},{anchor!r},{CLOSED_SPEED:g}"
     clock = parse_virtual_clock(start, is_trading_day)
     signals, state = place.folder / "signals", place.folder / "state"
     signals.mkdir(exist_ok=True)
@@ -220,7 +223,9 @@ async def started(
     }
     simulator = Process(f"simulator-{stage.name}", place.folder)
     service = Process(f"service-{stage.name}", place.folder)
-    options = ["--bars", str(place.recording), "--ticks-per-bar", str(TICKS_PER_BAR)]
+    options = ["--bars", str(place.recording)]
+    if stage.ticks_per_bar is not None:
+        options += ["--ticks-per-bar", str(stage.ticks_per_bar)]
     await simulator.start("simulate", "--port", "0", *options, *stage.simulate, environ=environ)
     try:
         vendor = (await simulator.said("TWELVEDATA_REST_URL=", 60)).partition("=")[2].strip()
@@ -303,8 +308,11 @@ async def _fault(
             await running.clear_faults()
             seen.cleared = clock.now()
     try:
-        status = await _calm(running, stage, one.back_s)
-        seen.back = clock.now()
+        if one.back_s is None:
+            status = await running.status() or before
+        else:
+            status = await _calm(running, stage, one.back_s)
+            seen.back = clock.now()
     except AssertionError as error:
         seen.trouble = str(error)
         status = await running.status() or before

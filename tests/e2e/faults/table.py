@@ -95,7 +95,7 @@ def _row(one: Expectation) -> Iterator[str]:
         yield f"{one.real_found_s:g} real"
     else:
         yield f"{one.found_s:g}"
-    yield f"{one.back_s:g}"
+    yield "not today" if one.back_s is None else f"{one.back_s:g}"
     yield str(one.reconnects)
     yield _credits(one)
     yield _ticks(one)
