@@ -1,7 +1,7 @@
 """Every fault with what it must do, and the stages in which they happen."""
 
 from .expectation import NONE, Bounds, Expectation, Stage
-from .prices import HISTORY, POLLING, SPENT_DAY, THIN, TICKS
+from .prices import HISTORY, POLLING, TICKS
 
 AT_ONCE_REAL_S = 1.5
 """A connection that ends is known at once; this is what a busy machine needs."""
@@ -159,5 +159,5 @@ SILENCE = Stage(
     ),
 )
 
-STAGES = (CONNECTIONS, REFUSALS, SILENCE, THIN, POLLING, SPENT_DAY, TICKS, HISTORY)
+STAGES = (CONNECTIONS, REFUSALS, SILENCE, POLLING, TICKS, HISTORY)
 ALL = tuple((stage, one) for stage in STAGES for one in stage.faults)

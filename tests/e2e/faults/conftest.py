@@ -66,9 +66,14 @@ async def _all(stages: list[Stage], folder: Path, dsn: str, redis_url: str) -> M
         cache = numbered_cache(redis_url, number)
         places.append(Place(folder / stage.name, recording, database, cache))
 
+    begun = asyncio.Event()
+    if not any(stage.taught for stage in stages):
+        begun.set()
+
     async def one(stage: Stage, place: Place) -> Report:
         if stage.taught:
-            place = replace(place, taught=await teach(stage, place))
+            place = replace(place, taught=await teach(stage, place, begun))
+        await begun.wait()
         return await play(stage, place)
 
     reports = await asyncio.gather(*map(one, stages, places))

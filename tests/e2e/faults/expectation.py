@@ -94,6 +94,7 @@ class Stage:
     set_before_start: bool = False
     keys: int = 4
     ticks_per_bar: int | None = 300
+    closed_speed: float = 600.0
     environ: Mapping[str, str] = field(default_factory=dict)
     simulate: tuple[str, ...] = ()
 

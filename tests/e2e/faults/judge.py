@@ -242,11 +242,8 @@ def stage_faults(report: Report, stored: Stored, matched: Matched) -> list[str]:
         if offsets != list(range(offsets[0], offsets[0] + len(offsets))):
             wrong.append(f"epoch {epoch}: the offsets have a hole or a double")
     wrong += _line(report, stored)
-    spent = sum(report.status.get("credits", {}).get("spent_by_purpose", {}).values())
-    if abs(spent - len(report.requests)) > 1:  # one may be under way
-        wrong.append(
-            f"{spent} credits accounted for, the simulator got {len(report.requests)} calls"
-        )
+    if abs(report.spent - report.calls) > 1:  # one may be under way
+        wrong.append(f"{report.spent} credits accounted for, {report.calls} calls got there")
     unknown = [
         slot["datetime"]
         for slot in report.continuity.get("slots", ())

@@ -5,8 +5,7 @@ from typing import Any
 
 from .expectation import ANY, NONE, Bounds, Expectation, Stage
 
-POLLED = "_rest"
-NO_CREDITS = {"poll": NONE, "liveness": NONE}
+DOUBTED = ("suspect, live*",)
 
 
 def _strange(
@@ -17,18 +16,20 @@ def _strange(
     flags: Mapping[str, Bounds] | None = None,
     rejected: Bounds = NONE,
     live_bars: bool = True,
-    lasts_s: float = 60.0,
+    lasts_s: float = 40.0,
+    verdicts: tuple[str, ...] = (),
+    liveness: Bounds = NONE,
 ) -> Expectation:
-    """Ticks that are odd: they are stored, flagged or refused, and the feed is not doubted."""
+    """Ticks that are odd: they are stored, flagged or refused, and the feed is never given up."""
     return Expectation(
         name,
         what,
         sets,
         lasts_s=lasts_s,
-        verdicts=(),
+        verdicts=verdicts,
         found_s=None,
         reconnects=NONE,
-        credits=NO_CREDITS,
+        credits={"poll": NONE, "liveness": liveness},
         rest_prices=NONE,
         flags=flags or {},
         rejected=rejected,
@@ -40,8 +41,77 @@ TICKS = Stage(
     "ticks",
     title="Ticks are strange",
     speed=20,
-    starts="13:00:00",
-    faults=(),
+    starts="12:57:30",
+    faults=(
+        _strange("double", "every fifth tick is sent twice, exactly", {"double": 0.2}),
+        _strange(
+            "disorder",
+            "ticks leave up to 5 s late, overtaken by others",
+            {"disorder": {"within_s": 5, "share": 0.3}},
+            flags={"out_of_order": Bounds(1)},
+        ),
+        _strange(
+            "future",
+            "every fifth stamp lies 16 s ahead",
+            {"future_s": {"seconds": 16, "share": 0.2}},
+            flags={"future": Bounds(1, 60)},
+            live_bars=False,
+        ),
+        _strange(
+            "outlier",
+            "bad prints, 10 % off",
+            {"outlier": {"pct": 10, "share": 0.2}},
+            rejected=Bounds(1, 60),
+        ),
+        _strange(
+            "crossed",
+            "bid and ask are exchanged in half of the ticks",
+            {"crossed": 0.5},
+            flags={"crossed": Bounds(5)},
+        ),
+        _strange(
+            "float32_noise",
+            "prices have the noise of 32-bit floats",
+            {"float32_noise": True},
+            live_bars=False,
+        ),
+        _strange("no_bid_ask", "prices without bid and ask", {"no_bid_ask": True}, lasts_s=20.0),
+        _strange("string_prices", "prices are texts", {"string_prices": True}, lasts_s=20.0),
+        _strange(
+            "slow_frames",
+            "frames leave 8 bytes at a time, a millisecond apart",
+            {"slow_frames": {"ms": 1, "size": 8}},
+        ),
+        _strange(
+            "delay",
+            "ticks leave 10 s after their stamps",
+            {"delay_s": 10},
+            verdicts=DOUBTED,
+            liveness=Bounds(0, 4),
+        ),
+        _strange(
+            "clock_ahead",
+            "the vendor's clock is 16 s ahead",
+            {"clock_skew_s": 16},
+            flags={"future": Bounds(5)},
+            verdicts=DOUBTED,
+            liveness=Bounds(0, 4),
+            live_bars=False,
+        ),
+        _strange(
+            "clock_behind",
+            "the vendor's clock is 20 s behind",
+            {"clock_skew_s": -20},
+            verdicts=DOUBTED,
+            liveness=Bounds(0, 6),
+            live_bars=False,
+        ),
+        _strange(
+            "burst",
+            "10,000 ticks within a second",
+            {"burst": {"seconds": 1, "rate": 10000}},
+        ),
+    ),
 )
 
 
@@ -79,6 +149,7 @@ POLLING = Stage(
     speed=20,
     starts="12:57:00",
     by_rest=True,
+    closed_speed=1500.0,  # the day's credits come back at midnight UTC
     environ={"FEED_MODE": "rest"},
     faults=(
         _unanswered(
@@ -92,8 +163,12 @@ POLLING = Stage(
             "rest_429_minute",
             "429, out of credits for the minute",
             {"rest_status": "429_minute"},
+            lasts_s=70.0,
+            noticed="dead",
+            found_s=95.0,
+            verdicts=("suspect?", "dead", "suspect?", "live"),
             back_s=90.0,
-            polls=Bounds(1, 10),
+            polls=Bounds(1, 30),
         ),
         _unanswered(
             "rest_timeout",
@@ -105,17 +180,6 @@ POLLING = Stage(
             verdicts=("suspect?", "dead", "suspect?", "live"),
             back_s=300.0,
         ),
-    ),
-)
-
-SPENT_DAY = Stage(
-    "spent_day",
-    title="The day's credits are spent",
-    speed=20,
-    starts="13:06:00",
-    by_rest=True,
-    environ={"FEED_MODE": "rest"},
-    faults=(
         _unanswered(
             "rest_429_day",
             "429, out of credits for the day, on every key",
@@ -129,35 +193,13 @@ SPENT_DAY = Stage(
     ),
 )
 
-THIN = Stage(
-    "thin",
-    title="Nothing is wrong",
-    about="2 to 40 ticks a bar",
-    speed=60,
-    starts="12:30:00",
-    ticks_per_bar=None,
-    faults=(
-        Expectation(
-            "thin_market",
-            "few prices, while REST lags up to 20 s and rounds",
-            {"rest_lag_s": [0, 20], "rest_decimals": 2},
-            lasts_s=1800.0,
-            verdicts=("suspect, live*", "suspect?"),
-            found_s=None,
-            reconnects=NONE,
-            credits={"poll": NONE},
-            rest_prices=NONE,
-        ),
-    ),
-)
-
 
 def _history(
     name: str,
     what: str,
     sets: Mapping[str, Any],
     *,
-    lasts_s: float = 600.0,
+    lasts_s: float = 480.0,
     drop: bool = True,
     missing: int = 0,
 ) -> Expectation:
@@ -179,11 +221,23 @@ def _history(
 
 HISTORY = Stage(
     "history",
-    title="The vendor's bars are late, wrong or missing",
-    about="Each is set together with a broken connection, so that there is a gap to repair",
-    speed=60,
-    starts="12:20:00",
+    title="A thin market, and bars that are late, wrong or missing",
+    about="2 to 40 ticks a bar; with each fault of the bars a connection breaks, so that there is a gap",
+    speed=100,
+    starts="12:06:00",
+    ticks_per_bar=None,
     faults=(
+        Expectation(
+            "thin_market",
+            "few prices, while REST lags up to 20 s and rounds",
+            {"rest_lag_s": [0, 20], "rest_decimals": 2},
+            lasts_s=1200.0,
+            verdicts=("suspect, live*", "suspect?"),
+            found_s=None,
+            reconnects=NONE,
+            credits={"poll": NONE},
+            rest_prices=NONE,
+        ),
         _history("late_candles", "bars appear 180 s after their end", {"late_candles_s": 180}),
         _history(
             "revised_candles",

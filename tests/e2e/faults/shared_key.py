@@ -58,7 +58,6 @@ async def prove(folder: Path, *, watch_s: float) -> Outcome:
                 await _both(first, second, outcome, watch_s)
                 await _killed(first, second, outcome)
                 await _returned(first, second, outcome, watch_s)
-            await first.http.aclose()
     outcome.real_seconds = round(time.monotonic() - began, 1)
     return outcome
 

@@ -31,11 +31,12 @@ T = TypeVar("T")
 TAUGHT_DAY, DAY = date(2024, 5, 9), date(2024, 5, 10)
 OPENS, CLOSES = "12:00", "13:10"
 """The clock leaves its session speed at 13:10: what follows the close passes in no time."""
-CLOSED_SPEED = 3000.0
+CLOSED_SPEED = 600.0
 TEACHING_SPEED = 600.0
+TEACHING_PREPARATION_S = 6.0
 SYMBOL, VENDOR_SYMBOL = "USDCOP", "USD/COP"
 LOOK_S = 0.12
-PREPARATION_S = 8.0
+PREPARATION_S = 18.0
 """Real seconds before the clock of a stage matters: everything starts."""
 STARTED_WITHIN_S = 60.0
 SETTLED_WITHIN_S = 60.0
@@ -85,6 +86,8 @@ class Report:
     requests: list[dict[str, Any]] = field(default_factory=list)
     simulator: dict[str, Any] = field(default_factory=dict)
     status: dict[str, Any] = field(default_factory=dict)
+    spent: int = 0  # at the close, as the service accounts for it
+    calls: int = 0  # at the close, as the simulator got them
     continuity: dict[str, Any] = field(default_factory=dict)
     pages: dict[str, str] = field(default_factory=dict)
     command_line: str = ""
@@ -191,16 +194,20 @@ async def _play(stage: Stage, place: Place, report: Report) -> None:
                 report.exit_code = await running.service.stop()
         finally:
             report.log = running.service.text()
-            await running.http.aclose()
 
 
 @contextlib.asynccontextmanager
 async def started(
-    stage: Stage, place: Place, secrets: tuple[str, ...], *, day: date = DAY
+    stage: Stage,
+    place: Place,
+    secrets: tuple[str, ...],
+    *,
+    day: date = DAY,
+    preparation_s: float = PREPARATION_S,
 ) -> AsyncIterator[Running]:
     """Simulator and service, the latter collecting; both stopped at the end."""
-    anchor = time.time() + PREPARATION_S
-    start = f"{day}T{stage.starts}-05:00,{stage.speed:g},{anchor!r},{CLOSED_SPEED:g}"
+    anchor = time.time() + preparation_s
+    start = f"{day}T{stage.starts}-05:00,{stage.speed:g},{anchor!r},{stage.closed_speed:g}"
     clock = parse_virtual_clock(start, is_trading_day)
     signals, state = place.folder / "signals", place.folder / "state"
     signals.mkdir(exist_ok=True)
@@ -242,6 +249,7 @@ async def started(
         finally:
             if service.running:
                 await service.stop()
+            await running.http.aclose()
     finally:
         if simulator.running:
             await simulator.stop()
@@ -379,6 +387,8 @@ def _spent_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[
 async def _settle(running: Running, report: Report) -> None:
     """Wait for the end of the session and for the last final bar."""
     await running.reach(closing(DAY))
+    report.spent = sum(((await running.status()) or {})["credits"]["spent_by_purpose"].values())
+    report.calls = len((await running.simulated("requests"))["requests"])
     told: dict[str, Any] = {}
 
     async def final() -> bool | None:
@@ -418,8 +428,11 @@ async def _collect(running: Running, report: Report) -> None:
     report.command_line = " ".join(psutil.Process(running.service.pid).cmdline())
 
 
-async def teach(stage: Stage, place: Place) -> Path:
-    """Let the service see the session of the day before at a tick a second; its STATE_DIR then."""
+async def teach(stage: Stage, place: Place, begun: asyncio.Event) -> Path:
+    """Let the service see the session of the day before at a tick a second; its STATE_DIR then.
+
+    :param begun: set when everything runs, so that others can start while this one waits.
+    """
     taught = Place(
         place.folder.with_name(f"{place.folder.name}-taught"),
         place.recording,
@@ -432,12 +445,17 @@ async def teach(stage: Stage, place: Place) -> Path:
         TEACHING_SPEED,
         f"{OPENS}:00",
         (),
-        keys=stage.keys,
+        closed_speed=TEACHING_SPEED,
         environ=stage.environ,
     )
     secrets = tuple(f"t{number}-{stage.name}-0123456789abcdef" for number in range(1, 3))
-    async with started(lesson, taught, secrets, day=TAUGHT_DAY) as running:
-        await running.reach(closing(TAUGHT_DAY) + 60)
-        assert await running.service.stop() == 0, running.service.text()[-2000:]
-        await running.http.aclose()
+    try:
+        async with started(
+            lesson, taught, secrets, day=TAUGHT_DAY, preparation_s=TEACHING_PREPARATION_S
+        ) as running:
+            begun.set()
+            await running.reach(closing(TAUGHT_DAY) + 60)
+            assert await running.service.stop() == 0, running.service.text()[-2000:]
+    finally:
+        begun.set()
     return taught.folder / "state"

@@ -61,7 +61,6 @@ async def prove(folder: Path, *, refusals: int, speed: float, flapping_s: float)
             await _flapping(running, outcome, flapping_s)
             if await running.service.stop() != 0:
                 outcome.faults.append("the service did not end cleanly")
-            await running.http.aclose()
     outcome.real_seconds = round(time.monotonic() - began, 1)
     return outcome
 
