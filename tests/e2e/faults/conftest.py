@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import PostgresServer
 
+from . import secrets
 from .catalogue import STAGES
 from .expectation import Expectation, Stage
 from .judge import Matched, Truth, judge, match, stage_faults
@@ -27,6 +28,7 @@ class Judged:
     matched: Matched
     recording: Mapping[int, Prices]
     truth: Truth
+    cache: Mapping[str, str]
 
     def faults_of(self, one: Expectation) -> list[str]:
         return judge(self.report, self.stored, self.matched, self.recording, self.truth, one)
@@ -81,8 +83,9 @@ async def _all(stages: list[Stage], folder: Path, dsn: str, redis_url: str) -> M
     found = {}
     for report in reports:
         stored = await read_stored(report.place.database_dsn, DAY)
+        told = await secrets.cache(report.place.redis_url)
         truth = Truth(true_ticks(recording, report.stage.ticks_per_bar))
-        found[report.stage.name] = Judged(report, stored, match(report, stored), bars, truth)
+        found[report.stage.name] = Judged(report, stored, match(report, stored), bars, truth, told)
     for place in places:
         await drop_database(dsn, place.database_dsn)
     return found

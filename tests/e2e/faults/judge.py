@@ -55,7 +55,11 @@ def match(report: Report, stored: Stored) -> Matched:
         cursor, last = i + 1, tick.seen
     everything = {tick.seen for tick in stored.ticks}
     found.missing = [
-        i for i, one in enumerate(sent) if i not in taken and not (resent[i] and one in everything)
+        i
+        for i, one in enumerate(sent)
+        if i not in taken
+        and not (resent[i] and one in everything)
+        and "outlier" not in report.sent[i]["faults"]  # refused, which is judged elsewhere
     ]
     return found
 

@@ -151,6 +151,7 @@ POLLING = Stage(
     by_rest=True,
     closed_speed=1500.0,  # the day's credits come back at midnight UTC
     environ={"FEED_MODE": "rest"},
+    simulate=("--plan", "basic"),
     faults=(
         _unanswered(
             "rest_200_error",

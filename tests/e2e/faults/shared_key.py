@@ -17,9 +17,11 @@ import httpx
 from tests.e2e.playback import Process, free_port
 from tests.waiting import eventually
 
+from . import secrets
 from .expectation import Stage
 from .recording import make_recording, new_database, own_servers
-from .stage import Place, Running, started
+from .stage import DAY, Place, Running, started
+from .stored import read_stored
 
 KEY = "shared-0123456789abcdef"
 TAKEOVER_WITHIN_S = 10.0
@@ -58,6 +60,15 @@ async def prove(folder: Path, *, watch_s: float) -> Outcome:
                 await _both(first, second, outcome, watch_s)
                 await _killed(first, second, outcome)
                 await _returned(first, second, outcome, watch_s)
+                for one in (first, second):
+                    found = await secrets.answers(one.base)
+                    found["the process title"] = secrets.process_title(one.service.pid)
+                    outcome.faults += secrets.told([KEY], found)
+        found = secrets.files(folder / "first") | secrets.files(folder / "second")
+        found |= await secrets.cache(cache)
+        for database in (place.database_dsn, other):
+            found[database] = (await read_stored(database, DAY)).text
+        outcome.faults += secrets.told([KEY], found)
     outcome.real_seconds = round(time.monotonic() - began, 1)
     return outcome
 

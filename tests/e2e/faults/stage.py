@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-import psutil
 from websockets.asyncio.client import ClientConnection, connect
 
 from enhanced_websocket_service.clock import VirtualClock, parse_virtual_clock
 from enhanced_websocket_service.market.calendar import is_trading_day
 from tests.e2e.playback import Process, free_port
 
+from . import secrets
 from .consumer import Consumer, consuming
 from .expectation import Expectation, Stage
 
@@ -78,7 +78,7 @@ class Report:
 
     stage: Stage
     place: Place
-    secrets: tuple[str, ...]
+    keys: tuple[str, ...]
     clock: VirtualClock | None = None
     seen: dict[str, Seen] = field(default_factory=dict)
     consumer: Consumer = field(default_factory=Consumer)
@@ -146,6 +146,11 @@ class Running:
         await self.clock.sleep_until(instant)
 
 
+def keys_of(stage: Stage) -> tuple[str, ...]:
+    """The API keys of a stage: texts that occur nowhere else."""
+    return tuple(f"key{i}-{stage.name}-0123456789abcdef" for i in range(1, stage.keys + 1))
+
+
 def closing(day: date) -> float:
     """The close of the session of ``day``."""
     return datetime.fromisoformat(f"{day}T{CLOSES}:00-05:00").timestamp()
@@ -166,10 +171,7 @@ def verdict_history(status: Mapping[str, Any]) -> list[tuple[float, str]]:
 async def play(stage: Stage, place: Place) -> Report:
     """Live through ``stage``; a failure of the harness is told in the report, never raised."""
     place.folder.mkdir(parents=True, exist_ok=True)
-    secrets = tuple(
-        f"k{number}-{stage.name}-0123456789abcdef" for number in range(1, stage.keys + 1)
-    )
-    report = Report(stage, place, secrets)
+    report = Report(stage, place, keys_of(stage))
     began = time.monotonic()
     try:
         await _play(stage, place, report)
@@ -180,7 +182,7 @@ async def play(stage: Stage, place: Place) -> Report:
 
 
 async def _play(stage: Stage, place: Place, report: Report) -> None:
-    async with started(stage, place, report.secrets) as running:
+    async with started(stage, place, report.keys) as running:
         report.clock = running.clock
         try:
             async with consuming(f"ws{running.base[4:]}/ws/{SYMBOL}") as consumer:
@@ -200,7 +202,7 @@ async def _play(stage: Stage, place: Place, report: Report) -> None:
 async def started(
     stage: Stage,
     place: Place,
-    secrets: tuple[str, ...],
+    keys: tuple[str, ...],
     *,
     day: date = DAY,
     preparation_s: float = PREPARATION_S,
@@ -225,7 +227,7 @@ async def started(
         "BACKUP_DIR": str(place.folder / "backups"),
         "LOG_FORMAT": "json",
         "COLUMNS": "200",
-        **{f"TWELVEDATA_API_KEY_G1_{i}": one for i, one in enumerate(secrets, 1)},
+        **{f"TWELVEDATA_API_KEY_G1_{i}": one for i, one in enumerate(keys, 1)},
         **stage.environ,
     }
     simulator = Process(f"simulator-{stage.name}", place.folder)
@@ -361,12 +363,11 @@ async def _endure(running: Running, one: Expectation, seen: Seen) -> None:
 
 async def _intrude(running: Running, stack: contextlib.AsyncExitStack, stage: Stage) -> None:
     """Other connections with the service's keys, as another process of the same owner would open."""
-    secrets = [f"k{number}-{stage.name}-0123456789abcdef" for number in range(1, stage.keys + 1)]
     url = f"ws{running.vendor[4:]}/v1/quotes/price"
     shown = (await running.simulated("status"))["clients"]
     in_use = {one["key"] for one in shown}
     sockets: list[ClientConnection] = []
-    for secret in secrets:
+    for secret in keys_of(stage):
         if hashlib.sha256(secret.encode()).hexdigest()[:8] in in_use:
             for _ in range(3):
                 headers = {"X-TD-APIKEY": secret}
@@ -410,22 +411,8 @@ async def _collect(running: Running, report: Report) -> None:
     report.simulator = await running.simulated("status")
     report.requests = (await running.simulated("requests"))["requests"]
     report.status = await running.status() or {}
-    paths = (
-        "/status",
-        "/health",
-        "/metrics",
-        "/market/latest",
-        "/market/session",
-        "/docs",
-        "/",
-        f"/market/bars?symbol={SYMBOL}&interval=5min",
-        "/market/ticks?symbol=NOBODY",
-        "/nowhere",
-    )
-    for path in paths:
-        answer = await running.http.get(f"{running.base}{path}")
-        report.pages[path] = f"{answer.headers}\n{answer.text}"
-    report.command_line = " ".join(psutil.Process(running.service.pid).cmdline())
+    report.pages = await secrets.answers(running.base)
+    report.command_line = secrets.process_title(running.service.pid)
 
 
 async def teach(stage: Stage, place: Place, begun: asyncio.Event) -> Path:
@@ -448,10 +435,9 @@ async def teach(stage: Stage, place: Place, begun: asyncio.Event) -> Path:
         closed_speed=TEACHING_SPEED,
         environ=stage.environ,
     )
-    secrets = tuple(f"t{number}-{stage.name}-0123456789abcdef" for number in range(1, 3))
     try:
         async with started(
-            lesson, taught, secrets, day=TAUGHT_DAY, preparation_s=TEACHING_PREPARATION_S
+            lesson, taught, keys_of(lesson), day=TAUGHT_DAY, preparation_s=TEACHING_PREPARATION_S
         ) as running:
             begun.set()
             await running.reach(closing(TAUGHT_DAY) + 60)

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import secrets
 from .expectation import Stage
 from .recording import make_recording, new_database, own_servers
-from .stage import Place, Running, started
+from .stage import DAY, Place, Running, started
+from .stored import read_stored
 
 BASE_S, CAP_S = 1.0, 60.0
 """The documented back-off: 1 s, doubled up to 60 s, each shortened by up to a half."""
@@ -59,8 +61,13 @@ async def prove(folder: Path, *, refusals: int, speed: float, flapping_s: float)
             await _streams(running, 60.0)
             await _refusals(running, outcome, refusals)
             await _flapping(running, outcome, flapping_s)
+            places = await secrets.answers(running.base)
+            places["the process title"] = secrets.process_title(running.service.pid)
             if await running.service.stop() != 0:
                 outcome.faults.append("the service did not end cleanly")
+        places |= secrets.files(place.folder) | await secrets.cache(cache)
+        places["the database"] = (await read_stored(place.database_dsn, DAY)).text
+        outcome.faults += secrets.told([KEY], places)
     outcome.real_seconds = round(time.monotonic() - began, 1)
     return outcome
 
