@@ -23,6 +23,7 @@ def _broken(name: str, what: str, sets: dict[str, object], also: str = "") -> Ex
         rest_prices=Bounds(0, 6),
         ticks="broken_off",
         live_bars=False,
+        partial=True,
     )
 
 
@@ -40,6 +41,7 @@ def _refused(name: str, what: str, sets: dict[str, object]) -> Expectation:
         rest_prices=Bounds(3, 100),
         ticks="broken_off",
         live_bars=False,
+        partial=True,
     )
 
 
@@ -62,6 +64,7 @@ def _mute(
         credits={"liveness": Bounds(2, 10), "poll": Bounds(1, 80)},
         rest_prices=Bounds(1, 80),
         live_bars=False,
+        partial=True,
     )
 
 
@@ -105,6 +108,7 @@ CONNECTIONS = Stage(
             rest_prices=Bounds(0, 6),
             ticks="broken_off",
             live_bars=False,
+            partial=True,
         ),
     ),
 )

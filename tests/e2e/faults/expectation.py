@@ -68,6 +68,8 @@ class Expectation:
     rejected: Bounds = NONE
     live_bars: bool = True
     """Whether the live bars of its slots, too, must equal the recording."""
+    partial: bool = False
+    """Whether a live bar of its slots must say that ticks are missing."""
     missing: int = 0
     """Slots without a final bar in the end."""
     note: str = ""

@@ -213,6 +213,9 @@ def _bars(report: Report, stored: Stored, recording: Mapping[int, Prices], seen:
         due = one.live_bars and slot not in lossy and began <= slot
         if due and (live is None or live.prices != recording[slot]):
             wrong.append(f"{at}: live bar {live}, recorded {recording[slot]}")
+    bars = [bar for slot in slots_of(seen) if (bar := stored.live.get(slot)) is not None]
+    if one.partial and bars and not any(bar.partial for bar in bars):
+        wrong.append("no live bar of it is called partial")
     if missing != one.missing:
         wrong.append(f"{missing} of its slots have no final bar")
     return wrong

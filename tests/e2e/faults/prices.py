@@ -216,6 +216,7 @@ def _history(
         repair=Bounds(1, 12),
         ticks="broken_off",
         live_bars=False,
+        partial=True,
         missing=missing,
     )
 

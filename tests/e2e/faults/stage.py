@@ -388,7 +388,8 @@ def _spent_between(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[
 async def _settle(running: Running, report: Report) -> None:
     """Wait for the end of the session and for the last final bar."""
     await running.reach(closing(DAY))
-    report.spent = sum(((await running.status()) or {})["credits"]["spent_by_purpose"].values())
+    spent = ((await running.status()) or {})["credits"]["spent_by_purpose"]
+    report.spent = sum(count for purpose, count in spent.items() if purpose != "elsewhere")
     report.calls = len((await running.simulated("requests"))["requests"])
     told: dict[str, Any] = {}
 

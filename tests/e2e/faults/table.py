@@ -38,7 +38,7 @@ _COLUMNS = {
     "hole; *broken off*: all but what was under way when the connection died; and how many prices "
     "come by REST",
     "bars": "*live*: those made of ticks equal the recording, too. *vendor's*: ticks are missing in "
-    "the live ones; the final ones equal the recording",
+    "the live ones; the final ones equal the recording. *partial*: and the live ones say so",
     "missing": "slots without a final bar when all is over",
 }
 
@@ -99,7 +99,7 @@ def _row(one: Expectation) -> Iterator[str]:
     yield str(one.reconnects)
     yield _credits(one)
     yield _ticks(one)
-    yield "live" if one.live_bars else "vendor's"
+    yield "live" if one.live_bars else f"vendor's{', partial' if one.partial else ''}"
     yield str(one.missing)
 
 
