@@ -61,7 +61,6 @@ class Seen:
 
     expectation: Expectation
     began: float
-    real_began: float
     cleared: float = 0.0
     back: float | None = None
     path: list[tuple[float, str]] = field(default_factory=list)
@@ -156,15 +155,18 @@ def closing(day: date) -> float:
     return datetime.fromisoformat(f"{day}T{CLOSES}:00-05:00").timestamp()
 
 
+def _judged(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What ``/status`` says of the symbol's stream; of the feed where there is no stream."""
+    feed = status["realtime_collection"]
+    one: Mapping[str, Any] = (feed.get("verdicts") or {}).get(SYMBOL) or feed
+    return one
+
+
 def verdict_history(status: Mapping[str, Any]) -> list[tuple[float, str]]:
     """The changes of the symbol's verdict that ``/status`` remembers, oldest first."""
-    verdicts = status["realtime_collection"].get("verdicts") or {}
-    one = verdicts.get(SYMBOL) if isinstance(verdicts, Mapping) else None
-    if not one:
-        return []
     return [
         (datetime.fromisoformat(str(change["at"])).timestamp(), str(change["verdict"]))
-        for change in one["history"]
+        for change in _judged(status).get("history", ())
     ]
 
 
@@ -187,9 +189,10 @@ async def _play(stage: Stage, place: Place, report: Report) -> None:
         try:
             async with consuming(f"ws{running.base[4:]}/ws/{SYMBOL}") as consumer:
                 running.consumer = report.consumer = consumer
-                await running.reach(running.clock.start)
                 for number, one in enumerate(stage.faults):
                     at_start = stage.set_before_start and number == 0
+                    if not at_start:
+                        await running.reach(running.clock.start)
                     report.seen[one.name] = await _fault(running, stage, one, at_start=at_start)
                 await _settle(running, report)
                 await _collect(running, report)
@@ -265,7 +268,8 @@ async def _active(running: Running) -> dict[str, Any] | None:
 def _delivers(status: Mapping[str, Any], stage: Stage) -> bool:
     """Whether prices come from where they should and the verdict says so."""
     feed = status["realtime_collection"]
-    if feed["verdict"] not in ("live", "quiet") or feed["last_tick_at"] is None:
+    told = {feed["verdict"], _judged(status)["verdict"]}
+    if not told <= {"live", "quiet"} or feed["last_tick_at"] is None:
         return False
     if stage.by_rest:
         return str(feed["source"]).endswith("_rest")
@@ -304,8 +308,11 @@ async def _fault(
         await running.reach(clock.now() + CALM_S)
     before = await running.status() or {}
     sent = (await running.simulated("status"))["sent"].get(VENDOR_SYMBOL, {})
-    began, real_began = clock.now(), time.monotonic()
-    seen = Seen(one, began, real_began)
+    began = clock.now()
+    if at_start:  # since the first socket, which opened before anybody could look
+        sent, before = {}, {}
+        began = (await running.simulated("status"))["handshakes"]["newest"][0]["at"]
+    seen = Seen(one, began)
     async with contextlib.AsyncExitStack() as intruders:
         if not at_start:
             if one.also:
@@ -338,8 +345,6 @@ async def _fault(
 
 async def _endure(running: Running, one: Expectation, seen: Seen) -> None:
     """Wait until the fault has lasted and, where it must be noticed, was noticed or overdue."""
-    if not one.lasts_s:
-        return
     clock = running.clock
     await running.reach(seen.began + one.lasts_s)
     limit = one.found_s
@@ -353,9 +358,11 @@ async def _endure(running: Running, one: Expectation, seen: Seen) -> None:
         status = await running.status()
         if status is None:
             return None
-        feed = status["realtime_collection"]
-        seen.evidence = str(feed["evidence"])
-        return (feed["verdict"] == one.noticed) or None
+        judged = _judged(status)
+        seen.evidence = str(judged["evidence"])
+        changes = verdict_history(status) or running.consumer.verdicts(seen.began, clock.now())
+        told = {verdict for at, verdict in changes if at >= seen.began}
+        return (judged["verdict"] == one.noticed or one.noticed in told) or None
 
     with contextlib.suppress(AssertionError):  # the judge says it
         await running.until(noticed, real_s, "the fault was noticed")
