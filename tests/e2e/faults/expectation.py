@@ -81,6 +81,7 @@ class Stage:
 
     :ivar starts: COT time at which the first fault may happen; the session ends at 13:10.
     :ivar by_rest: prices come by REST, as usual.
+    :ivar calm_s: seconds of undisturbed prices before each fault.
     :ivar taught: the service has seen the session of the day before.
     :ivar set_before_start: the first fault is set before the service starts.
     """
@@ -93,6 +94,7 @@ class Stage:
     about: str = ""
     by_rest: bool = False
     taught: bool = False
+    calm_s: float = 5.0
     set_before_start: bool = False
     keys: int = 4
     ticks_per_bar: int | None = 300

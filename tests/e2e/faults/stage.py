@@ -40,8 +40,6 @@ PREPARATION_S = 18.0
 """Real seconds before the clock of a stage matters: everything starts."""
 STARTED_WITHIN_S = 60.0
 SETTLED_WITHIN_S = 60.0
-CALM_S = 5.0
-"""Session seconds of undisturbed prices before the next fault."""
 
 
 @dataclass(frozen=True)
@@ -305,7 +303,7 @@ async def _fault(
     clock = running.clock
     if not at_start:
         before = await _calm(running, stage, 120.0)
-        await running.reach(clock.now() + CALM_S)
+        await running.reach(clock.now() + stage.calm_s)
     before = await running.status() or {}
     sent = (await running.simulated("status"))["sent"].get(VENDOR_SYMBOL, {})
     began = clock.now()
