@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from .catalogue import STAGES
 from .expectation import Expectation, Stage
 from .judge import Matched, Truth, judge, match, stage_faults
 from .recording import drop_database, make_recording, new_database, numbered_cache, true_ticks
-from .stage import DAY, Place, Report, play, teach
+from .stage import DAY, Place, Report, play
 from .stored import Prices, Stored, read_stored, recorded_bars
 
 
@@ -72,13 +72,9 @@ async def _all(stages: list[Stage], folder: Path, dsn: str, redis_url: str) -> M
     if not any(stage.taught for stage in stages):
         begun.set()
 
-    async def one(stage: Stage, place: Place) -> Report:
-        if stage.taught:
-            place = replace(place, taught=await teach(stage, place, begun))
-        await begun.wait()
-        return await play(stage, place)
-
-    reports = await asyncio.gather(*map(one, stages, places))
+    reports = await asyncio.gather(
+        *(play(stage, place, begun) for stage, place in zip(stages, places, strict=True))
+    )
     bars = recorded_bars(recording)
     found = {}
     for report in reports:

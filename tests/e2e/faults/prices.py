@@ -99,11 +99,9 @@ TICKS = Stage(
             live_bars=False,
         ),
         _strange(
-            "clock_behind",
-            "the vendor's clock is 20 s behind",
-            {"clock_skew_s": -20},
-            verdicts=DOUBTED,
-            liveness=Bounds(0, 6),
+            "behind",
+            "stamps lie 20 s behind",
+            {"future_s": -20},
             live_bars=False,
         ),
         _strange(

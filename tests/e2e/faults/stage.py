@@ -9,8 +9,9 @@ import contextlib
 import hashlib
 import shutil
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,13 +33,16 @@ TAUGHT_DAY, DAY = date(2024, 5, 9), date(2024, 5, 10)
 OPENS, CLOSES = "12:00", "13:10"
 """The clock leaves its session speed at 13:10: what follows the close passes in no time."""
 CLOSED_SPEED = 600.0
-TEACHING_SPEED = 600.0
-TEACHING_PREPARATION_S = 6.0
+TEACHING_SPEED = 80.0
+TAUGHT_FROM = "12:54:00"
+TEACHING_PREPARATION_S = 12.0
 SYMBOL, VENDOR_SYMBOL = "USDCOP", "USD/COP"
 LOOK_S = 0.12
 PREPARATION_S = 18.0
 """Real seconds before the clock of a stage matters: everything starts."""
 STARTED_WITHIN_S = 60.0
+TOLD_WITHIN_REAL_S = 0.5
+"""Consumers are told a verdict when it is next looked at."""
 SETTLED_WITHIN_S = 60.0
 
 
@@ -135,9 +139,13 @@ class Running:
                 if not process.running:
                     raise AssertionError(f"{process.name} died:\n{process.text()[-3000:]}")
             if time.monotonic() > deadline:
-                raise AssertionError(f"not within {real_s:.0f} s: {what}")
+                raise AssertionError(f"not within {real_s:.0f} s: {what}{self.last_words()}")
             await asyncio.sleep(LOOK_S)
         return found
+
+    def last_words(self) -> str:
+        """The end of the service's log, for a failure."""
+        return f"\n{self.service.text()[-1500:]}"
 
     async def reach(self, instant: float) -> None:
         await self.clock.sleep_until(instant)
@@ -168,21 +176,29 @@ def verdict_history(status: Mapping[str, Any]) -> list[tuple[float, str]]:
     ]
 
 
-async def play(stage: Stage, place: Place) -> Report:
-    """Live through ``stage``; a failure of the harness is told in the report, never raised."""
+async def play(stage: Stage, place: Place, taught: asyncio.Event) -> Report:
+    """Live through ``stage``; a failure of the harness is told in the report, never raised.
+
+    :param taught: the stage that needs a lesson sets it when that runs; the others wait for it.
+    """
     place.folder.mkdir(parents=True, exist_ok=True)
     report = Report(stage, place, keys_of(stage))
     began = time.monotonic()
     try:
-        await _play(stage, place, report)
-    except (AssertionError, OSError, httpx.HTTPError, TimeoutError) as error:
-        report.failure = f"{type(error).__name__}: {error}"
+        if stage.taught:
+            report.place = replace(place, taught=await _teach(stage, place, taught))
+        await taught.wait()
+        await _play(stage, report.place, report)
+    except Exception as error:  # one stage must not take the others with it
+        report.failure = "".join(traceback.format_exception(error)[-3:])
     report.real_seconds = time.monotonic() - began
     return report
 
 
 async def _play(stage: Stage, place: Place, report: Report) -> None:
-    async with started(stage, place, report.keys) as running:
+    # What is taught first starts when the others are up.
+    preparation_s = PREPARATION_S / 2 if stage.taught else PREPARATION_S
+    async with started(stage, place, report.keys, preparation_s=preparation_s) as running:
         report.clock = running.clock
         try:
             async with consuming(f"ws{running.base[4:]}/ws/{SYMBOL}") as consumer:
@@ -309,7 +325,7 @@ async def _fault(
     began = clock.now()
     if at_start:  # since the first socket, which opened before anybody could look
         sent, before = {}, {}
-        began = (await running.simulated("status"))["handshakes"]["newest"][0]["at"]
+        began = await running.until(lambda: _first_socket(running), 30.0, "a socket")
     seen = Seen(one, began)
     async with contextlib.AsyncExitStack() as intruders:
         if not at_start:
@@ -331,6 +347,7 @@ async def _fault(
     except AssertionError as error:
         seen.trouble = str(error)
         status = await running.status() or before
+    await running.reach(clock.now() + TOLD_WITHIN_REAL_S * stage.speed)
     after = (await running.simulated("status"))["sent"].get(VENDOR_SYMBOL, {})
     seen.sent = (_entries(sent), _entries(after))
     history = verdict_history(status) or running.consumer.verdicts(began, clock.now())
@@ -339,6 +356,11 @@ async def _fault(
     seen.reconnects = status["realtime_collection"]["reconnects"] - was
     seen.credits = _spent_between(before, status)
     return seen
+
+
+async def _first_socket(running: Running) -> float | None:
+    tries = (await running.simulated("status"))["handshakes"]["newest"]
+    return float(tries[0]["at"]) if tries else None
 
 
 async def _endure(running: Running, one: Expectation, seen: Seen) -> None:
@@ -421,7 +443,7 @@ async def _collect(running: Running, report: Report) -> None:
     report.command_line = secrets.process_title(running.service.pid)
 
 
-async def teach(stage: Stage, place: Place, begun: asyncio.Event) -> Path:
+async def _teach(stage: Stage, place: Place, begun: asyncio.Event) -> Path:
     """Let the service see the session of the day before at a tick a second; its STATE_DIR then.
 
     :param begun: set when everything runs, so that others can start while this one waits.
@@ -436,7 +458,7 @@ async def teach(stage: Stage, place: Place, begun: asyncio.Event) -> Path:
     lesson = Stage(
         f"{stage.name}-lesson",
         TEACHING_SPEED,
-        f"{OPENS}:00",
+        TAUGHT_FROM,
         (),
         closed_speed=TEACHING_SPEED,
         environ=stage.environ,
