@@ -41,7 +41,7 @@ TICKS = Stage(
     "ticks",
     title="Ticks are strange",
     speed=20,
-    starts="12:57:30",
+    starts="12:55:00",
     faults=(
         _strange("double", "every fifth tick is sent twice, exactly", {"double": 0.2}),
         _strange(
@@ -176,7 +176,8 @@ POLLING = Stage(
             lasts_s=70.0,
             noticed="dead",
             found_s=110.0,
-            verdicts=("suspect?", "dead", "suspect?", "live"),
+            # Several calls are under way at once: they give up one after the other.
+            verdicts=("suspect?", "dead", "suspect?", "live", "suspect, live*"),
             back_s=300.0,
         ),
         _unanswered(
@@ -208,7 +209,7 @@ def _history(
         what,
         {**sets, "drop": True} if drop else sets,
         lasts_s=lasts_s,
-        verdicts=("suspect?", "dead", "suspect?", "live"),
+        verdicts=("suspect?", "dead", "suspect?", "live", "suspect, live*"),
         found_s=None if not drop else 60.0,
         reconnects=Bounds(1, 2) if drop else NONE,
         repair=Bounds(1, 12),
@@ -224,7 +225,7 @@ HISTORY = Stage(
     title="A thin market, and bars that are late, wrong or missing",
     about="2 to 40 ticks a bar; with each fault of the bars a connection breaks, so that there is a gap",
     speed=100,
-    starts="12:06:00",
+    starts="12:01:00",
     ticks_per_bar=None,
     faults=(
         Expectation(
