@@ -122,7 +122,7 @@ async def prove(
         closed_speed=closed_speed,
         ticks=ticks,
         scale=3000.0 if ticks else 1.0,
-        seed=seed,
+        simulate=() if ticks else ("--seed", str(seed)),
         environ={
             "EXTRA_CLOSURES": closures(days, calendar),
             "L0_POLICY": "degraded",
