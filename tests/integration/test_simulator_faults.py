@@ -34,6 +34,12 @@ async def simulator(clock: ManualClock) -> AsyncIterator[Simulator]:
     await made.stop()
 
 
+@pytest.fixture
+async def http(simulator: Simulator) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=simulator.rest_url) as client:
+        yield client
+
+
 def raw(simulator: Simulator, key: str = "k") -> RawClient:
     return RawClient(f"{simulator.ws_url}?apikey={key}")
 
@@ -238,12 +244,6 @@ async def test_client_events_are_counted_by_minute_and_key(
         ("2025-06-03T13:01:00+00:00", 2, 0),
     ]
     assert "secret" not in json.dumps(simulator.status())
-
-
-@pytest.fixture
-async def http(simulator: Simulator) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=simulator.rest_url) as client:
-        yield client
 
 
 async def call(http: httpx.AsyncClient, path: str = "/price", key: str = "k") -> Any:

@@ -79,7 +79,7 @@ class Control:
             "sent": {symbol: one.counts() for symbol, one in self._stream.ledgers.items()},
             "calls": dict(self.calls),
             "answers": dict(self.answers),
-            "credits": self._rest.ledger.shown(now),
+            "credits": self._rest.ledger.shown(now + self._faults.clock_skew_s),
             "faults": self._faults.shown(),
         }
 

@@ -1,178 +1,41 @@
-"""Fault switches. A fault is one entry in ``FAULTS``; later ones are added there.
+"""Fault switches as they stand.
 
 A *switch* stays until it is cleared. An *action* happens once, when it is set, to the sockets that
 are open then. Everything random about a fault is a function of the seed and of what it happens to
 (a symbol and a second, the open of a bar), never of the moment at which somebody asked.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
-from . import fault_values as values
+from .fault_table import FAULTS
 from .fault_values import (
-    NOBODY,
-    REST_STATUSES,
+    Ahead,
+    BadPrint,
+    Dribbling,
     Hanging,
     Lacking,
     Range,
     Refusing,
     RestRefusing,
     Revising,
+    Shuffling,
+    Some,
     Which,
     plain,
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that can go wrong at the vendor."""
-
-    takes: str  # for the message about a bad value
-    does: str
-    parse: Callable[[Any], Any]  # raises ValueError; null and false are not given to it
-    action: bool = False
-    off: Any = None
-
-
-_LIMITED = {"times": values.times}
-_CALLS = {**_LIMITED, "paths": values.paths}
-_SYMBOLS = "true, or a list of symbols"
-_TIMES = "times (how often)"
-
-FAULTS: Final[dict[str, Fault]] = {
-    "mute": Fault(
-        _SYMBOLS,
-        "sockets stay open and answer pings, no prices",
-        values.which,
-        off=NOBODY,
-    ),
-    "mute_from_birth": Fault(
-        _SYMBOLS,
-        "a socket opened meanwhile is like that for life, without even the last price",
-        values.which,
-        off=NOBODY,
-    ),
-    "stall": Fault(
-        _SYMBOLS,
-        "once: every open socket goes mute for life (pings are answered); new ones work",
-        values.which,
-        action=True,
-    ),
-    "no_pong": Fault("true", "pings are not answered", values.boolean, off=False),
-    "half_open": Fault(
-        "true",
-        "once: from every open socket nothing is read, to it nothing is written, pongs included, "
-        "and it is not closed; clearing the faults resets it",
-        values.boolean,
-        action=True,
-    ),
-    "close": Fault(
-        "a close code such as 1000, 1001, 1008 or 1011",
-        "once: closes every open socket with this code",
-        values.close_code,
-        action=True,
-    ),
-    "drop": Fault("true", "once: resets every open socket (TCP RST)", values.boolean, action=True),
-    "fin": Fault(
-        "true",
-        "once: ends every open socket's TCP connection (FIN) without a close frame",
-        values.boolean,
-        action=True,
-    ),
-    "refuse_handshake": Fault(
-        f'a status 400 .. 599 or "404_plan"; or an object with status, {_TIMES}',
-        "answers the WebSocket handshake with this status and the vendor's words",
-        values.record(Refusing, {"status": values.handshake_status, **_LIMITED}),
-    ),
-    "hang_handshake": Fault(
-        "true", "the WebSocket handshake is never answered", values.boolean, off=False
-    ),
-    "fails": Fault(
-        "a list of symbols",
-        "refuses these symbols in subscribe-status",
-        values.symbols,
-        off=frozenset(),
-    ),
-    "garbage_frames": Fault(
-        "a number of frames, 1 .. 1000",
-        "once: sends this many frames that are no price to every open socket",
-        values.whole(1, 1000),
-        action=True,
-    ),
-    "no_bid_ask": Fault("true", "prices come without bid and ask", values.boolean, off=False),
-    "string_prices": Fault("true", "prices are JSON strings", values.boolean, off=False),
-    "rest_status": Fault(
-        f"one of {', '.join(REST_STATUSES)}; or an object with status, {_TIMES}, paths (a list)",
-        "answers REST calls with this error",
-        values.record(RestRefusing, {"status": values.rest_status, **_CALLS}),
-    ),
-    "status_200_errors": Fault(
-        "true", "sends REST errors with HTTP status 200", values.boolean, off=False
-    ),
-    "rest_timeout": Fault(
-        f"true; or an object with {_TIMES}, paths (a list)",
-        "REST calls cost their credits and are never answered",
-        values.record(Hanging, {"on": values.boolean, **_CALLS}),
-    ),
-    "rest_delay_ms": Fault(
-        "real milliseconds 0 .. 60000, or a list of lowest and highest",
-        "REST answers come so much later",
-        values.between(0, 60_000),
-    ),
-    "rest_lag_s": Fault(
-        "seconds 0 .. 3600, or a list of lowest and highest (drawn anew every second)",
-        "/price, /quote and /exchange_rate show the market as it was so long ago",
-        values.between(0, 3600),
-    ),
-    "rest_decimals": Fault(
-        "a number 0 .. 11",
-        "/price, /quote and /exchange_rate are rounded to so many decimals, whatever is asked for",
-        values.whole(0, 11),
-    ),
-    "rest_float32": Fault(
-        "true",
-        "/price, /quote and /exchange_rate have the noise of 32-bit floats (3271.76001)",
-        values.boolean,
-        off=False,
-    ),
-    "late_candles_s": Fault(
-        "seconds 0 .. 3600, or a list of lowest and highest (each bar draws its own)",
-        "a finished bar appears so long after its end; the vendor's own habit is 18 .. 180",
-        values.between(0, 3600),
-    ),
-    "revised_candles": Fault(
-        "seconds after a bar's end; or an object with until_s, bp (by how much), share (of bars)",
-        "until then a finished bar has other prices than later",
-        values.record(
-            Revising,
-            {
-                "until_s": values.real(0, 86_400),
-                "bp": values.real(0.01, 1000),
-                "share": values.share,
-            },
-        ),
-    ),
-    "missing_bars": Fault(
-        "a share of all bars, 0 .. 1; or a list of opens (ISO 8601, UTC, or unix seconds)",
-        "these rows are absent from /time_series, of whatever interval",
-        values.lacking,
-    ),
-    "empty_windows": Fault(
-        "true",
-        "/time_series answers 400, no data on the specified dates",
-        values.boolean,
-        off=False,
-    ),
-}
-
-
 class BadFault(ValueError):
-    """Unknown faults or bad values; the message lists them and what is known."""
+    """Unknown faults or bad values; the message lists them and what is known.
+
+    :ivar wrong: one sentence for each.
+    """
 
     def __init__(self, *wrong: str) -> None:
         self.wrong = wrong
-        super().__init__("; ".join(wrong))
+        super().__init__(f"{'; '.join(wrong)}. Known faults: {', '.join(FAULTS)}.")
 
 
 def parsed(wanted: object) -> dict[str, Any]:
@@ -181,7 +44,7 @@ def parsed(wanted: object) -> dict[str, Any]:
     :raises BadFault: with everything that is wrong in it.
     """
     if not isinstance(wanted, dict):
-        raise BadFault('the body must be a JSON object such as {"mute": true}.')
+        raise BadFault('faults are a JSON object such as {"mute": true}')
     wrong: list[str] = []
     found: dict[str, Any] = {}
     for name, value in wanted.items():
@@ -197,7 +60,7 @@ def parsed(wanted: object) -> dict[str, Any]:
                 rest = "" if fault.action else ", or null"
                 wrong.append(f"{name} takes {fault.takes}{rest}, not {value!r}")
     if wrong:
-        raise BadFault(*wrong, f"known faults: {', '.join(FAULTS)}.")
+        raise BadFault(*wrong)
     return found
 
 
@@ -215,6 +78,16 @@ class FaultBoard:
     fails: frozenset[str]
     no_bid_ask: bool
     string_prices: bool
+    double: Some | None
+    disorder: Shuffling | None
+    delay_s: Range | None
+    future_s: Ahead | None
+    outlier: BadPrint | None
+    crossed: Some | None
+    float32_noise: bool
+    slow_frames: Dribbling | None
+    max_connections: int | None
+    clock_skew_s: float
     rest_status: RestRefusing | None
     status_200_errors: bool
     rest_timeout: Hanging | None
@@ -254,7 +127,7 @@ class FaultBoard:
     def spend(self, name: str) -> None:
         """Count one use of a fault that happens a limited number of times."""
         value = getattr(self, name)
-        if value is not None and value.times is not None:
+        if value is not None and getattr(value, "times", None) is not None:
             left = value.times - 1
             setattr(self, name, replace(value, times=left) if left else FAULTS[name].off)
 

@@ -1,13 +1,17 @@
 """From the options of ``ews simulate`` and ``ews demo`` to a market."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.market.calendar import TradingCalendar
 
 from .bar_ticks import CandleTicks
+from .fault_table import FAULTS
+from .faults import BadFault, parsed
 from .loading import load_candles, load_ticks
 from .model import MarketSource, SymbolSource, describe, spelled
 from .random_market import RandomCandles, Regime
@@ -97,3 +101,32 @@ def market_from_options(
         )
         sources[one] = from_candles(one, book)
     return MarketSource(sources)
+
+
+def faults_from_options(texts: Sequence[str]) -> dict[str, Any]:
+    """What ``--fault NAME[=VALUE]`` asks for; a value is JSON or else a text, none is ``true``.
+
+    :raises ConfigurationError: with every option that is wrong.
+    """
+    wanted: dict[str, Any] = {}
+    wrong = []
+    for text in texts:
+        name, given, value = text.partition("=")
+        name = name.strip()
+        try:
+            wanted[name] = json.loads(value) if given else True
+        except ValueError:
+            wanted[name] = value.strip()
+        if name in FAULTS and FAULTS[name].action:
+            wrong.append(
+                f"--fault {name}: happens once, and at the start no socket is open; give it an "
+                "instant in a --fault-script, or POST it to /_sim/faults."
+            )
+    try:
+        parsed(wanted)
+    except BadFault as error:
+        wrong += [f"--fault: {one}" for one in error.wrong]
+        wrong.append(f"--fault: there are {', '.join(FAULTS)}.")
+    if wrong:
+        raise ConfigurationError(*wrong)
+    return wanted

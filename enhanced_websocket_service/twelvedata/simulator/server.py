@@ -202,7 +202,7 @@ class Simulator:
         """The vendor's REST answer, after all the delay that faults put before it."""
         now = self._clock.now()
         known = request.path in self._rest.paths
-        answer = self._rest.answer(request, now)
+        answer = self._rest.answer(request, now + self._faults.clock_skew_s)
         hangs = known and self._hangs(request.path)
         self._control.requests.add(request, answer, now, answered=not hangs)
         self._control.calls[request.path if known else "unknown"] += 1
@@ -255,6 +255,7 @@ class Simulator:
         await send({"type": "websocket.accept"})
         connection: SimulatorSocket = scope["extensions"][EXTENSION]
         connection.withhold_pong = self._stream.withhold_pong
+        connection.dribbling = lambda: self._faults.slow_frames
         client = self._stream.join(key, connection)
         try:
             while (message := await receive())["type"] == "websocket.receive":

@@ -10,7 +10,6 @@ leaves as it would have without them.
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from heapq import merge
 from typing import Any
 
 import structlog
@@ -20,9 +19,12 @@ from enhanced_websocket_service.clock import Clock
 from .agenda import Agenda
 from .clients import Doorbook, Socket, StreamClient
 from .credits import Plan
+from .distortion import noisy
+from .fault_table import FAULTS
 from .faults import FaultBoard
 from .ledger import SentLedger, Shape
 from .model import MarketSource, SimTick, SymbolInfo, describe
+from .schedule import Schedule
 from .wire import (
     CANT_PARSE,
     GARBAGE,
@@ -38,6 +40,7 @@ log = structlog.get_logger(__name__)
 
 POLICY_CLOSE = 1008
 _LONGEST_MOVE_S = 300  # market seconds sent between two looks at slow sockets
+_LONGEST_MOVE_IN_A_BURST_S = 1
 _SHORTEST_PAUSE_REAL_S = 0.002  # several seconds of a fast clock go out together
 _SLOW_CLIENT_REAL_S = 30.0
 
@@ -83,6 +86,7 @@ class PriceStream:
         self._resend_last = resend_last
         self._events_per_minute = events_per_minute
         self.agenda = agenda or Agenda()
+        self._schedule = Schedule(market, faults)
         self._infos = {symbol: describe(symbol) for symbol in market.symbols}
         self._encoders = {symbol: PriceEncoder(info) for symbol, info in self._infos.items()}
         self._clients: list[StreamClient] = []  # oldest first
@@ -107,7 +111,9 @@ class PriceStream:
             await self._sleep_until(max(wake, pause))
             now = self._clock.now()
             while self._reached < now:
-                self.advance(min(now, self._reached + _LONGEST_MOVE_S))
+                bursting = self._schedule.bursting
+                step = _LONGEST_MOVE_IN_A_BURST_S if bursting else _LONGEST_MOVE_S
+                self.advance(min(now, self._reached + step))
                 await self._let_drain()
             pause = now + self._clock.span(0.0, _SHORTEST_PAUSE_REAL_S)
 
@@ -130,13 +136,12 @@ class PriceStream:
         self._apply(faults)
 
     def clear(self, names: Iterable[str] | None = None) -> None:
-        """End these faults, or all; sockets that were half open are reset."""
-        names = None if names is None else tuple(names)
-        if names is None:
-            self._faults.clear()
-        else:
-            self._faults.clear(names)
-        if names is None or "half_open" in names:
+        """End these faults, or all; bursts stop, sockets that were half open are reset."""
+        chosen = tuple(FAULTS if names is None else names)
+        self._faults.clear(chosen)
+        if "burst" in chosen:
+            self._schedule.stop_bursts()
+        if "half_open" in chosen:
             frozen, self._frozen = self._frozen, []
             for socket in frozen:
                 socket.reset()
@@ -150,7 +155,7 @@ class PriceStream:
         self._clients.append(client)
         self.door.handshake(now, key, 101)
         mine = [one for one in self._clients if one.key == key and not one.leaving]
-        for oldest in mine[: -self._plan.ws_connections]:
+        for oldest in mine[: -(self._faults.max_connections or self._plan.ws_connections)]:
             self._evict(oldest)
         return client
 
@@ -169,7 +174,7 @@ class PriceStream:
         heartbeat = request is not None and request.action == "heartbeat"
         self.door.event(now, client.key, heartbeat=heartbeat)
         if not heartbeat:
-            minute = int(now // 60)
+            minute = int((now + self._faults.clock_skew_s) // 60)
             if client.minute != minute:
                 client.minute, client.events = minute, 0
             client.events += 1
@@ -191,28 +196,17 @@ class PriceStream:
 
     def act(self, name: str, value: Any) -> None:
         """Carry out a fault that happens once, on the sockets that are open now."""
-        for client in [one for one in self._clients if not one.leaving]:
-            match name:
-                case "close":
-                    self._part(client)
-                    client.socket.start_close(value)
-                case "drop":
-                    self._part(client)
-                    client.socket.reset()
-                case "fin":
-                    self._part(client)
-                    client.socket.finish()
-                case "half_open":
-                    self._part(client)
-                    client.socket.freeze()
-                    self._frozen.append(client.socket)
-                case "stall":
-                    client.silent |= value
-                case "garbage_frames":
-                    for i in range(value):
-                        client.socket.write(text_frame(GARBAGE[i % len(GARBAGE)]))
-                case _:
-                    raise ValueError(f"{name} is not an action of the stream")
+        clients = [one for one in self._clients if not one.leaving]
+        match name:
+            case "burst":
+                self._schedule.start_burst(self._reached + self._faults.clock_skew_s, value)
+            case "evict":
+                # The last one that is written is the first, the oldest, of its key.
+                for oldest in {one.key: one for one in reversed(clients)}.values():
+                    self._evict(oldest)
+            case _:
+                for client in clients:
+                    self._act_on(client, name, value)
 
     def withhold_pong(self) -> bool:
         """Asked at each ping of a client."""
@@ -228,6 +222,29 @@ class PriceStream:
         for name, value in self._faults.apply(faults):
             self.act(name, value)
         self._wake()
+
+    def _act_on(self, client: StreamClient, name: str, value: Any) -> None:
+        match name:
+            case "close":
+                self._part(client)
+                client.socket.start_close(value)
+            case "drop":
+                self._part(client)
+                client.socket.reset()
+            case "fin":
+                self._part(client)
+                client.socket.finish()
+            case "half_open":
+                self._part(client)
+                client.socket.freeze()
+                self._frozen.append(client.socket)
+            case "stall":
+                client.silent |= value
+            case "garbage_frames":
+                for i in range(value):
+                    client.socket.write(text_frame(GARBAGE[i % len(GARBAGE)]))
+            case _:
+                raise ValueError(f"{name} is not an action of the stream")
 
     def _subscribe(self, client: StreamClient, symbols: Iterable[str], now: float) -> None:
         # What is due belongs to those who were subscribed before.
@@ -254,7 +271,10 @@ class PriceStream:
             tick = source.last_tick(self._position) if source is not None else None
             if tick is None or symbol in self._faults.mute or symbol in client.silent:
                 continue
-            client.socket.write(self._encoded(symbol, tick, self._clock.now(), Shape.RESENT))
+            shape = Shape.RESENT
+            if self._faults.float32_noise:
+                tick, shape = noisy(tick), shape | Shape.NOISE
+            client.socket.write(self._encoded(symbol, tick, self._clock.now(), shape))
             client.frames_sent += 1
 
     def _may_stream(self, client: StreamClient, info: SymbolInfo) -> bool:
@@ -268,23 +288,19 @@ class PriceStream:
         return used < self._plan.ws_credits
 
     def _depart(self, now: float) -> None:
-        """Send every tick stamped after the position up to ``now``, which becomes the position."""
+        """Send what is due by ``now`` (of our clock), up to where the position moves."""
         self._reached = max(self._reached, now)
-        start, self._position = self._position, max(self._position, int(now))
-        if self._position == start:
-            return
+        vendor_now = now + self._faults.clock_skew_s
         audience = self._audience()
-        outgoing = _Outgoing()
-        heard = [one for one in _union(audience) if one not in self._faults.mute]
-        due = merge(
-            *(self._due(symbol, start + 1, self._position + 1) for symbol in heard),
-            key=lambda item: item[1].timestamp,
-        )
-        left = self._clock.now()
-        for symbol, tick in due:
-            outgoing.frames.append((symbol, self._encoded(symbol, tick, left)))
-        if not outgoing.frames:
+        due = self._schedule.due(self._position, vendor_now, _union(audience))
+        self._position = max(self._position, int(vendor_now))
+        if not due:
             return
+        outgoing = _Outgoing()
+        left = self._clock.now()
+        for one in due:
+            frame = self._encoded(one.symbol, one.tick, left, one.shape)
+            outgoing.frames.append((one.symbol, frame))
         for client, symbols in audience:
             data, count = outgoing.of(symbols)
             if count:
@@ -295,27 +311,19 @@ class PriceStream:
         pairs = [(client, client.heard) for client in self._clients if not client.leaving]
         return [(client, symbols) for client, symbols in pairs if symbols]
 
-    def _due(self, symbol: str, start: int, end: int) -> list[tuple[str, SimTick]]:
-        source = self._market.get(symbol)
-        return [(symbol, tick) for tick in source.ticks(start, end)] if source is not None else []
-
     def _encoded(self, symbol: str, tick: SimTick, left: float, shape: int = 0) -> bytes:
         quotes = not self._faults.no_bid_ask
         self.ledgers[symbol].add(tick, left, shape, quotes=quotes)
         return self._encoders[symbol].frame(tick, strings=self._faults.string_prices, quotes=quotes)
 
     def _next_instant(self) -> float | None:
-        """When there is something to do next, by the clock."""
-        instants: list[float] = []
-        for symbol in _union(self._audience()):
-            source = self._market.get(symbol)
-            stamp = source.next_stamp(self._position + 1) if source is not None else None
-            if stamp is not None:
-                instants.append(stamp)
+        """When there is something to do next, by our clock."""
+        leaves = self._schedule.next_instant(self._position, _union(self._audience()))
         scripted = self.agenda.next_instant()
-        if scripted is not None:
-            instants.append(scripted)
-        return min(instants, default=None)
+        if leaves is None:
+            return scripted
+        leaves -= self._faults.clock_skew_s
+        return leaves if scripted is None else min(leaves, scripted)
 
     async def _sleep_until(self, instant: float) -> None:
         """Sleep, but not past a change of subscriptions: its next tick may come earlier."""
