@@ -131,7 +131,15 @@ def simulate(
     ticks: TicksOption = None,
     scale: Annotated[float, typer.Option(help="Factor on the prices of --ticks.")] = 1.0,
     ticks_per_bar: Annotated[
-        int | None, typer.Option(help="Ticks made of each bar; default 2 to 40, seeded.")
+        str | None,
+        typer.Option(metavar="N|A-B", help="Ticks made of each bar; default 2-40, seeded."),
+    ] = None,
+    arrivals: Annotated[
+        str, typer.Option(help="How they come: bursty (default), poisson or regular.")
+    ] = "",
+    tick_every: Annotated[
+        str | None,
+        typer.Option(metavar="S[,S@TIME]...", help="Instead: seconds between two ticks."),
     ] = None,
     seed: SeedOption = 0,
     plan: Annotated[str, typer.Option(help="basic, grow, pro or ultra.")] = "pro",
@@ -159,6 +167,8 @@ def simulate(
         ticks,
         scale=scale,
         ticks_per_bar=ticks_per_bar,
+        arrivals=arrivals,
+        tick_every=tick_every,
         seed=seed,
         regime=regime,
         calendar=calendar,

@@ -31,6 +31,10 @@ class Fault:
     action: bool = False
     off: Any = None
 
+    @property
+    def kind(self) -> str:
+        return "action" if self.action else "switch"
+
 
 _LIMITED = {"times": values.times}
 _CALLS = {**_LIMITED, "paths": values.paths}
@@ -52,28 +56,28 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "stall": Fault(
         _SYMBOLS,
-        "once: every open socket goes mute for life (pings are answered); new ones work",
+        "every open socket goes mute for life (pings are answered); new ones work",
         values.which,
         action=True,
     ),
     "no_pong": Fault("true", "pings are not answered", values.boolean, off=False),
     "half_open": Fault(
         "true",
-        "once: from every open socket nothing is read, to it nothing is written, pongs included, "
+        "from every open socket nothing is read, to it nothing is written, pongs included, "
         "and it is not closed; clearing the faults resets it",
         values.boolean,
         action=True,
     ),
     "close": Fault(
         "a close code such as 1000, 1001, 1008 or 1011",
-        "once: closes every open socket with this code",
+        "closes every open socket with this code",
         values.close_code,
         action=True,
     ),
-    "drop": Fault("true", "once: resets every open socket (TCP RST)", values.boolean, action=True),
+    "drop": Fault("true", "resets every open socket (TCP RST)", values.boolean, action=True),
     "fin": Fault(
         "true",
-        "once: ends every open socket's TCP connection (FIN) without a close frame",
+        "ends every open socket's TCP connection (FIN) without a close frame",
         values.boolean,
         action=True,
     ),
@@ -93,7 +97,7 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "garbage_frames": Fault(
         "a number of frames, 1 .. 1000",
-        "once: sends this many frames that are no price to every open socket",
+        "sends this many frames that are no price to every open socket",
         values.whole(1, 1000),
         action=True,
     ),
@@ -141,7 +145,7 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "burst": Fault(
         "seconds 1 .. 3600; or an object with seconds, rate (ticks a second, 10000), symbols",
-        "once: so many extra ticks from the next second on, without changing any bar",
+        "so many extra ticks from the next second on, without changing any bar",
         values.record(
             Bursting,
             {
@@ -159,7 +163,7 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "evict": Fault(
         "true",
-        "once: closes the oldest socket of every key with 1008, as a newer connection would",
+        "closes the oldest socket of every key with 1008, as a newer connection would",
         values.boolean,
         action=True,
     ),

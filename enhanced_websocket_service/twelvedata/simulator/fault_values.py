@@ -1,7 +1,7 @@
 """What faults can be set to: JSON in, typed values out. Pure.
 
 A parser raises ``ValueError`` on anything else; whoever calls it names the fault and what it takes.
-``null`` and ``false`` never get here: they switch a fault off. Each value shows itself as the JSON
+``null``, ``false`` and ``[]`` never get here: they switch a fault off. Each value shows itself as the JSON
 that would set it again.
 """
 

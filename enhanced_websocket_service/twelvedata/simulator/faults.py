@@ -51,7 +51,7 @@ def parsed(wanted: object) -> dict[str, Any]:
         fault = FAULTS.get(name)
         if fault is None:
             wrong.append(f"unknown fault {name!r}")
-        elif value is None or value is False:
+        elif value is None or value is False or value == []:
             found[name] = fault.off
         else:
             try:
@@ -142,7 +142,7 @@ def described(names: Iterable[str] = FAULTS) -> dict[str, dict[str, str]]:
     """What each fault takes and does, for ``GET /_sim/faults``."""
     return {
         name: {
-            "kind": "action" if FAULTS[name].action else "switch",
+            "kind": FAULTS[name].kind,
             "takes": FAULTS[name].takes,
             "does": FAULTS[name].does,
         }
