@@ -1,13 +1,16 @@
 """Candles to ticks: seeded, irregular, and exactly the candle when put together again. Pure."""
 
 import random
+from bisect import bisect_left
 from itertools import pairwise
+from operator import attrgetter
 from typing import Protocol
 
 from .model import SLOT_SECONDS, Candle, SimTick
 from .pace import FEWEST_TICKS, CountedPace, Pace
 
 _REMEMBERED_SLOTS = 512
+_stamp = attrgetter("timestamp")
 
 
 class CandleBook(Protocol):
@@ -96,7 +99,8 @@ class CandleTicks:
             if candle.open_time >= start and candle.open_time + SLOT_SECONDS <= end:
                 found.extend(made)
             else:
-                found.extend(tick for tick in made if start <= tick.timestamp < end)
+                first_due = bisect_left(made, start, key=_stamp)
+                found.extend(made[first_due : bisect_left(made, end, key=_stamp)])
         return found
 
     def next_stamp(self, at: int) -> int | None:
