@@ -28,9 +28,7 @@ def test_sixteen_free_keys_last_the_session() -> None:
     assert plan.interval_s == pytest.approx(17_700 / 12_560)
     assert (plan.poll_credits, plan.reserve, plan.keys) == (12_560, 240, 16)
     assert plan.kept == {"liveness": 100, "repair": 80, "reconcile": 60}
-    assert plan.forecast() == (
-        "12560 credits on 16 keys: enough until 12:55 at one poll per 1.4 s"
-    )
+    assert plan.forecast() == ("12560 credits on 16 keys: enough until 12:55 at one poll per 1.4 s")
 
 
 def test_one_key_covers_the_session_evenly() -> None:
@@ -99,8 +97,7 @@ def test_once_the_session_is_over_all_credits_are_free() -> None:
     plan = planner.plan(later, tomorrow + 17_700, tomorrow)
     assert (plan.poll_credits, plan.reserve) == (720, 800)
     assert plan.forecast() == (
-        "720 credits of the next session's day on 1 key: enough until 12:55 "
-        "at one poll per 24.6 s"
+        "720 credits of the next session's day on 1 key: enough until 12:55 at one poll per 24.6 s"
     )
     for i in range(100):
         assert planner.may_spend("reconcile", later, tomorrow + 17_700, tomorrow)

@@ -232,7 +232,7 @@ async def test_endless_bodies_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
 
 async def test_headers_and_usage_teach_the_pool() -> None:
     headers = {"api-credits-used": "50", "api-credits-left": "5"}
-    usage = {"current_usage": 1, "plan_limit": 55, "daily_usage": 36, "plan_daily_limit": 700}
+    usage = {"current_usage": 1, "plan_limit": 55, "daily_usage": 136, "plan_daily_limit": 700}
     wire = Wire(
         httpx.Response(200, json={"price": "1"}, headers=headers), httpx.Response(200, json=usage)
     )
@@ -242,7 +242,7 @@ async def test_headers_and_usage_teach_the_pool() -> None:
     first = rest.keys.snapshot(clock.now())["keys"][0]
     assert (first["minute_limit"], first["minute_used"]) == (55, 50)
     assert (await rest.api_usage()).plan_daily_limit == 700
-    assert rest.keys.budget(clock.now()).left == 700 - 36
+    assert rest.keys.budget(clock.now()).left == 700 - 136
     await rest.aclose()
 
 
