@@ -52,7 +52,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="credits-") as scratch:
             folder = Path(scratch)
             if options.folder is not None:
-                folder = options.folder / "+".join(map(str, layout))
+                folder = options.folder / "-".join(map(str, layout))
                 folder.mkdir(parents=True, exist_ok=True)
             ledger = run(
                 folder,
