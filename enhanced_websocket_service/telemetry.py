@@ -135,6 +135,12 @@ class Metrics:
         self.late = Counter(
             "ews_ticks_late", "Ticks too late for their bar", registry=self.registry
         )
+        self.odd_ticks = Counter(
+            "ews_ticks_odd",
+            "Accepted ticks with something odd about them, by kind",
+            ["symbol", "kind"],
+            registry=self.registry,
+        )
         self.bars = Counter(
             "ews_bars_published", "Bars published", ["status"], registry=self.registry
         )

@@ -109,7 +109,7 @@ def test_replaying_the_journal_restores_revision_and_pending_ticks() -> None:
     (closed,) = before.advance(START + 301, grace=60)
     after = BarAggregator("USDCOP")
     after.add(tick(START + 10, 4100.0))
-    after.resume(START, closed.revision)
+    after.resume(closed)
     assert after.advance(START + 302, grace=60) == []
     after.add(tick(START + 20, 4090.0))
     (revised,) = after.advance(START + 303, grace=60)
