@@ -156,6 +156,12 @@ class Metrics:
             ["symbol"],
             registry=self.registry,
         )
+        self.slots_lost = Gauge(
+            "ews_slots_awaiting_repair",
+            "Slots that a gap of the feed touched and the vendor's bars have not repaired yet",
+            ["symbol"],
+            registry=self.registry,
+        )
         self.bar_drift = Histogram(
             "ews_bar_drift",
             "Distance of whole live bars from the vendor's, in price units",
