@@ -22,7 +22,7 @@ AGREEMENT_NEEDED = 2
 HELD_LIMIT = 64
 """Doubles of a held quote are no witnesses; of more than this many quotes the rest is refused."""
 REST_LAG_S = 25.0
-"""A REST price may be as old as this: a younger held quote is not refuted by it."""
+"""A REST price may be as old as this: a younger price of the stream is not refuted by it."""
 
 SMALLEST = 10.0**-PRICE_DECIMALS
 
@@ -153,7 +153,7 @@ class QuoteValidator:
         held = self._held[0]
         if abs(price - held.price) < abs(price - self._last):
             return (self._believe(), []) if self._agrees(price, held.price) else _NOTHING
-        if self._agrees(price, self._last) and at >= held.received_at + REST_LAG_S:
+        if self._agrees(price, self._last) and not _may_be_older(at, held):
             return [], self._refuse_held()
         return _NOTHING
 
@@ -185,7 +185,7 @@ class QuoteValidator:
         first = self._held[0]
         if quote.timestamp < first.timestamp:
             return []
-        if _is_rest(quote) and quote.received_at < first.received_at + REST_LAG_S:
+        if _is_rest(quote) and _may_be_older(quote.received_at, first):
             return []
         return self._refuse_held()
 
@@ -226,6 +226,11 @@ class QuoteValidator:
 
 def _is_rest(quote: Quote) -> bool:
     return quote.source.endswith("_rest")
+
+
+def _may_be_older(at: float, held: Quote) -> bool:
+    """Whether a REST price received at ``at`` may be from before a price of the stream."""
+    return not _is_rest(held) and at < held.received_at + REST_LAG_S
 
 
 def _seen(quote: Quote) -> Seen:

@@ -214,6 +214,15 @@ def test_a_rest_price_that_may_lag_does_not_refute_a_jump() -> None:
     assert [one.price for one in validator.check(late)[1]] == [4400.0]
 
 
+def test_polled_prices_refute_each_other_at_once() -> None:
+    validator = QuoteValidator(5.0)
+    refused = []
+    for second, price in enumerate([4100.0, 8200.0, 4101.0, 8201.0, 4102.0]):
+        polled = quote(price, received_at=NOW + second, source="simulator_rest", stamped=False)
+        refused += [one.price for one in validator.check(polled)[1]]
+    assert refused == [8200.0, 8201.0]
+
+
 @pytest.mark.parametrize(
     ("sample", "accepted", "refused"),
     [
