@@ -135,6 +135,12 @@ class Metrics:
         self.late = Counter(
             "ews_ticks_late", "Ticks too late for their bar", registry=self.registry
         )
+        self.odd_ticks = Counter(
+            "ews_ticks_odd",
+            "Accepted ticks with something odd about them, by kind",
+            ["symbol", "kind"],
+            registry=self.registry,
+        )
         self.bars = Counter(
             "ews_bars_published", "Bars published", ["status"], registry=self.registry
         )
@@ -147,6 +153,12 @@ class Metrics:
         self.slots_lacking = Gauge(
             "ews_slots_without_vendor_bar",
             "Slots of the L0 window that the vendor has not given yet",
+            ["symbol"],
+            registry=self.registry,
+        )
+        self.slots_lost = Gauge(
+            "ews_slots_awaiting_repair",
+            "Slots that a gap of the feed touched and the vendor's bars have not repaired yet",
             ["symbol"],
             registry=self.registry,
         )
@@ -185,11 +197,44 @@ class Metrics:
         self.feed_reconnects = Counter(
             "ews_feed_reconnects", "Vendor socket reconnects", registry=self.registry
         )
+        self.feed_verdict = Gauge(
+            "ews_feed_verdict",
+            "1 for the present verdict on a symbol's stream",
+            ["symbol", "verdict"],
+            registry=self.registry,
+        )
+        self.feed_silence = Gauge(
+            "ews_feed_silence_seconds",
+            "Since the last price of the stream",
+            ["symbol"],
+            registry=self.registry,
+        )
+        self.liveness_samples = Counter(
+            "ews_liveness_samples",
+            "REST prices asked to compare with, by result",
+            ["symbol", "result"],
+            registry=self.registry,
+        )
+        self.feed_gaps = Counter(
+            "ews_feed_gaps",
+            "Times in which the stream did not deliver",
+            ["symbol", "cause"],
+            registry=self.registry,
+        )
         self.vendor_frames = Counter(
             "ews_vendor_frames", "Frames from the vendor by kind", ["kind"], registry=self.registry
         )
         self.vendor_calls = Counter(
             "ews_vendor_calls", "REST calls by outcome", ["outcome"], registry=self.registry
+        )
+        self.credits_spent = Counter(
+            "ews_credits_spent", "API credits spent", ["purpose"], registry=self.registry
+        )
+        self.credits_left = Gauge(
+            "ews_credits_left", "API credits left today on usable keys", registry=self.registry
+        )
+        self.polls = Counter(
+            "ews_polls", "Polled prices by what they told", ["result"], registry=self.registry
         )
         self.component_restarts = Counter(
             "ews_component_restarts",

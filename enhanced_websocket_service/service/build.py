@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Sequence
 import structlog
 
 from enhanced_websocket_service.bus.base import Bus
+from enhanced_websocket_service.bus.leases import RedisKeyLeases
 from enhanced_websocket_service.bus.memory import MemoryBus
 from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import ConfigurationError, EwsError
-from enhanced_websocket_service.feeds.base import Feed
+from enhanced_websocket_service.feeds.base import Feed, FeedGap
 from enhanced_websocket_service.feeds.failover import FailoverFeed
+from enhanced_websocket_service.feeds.liveness import Liveness
 from enhanced_websocket_service.feeds.polling import PollingFeed
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.l0.continuity import Continuity
@@ -19,6 +21,7 @@ from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.calendar import BAR_SECONDS
 from enhanced_websocket_service.market.reconciliation import Credits
+from enhanced_websocket_service.market.silence import SilenceProfile
 from enhanced_websocket_service.market.source import is_simulated
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.api import create_app
@@ -33,6 +36,7 @@ from enhanced_websocket_service.storage.slot_store import SlotStore
 from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
+from enhanced_websocket_service.twelvedata.spending import LIVENESS
 
 from .connections import data_servers, l0_pipeline, require, vendor
 from .health import HealthMonitor
@@ -40,6 +44,7 @@ from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle, Schedule
 from .pipeline import Pipeline
 from .running import Service
+from .silence_file import SilenceFile
 from .states import ServiceState, StateMachine
 from .supervisor import Supervisor
 from .view import View
@@ -81,6 +86,10 @@ async def build_service(
     database = Database(database_url, provider, clock=clock)
     redis = None if redis_url is None else RedisBus(redis_url)
     bus: Bus = MemoryBus() if redis is None else redis
+    leases = None if redis_url is None else RedisKeyLeases(redis_url)
+    planner = CreditPlanner(keys)
+    ledgers = KeyLedgers(keys, settings.state_dir, clock)
+    rest.shared = ledgers.shared
     journal = Journal.open(
         settings.state_dir / "journal",
         fsync_ms=settings.journal_fsync_ms,
@@ -129,11 +138,34 @@ async def build_service(
     bus.subscribe(hub.on_events)
     supervisor = Supervisor(metrics)
 
-    def make_feed() -> Feed:
-        planner = CreditPlanner(keys)
+    profile = SilenceProfile()
 
+    def may_compare(at: float) -> bool:
+        session = calendar.current_or_next(at)
+        return planner.may_spend(LIVENESS, at, session.closes, session.opens)
+
+    liveness = Liveness(
+        settings.symbols,
+        clock,
+        metrics,
+        profile=profile,
+        session_at=lambda at: calendar.session_on(at) if calendar.is_open(at) else None,
+        ask=lambda symbol: rest.price(symbol, LIVENESS, retries=0),
+        may_ask=may_compare,
+        spacing=lambda at: keys.budget(at).min_interval_s,
+    )
+
+    def on_gap(gap: FeedGap) -> None:
+        log.info(
+            "The stream did not cover", symbol=gap.symbol, seconds=round(gap.end - gap.start, 1)
+        )
+        pipeline.interrupted(gap.start, gap.end, gap.symbol)
+        reconciler.repair(gap.symbol, gap.start, gap.end)
+
+    def make_feed() -> Feed:
         def pace(at: float) -> float:
-            return planner.poll_interval(at, calendar.current_or_next(at).closes)
+            session = calendar.current_or_next(at)
+            return planner.poll_interval(at, session.closes, session.opens)
 
         stream = StreamFeed(
             settings.twelvedata_ws_url,
@@ -142,15 +174,22 @@ async def build_service(
             clock,
             provider,
             metrics,
-            is_open=calendar.is_open,
+            liveness=liveness,
+            leases=leases,
         )
         polling = PollingFeed(
-            rest, settings.symbols, clock, provider, pace, is_open=calendar.is_open
+            rest,
+            settings.symbols,
+            clock,
+            provider,
+            pace,
+            is_open=calendar.is_open,
+            metrics=metrics,
         )
         for symbol in settings.symbols:
             if (known := bus.latest(symbol)) is not None:
                 polling.note_price(symbol, known.price)  # polled again, it is no change
-        return FailoverFeed(stream, polling, metrics, settings.feed_mode)
+        return FailoverFeed(stream, polling, metrics, settings.feed_mode, on_gap=on_gap)
 
     monitor = HealthMonitor(
         clock=clock,
@@ -169,8 +208,8 @@ async def build_service(
     slots = SlotStore(database)
 
     def credits_at(at: float) -> Credits:
-        plan = CreditPlanner(keys).plan(at, calendar.current_or_next(at).closes)
-        return Credits(keys.budget(at).left, plan.reserve)
+        session = calendar.current_or_next(at)
+        return Credits(keys.left(at), planner.plan(at, session.closes, session.opens).reserve)
 
     reconciler = Reconciler(
         rest=rest,
@@ -223,8 +262,10 @@ async def build_service(
         writer=writer,
         database=database,
         keys=keys,
+        planner=planner,
         continuity=Continuity(slots, calendar, clock, provider, epoch=epoch),
         reconciler=reconciler,
+        liveness=liveness,
     )
     app = create_app(
         view,
@@ -245,6 +286,7 @@ async def build_service(
         metrics=metrics,
         bus=bus,
         redis=redis,
+        leases=leases,
         database=database,
         journal=journal,
         writer=writer,
@@ -255,7 +297,10 @@ async def build_service(
         hub=hub,
         api=api,
         rest=rest,
-        ledgers=KeyLedgers(keys, settings.state_dir),
+        ledgers=ledgers,
+        liveness=liveness,
+        silences=SilenceFile(profile, settings.state_dir, simulated=provider.simulated),
+        calendar=calendar,
         reconciler=reconciler,
         last_ticks=recovery.last,
         late_grace_s=settings.late_grace_s,

@@ -36,7 +36,7 @@ PREPARATION_S = 15.0
 class Playback:
     """What to play. ``first .. last`` are COT days; speeds are virtual seconds per real second."""
 
-    recording: Path
+    recording: Path | None  # None: a random market
     first: date
     last: date
     speed: float = 120.0
@@ -45,6 +45,7 @@ class Playback:
     ticks: bool = False
     scale: float = 1.0
     ticks_per_bar: int | None = None
+    simulate: tuple[str, ...] = ()  # further options of the simulator
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -183,13 +184,14 @@ async def stack(play: Playback, folder: Path) -> AsyncIterator[Stack]:
         simulator, backfill, service = (
             Process(name, folder) for name in ("simulator", "backfill", "service")
         )
-        what = "--ticks" if play.ticks else "--bars"
-        options = ["--scale", str(play.scale)] if play.ticks else []
+        options = list(play.simulate)
+        if play.recording is not None:
+            options += ["--ticks" if play.ticks else "--bars", str(play.recording)]
+        if play.ticks:
+            options += ["--scale", str(play.scale)]
         if play.ticks_per_bar is not None:
             options += ["--ticks-per-bar", str(play.ticks_per_bar)]
-        await simulator.start(
-            "simulate", "--port", "0", what, str(play.recording), *options, environ=environ
-        )
+        await simulator.start("simulate", "--port", "0", *options, environ=environ)
         try:
             rest_url = (await simulator.said("TWELVEDATA_REST_URL=")).partition("=")[2].strip()
             ws_url = (await simulator.said("TWELVEDATA_WS_URL=")).partition("=")[2].strip()
@@ -330,6 +332,7 @@ async def _compare_day(
 
 def expected_bars(what: Playback) -> dict[int, tuple[float, float, float, float]]:
     """The bars of the recording, or those polars computes from its ticks, by their open."""
+    assert what.recording is not None
     frame = pl.read_parquet(what.recording)
     if what.ticks:
         frame = (
@@ -361,7 +364,12 @@ def _calendar(what: Playback) -> TradingCalendar:
     def at(name: str, default: str) -> datetime:
         return datetime.strptime(what.environ.get(name, default), "%H:%M").replace(tzinfo=UTC)
 
-    return TradingCalendar(at("MARKET_OPEN", "08:00").time(), at("MARKET_CLOSE", "12:55").time())
+    closed = what.environ.get("EXTRA_CLOSURES", "")
+    return TradingCalendar(
+        at("MARKET_OPEN", "08:00").time(),
+        at("MARKET_CLOSE", "12:55").time(),
+        extra_closures=[date.fromisoformat(day) for day in closed.split(",") if day],
+    )
 
 
 async def _sleep_until(running: Stack, instant: float) -> None:

@@ -1,0 +1,180 @@
+"""Every fault with what it must do, and the stages in which they happen."""
+
+from .expectation import NONE, Bounds, Expectation, Stage
+from .prices import HISTORY, POLLING, TICKS
+
+AT_ONCE_REAL_S = 1.5
+"""A connection that ends is known at once; this is what a busy machine needs."""
+PING_REAL_S = 27.0
+"""A ping every 15 s, and 10 s for its pong."""
+STEADY_S = 35.0
+"""After that long a connection counts as steady: the back-off begins anew with the next fault."""
+FEW_POLLS = {"poll": Bounds(0, 6), "liveness": Bounds(0, 2)}
+DIED = ("suspect?", "dead", "suspect?", "live")
+# REST that lags agrees with the socket at first. A new socket of a mute vendor is given up, too.
+GIVEN_UP = ("suspect, live*", "suspect", "dead", "suspect, dead*", "suspect?", "live")
+
+
+def _broken(name: str, what: str, sets: dict[str, object], also: str = "") -> Expectation:
+    return Expectation(
+        name,
+        what,
+        sets,
+        also=also,
+        verdicts=DIED,
+        real_found_s=AT_ONCE_REAL_S,
+        credits=FEW_POLLS,
+        rest_prices=Bounds(0, 6),
+        ticks="broken_off",
+        live_bars=False,
+        partial=True,
+    )
+
+
+def _refused(
+    name: str, what: str, sets: dict[str, object], verdicts: tuple[str, ...] = DIED
+) -> Expectation:
+    """Forty seconds without a connection: REST at once, attempts at growing distances."""
+    return Expectation(
+        name,
+        what,
+        {**sets, "drop": True},
+        lasts_s=40.0,
+        verdicts=verdicts,
+        real_found_s=AT_ONCE_REAL_S,
+        reconnects=Bounds(3, 9),
+        credits={"poll": Bounds(5, 100), "liveness": Bounds(0, 2)},
+        rest_prices=Bounds(3, 100),
+        ticks="broken_off",
+        live_bars=False,
+        partial=True,
+    )
+
+
+def _mute(
+    name: str,
+    what: str,
+    sets: dict[str, object],
+    *,
+    lasts_s: float = 60.0,
+    verdicts: tuple[str, ...] = GIVEN_UP,
+) -> Expectation:
+    return Expectation(
+        name,
+        what,
+        sets,
+        lasts_s=lasts_s,
+        verdicts=verdicts,
+        found_s=30.0,
+        reconnects=Bounds(1, 8),
+        credits={"liveness": Bounds(2, 10), "poll": Bounds(1, 80)},
+        rest_prices=Bounds(1, 80),
+        live_bars=False,
+        partial=True,
+    )
+
+
+CONNECTIONS = Stage(
+    "connections",
+    title="The connection breaks",
+    speed=20,
+    starts="12:52:00",
+    calm_s=STEADY_S,
+    faults=(
+        _broken("reset", "TCP RST", {"drop": True}),
+        _broken("fin", "TCP FIN without a close frame", {"fin": True}),
+        _broken("close_1000", "close frame 1000 (normal)", {"close": 1000}),
+        _broken("close_1001", "close frame 1001 (going away)", {"close": 1001}),
+        _broken("close_1008", "close frame 1008 (policy)", {"close": 1008}),
+        _broken("close_1011", "close frame 1011 (internal error)", {"close": 1011}),
+        _broken(
+            "eviction",
+            "another process connects with the same key, and the vendor closes the older connection",
+            {},
+            also="three connections with the key in use",
+        ),
+        Expectation(
+            "garbage_frames",
+            "200 frames that are no price: not JSON, arrays, unknown events",
+            {"garbage_frames": 200},
+            verdicts=(),
+            found_s=None,
+            reconnects=NONE,
+            credits={"poll": NONE, "liveness": NONE},
+            rest_prices=NONE,
+            rejected=Bounds(1, 200),
+        ),
+        Expectation(
+            "no_pong",
+            "pings are not answered, though prices come",
+            {"no_pong": True},
+            lasts_s=60.0,
+            verdicts=DIED,
+            real_found_s=PING_REAL_S,
+            credits=FEW_POLLS,
+            rest_prices=Bounds(0, 6),
+            ticks="broken_off",
+            live_bars=False,
+            partial=True,
+        ),
+    ),
+)
+
+REFUSALS = Stage(
+    "refusals",
+    title="The connection is refused",
+    speed=20,
+    starts="12:54:00",
+    calm_s=STEADY_S,
+    faults=(
+        _refused("handshake_503", "the handshake is answered with 503", {"refuse_handshake": 503}),
+        _refused("handshake_429", "the handshake is answered with 429", {"refuse_handshake": 429}),
+        _refused("handshake_404", "the handshake is answered with 404", {"refuse_handshake": 404}),
+        _refused("handshake_403", "the handshake is answered with 403", {"refuse_handshake": 403}),
+        _refused("handshake_401", "the handshake is answered with 401", {"refuse_handshake": 401}),
+        _refused(
+            "fails",
+            "the symbol is in `fails`",
+            {"fails": ["USD/COP"]},
+            verdicts=("suspect?", "dead", "suspect, dead*", "suspect?", "live"),
+        ),
+    ),
+)
+
+SILENCE = Stage(
+    "silence",
+    title="The socket says nothing",
+    about="The service has seen the session of the day before",
+    speed=10,
+    starts="13:01:30",
+    calm_s=15.0,
+    taught=True,
+    set_before_start=True,
+    faults=(
+        _mute(
+            "mute_from_birth",
+            "a socket opens, answers heartbeats and pings, and never brings a price",
+            {"mute_from_birth": True},
+        ),
+        _mute(
+            "mute",
+            "prices stop in mid-session, on new sockets too; heartbeats and pings are answered",
+            {"mute": True},
+        ),
+        _mute(
+            "stall_lagging",
+            "one socket stops bringing prices while REST lags 20 s and rounds",
+            {"stall": True, "rest_lag_s": 20, "rest_decimals": 2},
+            lasts_s=30.0,
+        ),
+        _mute(
+            "half_open",
+            "the peer is gone without a word: nothing comes, not even pongs",
+            {"half_open": True},
+            lasts_s=30.0,
+        ),
+    ),
+)
+
+STAGES = (CONNECTIONS, REFUSALS, SILENCE, POLLING, TICKS, HISTORY)
+ALL = tuple((stage, one) for stage in STAGES for one in stage.faults)
