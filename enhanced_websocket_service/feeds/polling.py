@@ -142,6 +142,8 @@ class PollingFeed(BackgroundFeed):
                 symbol = self._active[self._asked % len(self._active)]
                 self._under_way += 1
                 polls.create_task(self._poll(self._asked, symbol), name="feed-polling-call")
+                # It shall have its key before the next one is planned: else that would not know of it.
+                await asyncio.sleep(0)
                 # From when it was due, so that lateness does not add up; after a stall, no burst.
                 due = max(due + pace, self._clock.now())
 

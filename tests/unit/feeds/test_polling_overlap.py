@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
@@ -117,6 +118,14 @@ async def test_a_slow_vendor_does_not_set_the_pace(bench: Bench) -> None:
     bench.wire.answer(0, 4000.0)
     await bench.clock.pass_time(8)
     assert bench.asked == 5
+
+
+async def test_after_a_stall_no_credit_is_spent_twice(bench: Bench) -> None:
+    keys, two_spent = bench.rest.keys, 4 * 800 - 2
+    bench.feed._pace = lambda now: 2.0 if keys.left(now) > two_spent else math.inf
+    await until(lambda: bench.asked == 1)
+    await bench.clock.pass_time(30, step=30)
+    assert bench.asked == 2
 
 
 async def test_answers_count_in_the_order_of_their_questions(bench: Bench) -> None:
