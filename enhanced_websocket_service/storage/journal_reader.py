@@ -19,14 +19,24 @@ from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.tick import Flag, Tick
 
-from .records import Record, UnreadableRecord, decode
-from .segment import HEADER_SIZE, START, Damage, Header, Position, decode_header, scan, seed
+from .records import Record, UnreadableRecord, decode, decode_all
+from .segment import (
+    FRAME_OVERHEAD,
+    HEADER_SIZE,
+    START,
+    Damage,
+    Header,
+    Position,
+    decode_header,
+    scan,
+    seed,
+)
 
 log = structlog.get_logger(__name__)
 
 SUFFIX: Final = ".journal"
 IDENTITY: Final = "journal_id"
-_CHUNK: Final = 256 * 1024
+_CHUNK: Final = 64 * 1024
 _STAMP_TOLERANCE_S: Final = 5.0  # stamps further ahead of the receipt are flagged and in no bar
 
 
@@ -181,11 +191,11 @@ class JournalReader:
     def _take(self, stop: int, records: list[Record], limit: int) -> None:
         number, offset, record = self._position
         length = stop - offset
-        data = memoryview(os.pread(self._fd, min(length, _CHUNK), offset))
+        data = os.pread(self._fd, min(length, _CHUNK), offset)
         found = scan(data, offset, self._seed, final=len(data) == length, limit=limit)
         if found.stuck and not found.payloads:
             # Damaged, or a frame larger than the chunk: only the rest of the segment can tell.
-            data = memoryview(os.pread(self._fd, length, offset))
+            data = os.pread(self._fd, length, offset)
             found = scan(data, offset, self._seed, final=True, limit=limit)
         if not data:
             self._report(Damage(number, offset, length, "the end is missing"))
@@ -193,11 +203,15 @@ class JournalReader:
             return
         for begin, finish in found.gaps:
             self._report(Damage(number, offset + begin, finish - begin, "no intact record"))
-        for begin, finish in found.payloads:
-            try:
-                records.append(decode(data[begin:finish]))
-            except UnreadableRecord as error:
-                self._report(Damage(number, offset + begin, finish - begin, str(error)))
+        try:
+            records += decode_all(found.payloads)
+        except UnreadableRecord:
+            for begin, payload in zip(found.starts, found.payloads, strict=True):
+                try:
+                    records.append(decode(payload))
+                except UnreadableRecord as error:
+                    length = FRAME_OVERHEAD + len(payload)
+                    self._report(Damage(number, offset + begin, length, str(error)))
         self._position = Position(number, offset + found.consumed, record + len(found.payloads))
 
     def _report(self, damage: Damage) -> None:
