@@ -138,7 +138,8 @@ class JournalReader:
 
     def _open(self, at_least: int) -> bool:
         """Go to the first segment numbered ``at_least`` or higher."""
-        last = self._last if self._end is None else self._end().segment
+        limits = [self._last, None if self._end is None else self._end().segment]
+        last = min((limit for limit in limits if limit is not None), default=None)
         if last is not None and at_least > last:
             return False
         number = next((n for n in segment_numbers(self._directory) if n >= at_least), None)
@@ -146,7 +147,11 @@ class JournalReader:
             return False
         before = self._position
         self.close()
-        header = read_header(self._directory, number)
+        try:
+            header = read_header(self._directory, number)
+        except FileNotFoundError:
+            # Somebody else's journal, and its owner has just pruned it: the next one may be there.
+            return self._open(at_least)
         identity = read_identity(self._directory)
         if identity is None:
             raise JournalError(
@@ -180,7 +185,7 @@ class JournalReader:
         following = next((n for n in segment_numbers(self._directory) if n > number), None)
         if following is None:
             return size  # somebody else's journal: it may still grow
-        header = read_header(self._directory, following)
+        header = read_header(self._directory, following)  # only that one knows how much counts
         self._stop = size
         if header is not None and header.previous_number == number:
             self._stop = min(size, header.previous_end)
