@@ -45,8 +45,12 @@ async def work(what: str, dsn: str, directory: Path, options: argparse.Namespace
         return await floors.inserts(dsn, frames[: options.inserts])
     if what == "stages":
         return stages.stages(directory, frames, options.batch)
-    measure = service.sustained if what == "service" else service.backlog
-    return await measure(directory, dsn, frames, options.batch)
+    measures = {
+        "service": service.sustained,
+        "backlog": service.backlog,
+        "stretches": service.stretches,
+    }
+    return await measures[what](directory, dsn, frames, options.batch)
 
 
 def in_a_process(what: str, dsn: str, directory: Path, options: argparse.Namespace) -> Figures:
@@ -91,6 +95,7 @@ async def measure(directory: Path, options: argparse.Namespace) -> int:
                 await run(what)
         print("then")
         await run("backlog")
+        await run("stretches")
         await run("stages")
         await connection.close()
     finally:
@@ -129,6 +134,8 @@ def report(found: dict[str, list[Figures]], options: argparse.Namespace) -> int:
         f"(without backlog {drain['calm_p50_ms']:.1f}, {drain['calm_p99_ms']:.1f}, "
         f"{drain['calm_max_ms']:.1f}); memory grew by {drain['growth_mb']:.0f} MB"
     )
+    longest = found["stretches"][0]["longest_ms"]
+    print(f"  the event loop is never held longer than {longest:.1f} ms of CPU while it drains")
     print(f"peak memory of the service: {middle('service', 'peak_mb'):.0f} MB")
     return 0 if rate >= TARGET and ratio >= RATIO else 1
 

@@ -144,6 +144,28 @@ async def backlog(directory: Path, dsn: str, frames: list[bytes], batch: int) ->
     return figures
 
 
+async def stretches(directory: Path, dsn: str, frames: list[bytes], batch: int) -> dict[str, float]:
+    """How long the draining of a backlog keeps everything else waiting at a time: CPU milliseconds of
+    the event loop's thread between two turns of a task that always wants one."""
+    ingest = Ingest(directory / f"journal-{time.time_ns()}", dsn, time.time_ns() // 1_000_000)
+    for i in range(0, len(frames), batch):
+        ingest.take(frames[i : i + batch])
+    longest = 0.0
+
+    async def want_turns() -> None:
+        nonlocal longest
+        while True:
+            before = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - before)
+
+    async with ingest.running():
+        wanting = asyncio.create_task(want_turns())
+        assert await ingest.writer.drain(600)
+        wanting.cancel()
+    return {"longest_ms": longest * 1000}
+
+
 def summary(late: list[float]) -> dict[str, float]:
     """Milliseconds."""
     ordered = sorted(late)
