@@ -115,6 +115,8 @@ class Settings(BaseModel):
     price_band_pct: float = Field(5.0, gt=0, le=100)
     future_tolerance_s: float = Field(5.0, ge=0)
     journal_fsync_ms: int = Field(50, ge=1)
+    journal_keep_hours: float = Field(24.0, ge=0)
+    journal_keep_mb: int = Field(1024, ge=0)
     l0_window_days: int = Field(7, ge=1)
     l0_policy: Literal["strict", "degraded"] = "strict"
     health_interval_s: float = Field(60.0, gt=0)

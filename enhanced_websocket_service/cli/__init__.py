@@ -26,6 +26,7 @@ from enhanced_websocket_service.twelvedata.simulator import (
 
 from .console import JsonOption, err, load, out, print_json, until_signalled
 from .history import l0
+from .journal import journal
 
 app = typer.Typer(
     help="Real-time USD/COP market data: L0 history, live ticks, 5-minute bars, WebSocket and REST.",
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 config = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(l0, name="l0")
+app.add_typer(journal, name="journal")
 app.add_typer(config, name="config")
 
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on (HOST).")]

@@ -6,6 +6,7 @@ close. The rule was checked against six years of recorded bars (``docs/decisions
 Never infer a holiday from the presence of bars: the vendor also quotes on closed days.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -161,7 +162,19 @@ def iso_local(instant: float, zone: ZoneInfo = BOGOTA) -> str:
 
     Microseconds are shown only when there are any.
     """
-    return datetime.fromtimestamp(instant, zone).isoformat()
+    second = math.floor(instant)
+    micros = 0 if second == instant else round((instant - second) * 1_000_000)
+    if micros == 1_000_000:
+        second, micros = second + 1, 0
+    stamp, offset, whole = _iso_second(second, zone)
+    return f"{stamp}.{micros:06d}{offset}" if micros else whole
+
+
+@lru_cache(maxsize=4096)
+def _iso_second(second: int, zone: ZoneInfo) -> tuple[str, str, str]:
+    """Date and time, the offset, and both: many ticks share a second."""
+    text = datetime.fromtimestamp(second, zone).isoformat()
+    return text[:19], text[19:], text
 
 
 def utc(instant: float) -> datetime:

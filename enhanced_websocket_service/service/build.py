@@ -202,7 +202,13 @@ async def build_service(
         epoch=epoch,
     )
     writer = JournalWriter(
-        journal, database, epoch=epoch, symbols=settings.symbols, metrics=metrics
+        journal,
+        database,
+        epoch=epoch,
+        symbols=settings.symbols,
+        keep_s=settings.journal_keep_hours * 3600,
+        keep_bytes=settings.journal_keep_mb * 1024 * 1024,
+        metrics=metrics,
     )
     history = l0_pipeline(settings, clock, rest, database)
     slots = SlotStore(database)

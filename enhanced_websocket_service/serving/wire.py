@@ -12,7 +12,7 @@ import msgspec
 from enhanced_websocket_service.market.bar import INTERVALS, Bar, BarUpdate
 from enhanced_websocket_service.market.calendar import iso_local
 from enhanced_websocket_service.market.events import StatusChanged
-from enhanced_websocket_service.market.price_view import price_data
+from enhanced_websocket_service.market.price_view import PriceData, price_data, price_view
 from enhanced_websocket_service.market.tick import Tick
 
 PROTOCOL: Final = 1
@@ -107,19 +107,23 @@ def epoch_started(
     )
 
 
+class _MarketData(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="market_data"):
+    symbol: str
+    epoch: int
+    offset: int
+    data: PriceData
+    timestamp: str
+
+
+class _Snapshot(_MarketData, frozen=True, gc=False, tag="market_data"):
+    snapshot: bool = True
+
+
 def market_data(tick: Tick, *, snapshot: bool = False) -> bytes:
     """``timestamp`` is when the service received the price; ``data.timestamp`` is the vendor's."""
-    message: dict[str, Any] = {
-        "type": "market_data",
-        "symbol": tick.symbol,
-        "epoch": tick.epoch,
-        "offset": tick.offset,
-        "data": price_data(tick),
-        "timestamp": iso_local(tick.received_at),
-    }
-    if snapshot:
-        message["snapshot"] = True
-    return _encode(message)
+    message = _Snapshot if snapshot else _MarketData
+    received = iso_local(tick.received_at)
+    return _encode(message(tick.symbol, tick.epoch, tick.offset, price_view(tick), received))
 
 
 def bar(update: BarUpdate) -> bytes:

@@ -10,14 +10,17 @@ from datetime import date, datetime
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from msgspec.structs import astuple
+
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.tick import Tick
 
 UNENCODABLE: Final = (struct.error, ValueError, OverflowError)
 
+# What many rows share comes first: it is encoded once for all of them.
 TICK_COLUMNS: Final = (
-    *("symbol", "time", "bid", "ask", "last", "volume", "spread", "session_date"),
-    *("trading_session", "source", "epoch", "tick_offset", "received_at", "flags"),
+    *("symbol", "source", "flags", "trading_session", "session_date", "time", "volume", "epoch"),
+    *("tick_offset", "received_at", "last", "bid", "ask", "spread"),
 )
 BAR_COLUMNS: Final = (
     *("symbol", "datetime", "open", "high", "low", "close", "volume", "source"),
@@ -37,6 +40,13 @@ _NEGATIVE: Final = 0x4000
 _NUMERIC: Final = struct.Struct("!ihhHhhhhh")
 _INT8: Final = struct.Struct("!iq")
 _INT4: Final = struct.Struct("!ii")
+_MICRO: Final = 1_000_000
+_NO_PRICE: Final = 10**14  # millionths; from here on two digits before the point are not enough
+_POSITIVE: Final = _NUMERIC.pack(16, 4, 1, 0, 6, 0, 0, 0, 0)[:12]
+_MINUS: Final = _NUMERIC.pack(16, 4, 1, _NEGATIVE, 6, 0, 0, 0, 0)[:12]
+_TICK: Final = struct.Struct("!20siiiqiqiq")  # from time to received_at; day and time are 20 bytes
+_QUOTED_TICK: Final = struct.Struct(_TICK.format + "12sQ" * 4)
+_Shape = tuple[str, str, tuple[str, ...], bool]
 _TRUE: Final = struct.pack("!i?", 1, True)
 _FALSE: Final = struct.pack("!i?", 1, False)
 
@@ -77,40 +87,71 @@ def text_array(values: tuple[str, ...]) -> bytes:
 
 def tick_rows(ticks: Iterable[Tick], zone: ZoneInfo) -> bytearray:
     """``ticks`` for ``TICK_COLUMNS``; ``session_date`` is their day in ``zone``."""
-    rows = bytearray(_HEAD)
-    count = struct.pack("!h", len(TICK_COLUMNS))
-    # Few different values over many rows: encode each once.
-    texts: dict[str, bytes] = {}
-    days: dict[int, bytes] = {}
-    flag_sets: dict[tuple[str, ...], bytes] = {}
+    return copy_stream(tick_tuples(ticks, zone))
+
+
+def copy_stream(tuples: Iterable[bytes]) -> bytearray:
+    """Rows with head and tail. No ``bytes``: asyncpg would take those for the name of a file."""
+    return bytearray().join((_HEAD, *tuples, _TAIL))
+
+
+def tick_tuples(ticks: Iterable[Tick], zone: ZoneInfo) -> list[bytes]:
+    """The rows of ``ticks``, in pieces: those of several calls may stand behind one another."""
+    # Few different values over many rows, and several million rows an hour at worst: what rows share
+    # is encoded once, the rest of a row by one call.
+    shapes: dict[_Shape, bytes] = {}
+    shape: _Shape | None = None
+    shared = time = b""
+    second = None
+    rows: list[bytes] = []
+    add, pack, pack_quote = rows.append, _TICK.pack, _QUOTED_TICK.pack
     for tick in ticks:
-        stamp = tick.timestamp
-        symbol = texts.get(tick.symbol) or texts.setdefault(tick.symbol, text(tick.symbol))
-        source = texts.get(tick.source) or texts.setdefault(tick.source, text(tick.source))
-        day = days.get(stamp) or days.setdefault(stamp, _day(stamp, zone))
-        flags = flag_sets.get(tick.flags) or flag_sets.setdefault(
-            tick.flags, text_array(tick.flags)
+        symbol, epoch, offset, stamp, price, bid, ask, volume, source, received, session, flags = (
+            astuple(tick)
         )
-        rows += b"".join(
-            (
-                count,
-                symbol,
-                _INT8.pack(8, (stamp - _EPOCH_S) * 1_000_000),
-                numeric(tick.bid),
-                numeric(tick.ask),
-                numeric(tick.price),
-                _INT4.pack(4, tick.volume),
-                numeric(tick.spread),
-                day,
-                _TRUE if tick.trading_session else _FALSE,
-                source,
-                _INT8.pack(8, tick.epoch),
-                _INT8.pack(8, tick.offset),
-                timestamptz(tick.received_at),
-                flags,
-            )
-        )
-    rows += _TAIL
+        if stamp != second:
+            second = stamp
+            time = _day(stamp, zone) + _INT8.pack(8, (stamp - _EPOCH_S) * _MICRO)
+        its = (symbol, source, flags, session)
+        if its != shape:
+            shape = its
+            if (known := shapes.get(its)) is None:
+                known = shapes[its] = _shared(its)
+            shared = known
+        add(shared)
+        received = round((received - _EPOCH_S) * _MICRO)
+        if bid is not None and ask is not None:
+            a, b, c = round(price * _MICRO), round(bid * _MICRO), round(ask * _MICRO)
+            d, head = c - b, _POSITIVE
+            if d < 0:
+                d, head = -d, _MINUS
+            if 0 <= a < _NO_PRICE and 0 <= b < _NO_PRICE and 0 <= c < _NO_PRICE:
+                # The digits of ``numeric``, four of base 10,000 in one number.
+                e, f, g, h = a // _MICRO, b // _MICRO, c // _MICRO, d // _MICRO
+                a, b, c, d = a - e * _MICRO, b - f * _MICRO, c - g * _MICRO, d - h * _MICRO
+                row = pack_quote(
+                    time,
+                    4,
+                    volume,
+                    8,
+                    epoch,
+                    8,
+                    offset,
+                    8,
+                    received,
+                    _POSITIVE,
+                    e + e // 10_000 * 55_536 << 32 | a * 100 + a // 100 * 55_536,
+                    _POSITIVE,
+                    f + f // 10_000 * 55_536 << 32 | b * 100 + b // 100 * 55_536,
+                    _POSITIVE,
+                    g + g // 10_000 * 55_536 << 32 | c * 100 + c // 100 * 55_536,
+                    head,
+                    h + h // 10_000 * 55_536 << 32 | d * 100 + d // 100 * 55_536,
+                )
+                add(row)
+                continue
+        add(pack(time, 4, volume, 8, epoch, 8, offset, 8, received))
+        add(numeric(price) + numeric(bid) + numeric(ask) + numeric(tick.spread))
     return rows
 
 
@@ -136,6 +177,14 @@ def bar_rows(bars: Iterable[Bar]) -> bytearray:
         )
     rows += _TAIL
     return rows
+
+
+def _shared(shape: _Shape) -> bytes:
+    symbol, source, flags, in_session = shape
+    count = struct.pack("!h", len(TICK_COLUMNS))
+    return b"".join(
+        (count, text(symbol), text(source), text_array(flags), _TRUE if in_session else _FALSE)
+    )
 
 
 def _day(stamp: int, zone: ZoneInfo) -> bytes:

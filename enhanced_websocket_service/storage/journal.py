@@ -31,6 +31,7 @@ from .segment import HEADER_SIZE, MAX_PAYLOAD, START, Header, Position, append_f
 log = structlog.get_logger(__name__)
 
 DEFAULT_SEGMENT_BYTES: Final = 16 * 1024 * 1024
+DEFAULT_SEGMENT_S: Final = 3600.0
 
 
 class Journal:
@@ -46,6 +47,7 @@ class Journal:
         *,
         fsync_ms: float,
         segment_bytes: int,
+        segment_s: float,
         on_failure: Callable[[JournalError], None] | None,
         metrics: Metrics | None,
     ) -> None:
@@ -59,6 +61,8 @@ class Journal:
         self._lock_fd = lock_fd
         self._fsync_s = fsync_ms / 1000
         self._segment_bytes = segment_bytes
+        self._segment_s = segment_s
+        self._begun = 0.0  # the open segment, monotonic
         self._on_failure = on_failure
         self._metrics = metrics
         self._fd = -1
@@ -81,12 +85,15 @@ class Journal:
         *,
         fsync_ms: float = 50,
         segment_bytes: int = DEFAULT_SEGMENT_BYTES,
+        segment_s: float = DEFAULT_SEGMENT_S,
         on_failure: Callable[[JournalError], None] | None = None,
         metrics: Metrics | None = None,
     ) -> Self:
         """Take the directory over, repair the newest segment and begin another.
 
         :param fsync_ms: how long an appended record may wait for its fsync; real milliseconds.
+        :param segment_bytes: an append begins a new segment when the open one is larger than this,
+        :param segment_s: or older, real seconds: only whole segments can be deleted.
         :param on_failure: told of every failed write and fsync, from the event loop's thread.
         :raises JournalError: the directory cannot be used, or another process owns it.
         """
@@ -101,6 +108,7 @@ class Journal:
                 lock_fd,
                 fsync_ms=fsync_ms,
                 segment_bytes=segment_bytes,
+                segment_s=segment_s,
                 on_failure=on_failure,
                 metrics=metrics,
             )
@@ -133,7 +141,7 @@ class Journal:
             return self._end
         buffer = bytearray()
         try:
-            if self._torn or self._end.offset >= self._segment_bytes:
+            if self._torn or self._full():
                 self._begin_segment()
             for record in records:
                 payload = encode(record)
@@ -278,9 +286,14 @@ class Journal:
         if self._fd >= 0:
             self._unsynced.append(self._fd)
         self._fd, self._torn, self._new_names = fd, False, True
+        self._begun = time.monotonic()
         self._end = Position(number, HEADER_SIZE, self._end.record)
         self._seed = seed(self.journal_id, number)
         self._dirty.set()
+
+    def _full(self) -> bool:
+        old = time.monotonic() - self._begun > self._segment_s and self._end.offset > HEADER_SIZE
+        return old or self._end.offset >= self._segment_bytes
 
     def _cut(self) -> None:
         """Remove what a failed append left behind the end, or see to it that it never counts."""

@@ -19,14 +19,24 @@ from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.tick import Flag, Tick
 
-from .records import Record, UnreadableRecord, decode
-from .segment import HEADER_SIZE, START, Damage, Header, Position, decode_header, scan, seed
+from .records import Record, UnreadableRecord, decode, decode_all
+from .segment import (
+    FRAME_OVERHEAD,
+    HEADER_SIZE,
+    START,
+    Damage,
+    Header,
+    Position,
+    decode_header,
+    scan,
+    seed,
+)
 
 log = structlog.get_logger(__name__)
 
 SUFFIX: Final = ".journal"
 IDENTITY: Final = "journal_id"
-_CHUNK: Final = 256 * 1024
+_CHUNK: Final = 64 * 1024
 _STAMP_TOLERANCE_S: Final = 5.0  # stamps further ahead of the receipt are flagged and in no bar
 
 
@@ -128,7 +138,8 @@ class JournalReader:
 
     def _open(self, at_least: int) -> bool:
         """Go to the first segment numbered ``at_least`` or higher."""
-        last = self._last if self._end is None else self._end().segment
+        limits = [self._last, None if self._end is None else self._end().segment]
+        last = min((limit for limit in limits if limit is not None), default=None)
         if last is not None and at_least > last:
             return False
         number = next((n for n in segment_numbers(self._directory) if n >= at_least), None)
@@ -136,7 +147,11 @@ class JournalReader:
             return False
         before = self._position
         self.close()
-        header = read_header(self._directory, number)
+        try:
+            header = read_header(self._directory, number)
+        except FileNotFoundError:
+            # Somebody else's journal, and its owner has just pruned it: the next one may be there.
+            return self._open(at_least)
         identity = read_identity(self._directory)
         if identity is None:
             raise JournalError(
@@ -170,7 +185,7 @@ class JournalReader:
         following = next((n for n in segment_numbers(self._directory) if n > number), None)
         if following is None:
             return size  # somebody else's journal: it may still grow
-        header = read_header(self._directory, following)
+        header = read_header(self._directory, following)  # only that one knows how much counts
         self._stop = size
         if header is not None and header.previous_number == number:
             self._stop = min(size, header.previous_end)
@@ -181,11 +196,11 @@ class JournalReader:
     def _take(self, stop: int, records: list[Record], limit: int) -> None:
         number, offset, record = self._position
         length = stop - offset
-        data = memoryview(os.pread(self._fd, min(length, _CHUNK), offset))
+        data = os.pread(self._fd, min(length, _CHUNK), offset)
         found = scan(data, offset, self._seed, final=len(data) == length, limit=limit)
         if found.stuck and not found.payloads:
             # Damaged, or a frame larger than the chunk: only the rest of the segment can tell.
-            data = memoryview(os.pread(self._fd, length, offset))
+            data = os.pread(self._fd, length, offset)
             found = scan(data, offset, self._seed, final=True, limit=limit)
         if not data:
             self._report(Damage(number, offset, length, "the end is missing"))
@@ -193,11 +208,15 @@ class JournalReader:
             return
         for begin, finish in found.gaps:
             self._report(Damage(number, offset + begin, finish - begin, "no intact record"))
-        for begin, finish in found.payloads:
-            try:
-                records.append(decode(data[begin:finish]))
-            except UnreadableRecord as error:
-                self._report(Damage(number, offset + begin, finish - begin, str(error)))
+        try:
+            records += decode_all(found.payloads)
+        except UnreadableRecord:
+            for begin, payload in zip(found.starts, found.payloads, strict=True):
+                try:
+                    records.append(decode(payload))
+                except UnreadableRecord as error:
+                    length = FRAME_OVERHEAD + len(payload)
+                    self._report(Damage(number, offset + begin, length, str(error)))
         self._position = Position(number, offset + found.consumed, record + len(found.payloads))
 
     def _report(self, damage: Damage) -> None:

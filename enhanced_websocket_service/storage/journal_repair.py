@@ -103,7 +103,7 @@ def _cut_torn_tail(
     """Cut behind the last intact record of a segment; its end and how many records it has."""
     with segment_path(directory, number).open("r+b") as file:
         content = file.read()
-        data = memoryview(content)[HEADER_SIZE:]
+        data = content[HEADER_SIZE:]
         start = seed(journal_id, number)
         found = scan(data, HEADER_SIZE, start, final=True, limit=len(content) + 1)
         end = HEADER_SIZE + found.consumed

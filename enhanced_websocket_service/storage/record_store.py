@@ -6,7 +6,7 @@ the record that cannot be stored stands alone; it goes to ``rejected_ticks`` wit
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo
@@ -20,7 +20,7 @@ from enhanced_websocket_service.market.calendar import utc
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.tick import Rejection, Tick
 
-from .binary_copy import TICK_COLUMNS, UNENCODABLE, tick_rows
+from .binary_copy import TICK_COLUMNS, UNENCODABLE, copy_stream, tick_rows, tick_tuples
 from .pool import WRITES
 from .postgres import STORED_INTERVAL_S
 from .records import Record
@@ -35,6 +35,8 @@ UNSTORABLE: Final = (
 )
 """The fault lies in the data: storing it again would fail again."""
 
+_CAREFUL_SLICE: Final = 512
+
 Kind = TypeVar("Kind", bound=Record)
 
 
@@ -46,22 +48,51 @@ class Stored:
     duplicates: int = 0  # ticks that were stored before
 
 
-@dataclass(slots=True)
-class _Sorted:
-    ticks: list[Tick] = field(default_factory=list)
-    rejections: list[Rejection] = field(default_factory=list)
-    updates: list[BarUpdate] = field(default_factory=list)
-    epochs: list[EpochStarted] = field(default_factory=list)
+class Batch:
+    """Records on their way into one transaction, sorted and their ticks encoded as they come in.
 
-    def add(self, record: Record) -> None:
-        if isinstance(record, Tick):
-            self.ticks.append(record)
-        elif isinstance(record, Rejection):
-            self.rejections.append(record)
-        elif isinstance(record, BarUpdate):
-            self.updates.append(record)
-        else:
-            self.epochs.append(record)
+    :param zone: whose days ``session_date`` is.
+    """
+
+    def __init__(self, zone: ZoneInfo) -> None:
+        self._zone = zone
+        self._rows: list[bytes] = []
+        self.fault: Exception | None = None
+        """Why the ticks cannot be encoded as they are: the quick way would fail."""
+        self.size = 0
+        """Bytes of journal."""
+        self.ticks: list[Tick] = []
+        self.rejections: list[Rejection] = []
+        self.updates: list[BarUpdate] = []
+        self.epochs: list[EpochStarted] = []
+
+    def __len__(self) -> int:
+        return len(self.ticks) + len(self.rejections) + len(self.updates) + len(self.epochs)
+
+    def add(self, records: Sequence[Record], size: int = 0) -> None:
+        """Take in the next records of the journal, ``size`` bytes of it."""
+        self.size += size
+        ticks: list[Tick] = []
+        for record in records:
+            if isinstance(record, Tick):
+                ticks.append(record)
+            elif isinstance(record, Rejection):
+                self.rejections.append(record)
+            elif isinstance(record, BarUpdate):
+                self.updates.append(record)
+            else:
+                self.epochs.append(record)
+        self.ticks += ticks
+        try:
+            self._rows += tick_tuples(ticks, self._zone)
+        except UNENCODABLE as error:
+            self.fault = error
+
+    def tick_copy(self) -> bytearray:
+        """All ticks in the form of ``tick_rows``; raises ``fault``."""
+        if self.fault is not None:
+            raise self.fault
+        return copy_stream(self._rows)
 
 
 class RecordStore:
@@ -72,14 +103,14 @@ class RecordStore:
         self._zone = zone
         self._stored = Stored()
 
-    async def store(self, records: Sequence[Record], *, careful: bool) -> Stored:
-        """Store ``records``; raises one of ``UNSTORABLE`` unless ``careful``."""
+    async def store(self, batch: Batch, *, careful: bool) -> Stored:
+        """Store ``batch``; raises one of ``UNSTORABLE`` unless ``careful``."""
         self._stored = Stored()
-        batch = _Sorted()
-        for record in records:
-            batch.add(record)
-        put = self._put_carefully if careful else self._put
-        await put(batch.ticks, self._put_ticks)
+        if careful:
+            await self._put_slices(batch.ticks, self._put_ticks)
+        elif batch.ticks:
+            await self._copy(batch.tick_copy())
+        put = self._put_slices if careful else self._put
         await put(batch.rejections, self._put_rejections)
         await put(batch.updates, self._put_bars)
         await put(batch.epochs, self._put_epochs)
@@ -89,11 +120,16 @@ class RecordStore:
         if records:
             await put(records)
 
+    async def _put_slices(
+        self, records: list[Kind], put: Callable[[list[Kind]], Awaitable[None]]
+    ) -> None:
+        """Carefully, and never so much at a stretch that live ticks would have to wait."""
+        for first in range(0, len(records), _CAREFUL_SLICE):
+            await self._put_carefully(records[first : first + _CAREFUL_SLICE], put)
+
     async def _put_carefully(
         self, records: list[Kind], put: Callable[[list[Kind]], Awaitable[None]]
     ) -> None:
-        if not records:
-            return
         try:
             async with self._connection.transaction():  # a savepoint
                 await put(records)
@@ -123,11 +159,11 @@ class RecordStore:
         await self._connection.execute(WRITES["insert_rejected"], *_quarantine_row(record, detail))
 
     async def _put_ticks(self, ticks: list[Tick]) -> None:
+        await self._copy(tick_rows(ticks, self._zone))
+
+    async def _copy(self, rows: bytearray) -> None:
         await self._connection.copy_to_table(
-            "realtime_market_data",
-            source=tick_rows(ticks, self._zone),
-            columns=TICK_COLUMNS,
-            format="binary",
+            "realtime_market_data", source=rows, columns=TICK_COLUMNS, format="binary"
         )
 
     async def _put_rejections(self, rejections: list[Rejection]) -> None:

@@ -4,7 +4,10 @@ A payload is one byte for the kind, then the msgpack of the struct. Kinds are ne
 structs only grow at their end with defaults: old journals stay readable.
 """
 
+import struct
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -28,6 +31,10 @@ _KINDS: Final[dict[type[Record], bytes]] = {
 _DECODERS: Final[dict[int, msgspec.msgpack.Decoder[Record]]] = {
     kind[0]: msgspec.msgpack.Decoder(type_) for type_, kind in _KINDS.items()
 }
+_tick_lists: Final = msgspec.msgpack.Decoder(list[Tick])
+_TICK: Final = _KINDS[Tick][0]
+_ARRAY_HEAD: Final = struct.Struct(">BI")
+_ARRAY_32: Final = 0xDD  # how msgpack begins an array of up to 2**32 items
 _encoder: Final = msgspec.msgpack.Encoder()
 
 
@@ -57,6 +64,25 @@ def decode(payload: bytes | memoryview) -> Record:
         return decoder.decode(payload[1:])
     except msgspec.DecodeError as error:
         raise UnreadableRecord(f"not a {chr(payload[0])} record: {error}") from error
+
+
+def decode_all(payloads: Sequence[bytes]) -> list[Record]:
+    """The records in ``payloads``; neighbouring ticks are decoded by one call.
+
+    :raises UnreadableRecord: at least one of them is; ``decode`` tells which.
+    """
+    records: list[Record] = []
+    for kind, group in groupby(payloads, key=itemgetter(0)):
+        if kind != _TICK:
+            records += map(decode, group)
+            continue
+        bodies = [payload[1:] for payload in group]
+        head = _ARRAY_HEAD.pack(_ARRAY_32, len(bodies))
+        try:
+            records += _tick_lists.decode(head + b"".join(bodies))
+        except msgspec.DecodeError as error:
+            raise UnreadableRecord(f"one of {len(bodies)} ticks is none: {error}") from error
+    return records
 
 
 def describe(records: Sequence[Record]) -> str:

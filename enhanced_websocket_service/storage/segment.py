@@ -105,27 +105,29 @@ class Damage:
 
 @dataclass(slots=True)
 class Scan:
-    """What ``scan`` found. Spans and offsets are relative to the scanned bytes."""
+    """What ``scan`` found. Offsets are relative to the scanned bytes."""
 
-    payloads: list[tuple[int, int]]
+    payloads: list[bytes]
+    starts: list[int]  # of the frame of each payload
     gaps: list[tuple[int, int]]
     consumed: int  # everything before is accounted for by payloads and gaps
     stuck: bool  # at ``consumed`` lies a frame that is damaged, or not all there yet
 
 
-def scan(data: memoryview, base: int, start: int, *, final: bool, limit: int) -> Scan:
+def scan(data: bytes, base: int, start: int, *, final: bool, limit: int) -> Scan:
     """Find at most ``limit`` intact frames in ``data``, which starts at ``base`` of its segment.
 
     Without ``final`` more bytes may follow: the scan stops before the first frame that is not intact.
     With it ``data`` is all there is: what cannot be a frame becomes a gap up to the next intact one.
     """
-    found = Scan([], [], 0, False)
+    found = Scan([], [], [], 0, False)
     at, size = 0, len(data)
     while at < size and len(found.payloads) < limit:
-        stop = _intact(data, at, base, start)
-        if stop:
-            found.payloads.append((at + FRAME_OVERHEAD, stop))
-            found.consumed = at = stop
+        payload = _intact(data, at, base, start)
+        if payload:
+            found.payloads.append(payload)
+            found.starts.append(at)
+            found.consumed = at = at + FRAME_OVERHEAD + len(payload)
             continue
         if not final:
             found.stuck = True
@@ -136,23 +138,23 @@ def scan(data: memoryview, base: int, start: int, *, final: bool, limit: int) ->
     return found
 
 
-def _intact(data: memoryview, at: int, base: int, start: int) -> int:
-    """The end of the intact frame at ``at``; 0 when there is none."""
-    if at + FRAME_OVERHEAD > len(data):
-        return 0
+def _intact(data: bytes, at: int, base: int, start: int) -> bytes:
+    """The payload of the intact frame at ``at``; empty when there is none."""
+    begin = at + FRAME_OVERHEAD
+    if begin > len(data):
+        return b""
     word, checksum = _FRAME.unpack_from(data, at)
     length = word & 0xFFFFFF
-    stop = at + FRAME_OVERHEAD + length
-    if word >> 24 != MARKER or not 0 < length <= MAX_PAYLOAD or stop > len(data):
-        return 0
-    begin = (start + base + at + word) & 0xFFFFFFFF
-    return stop if crc32(data[at + FRAME_OVERHEAD : stop], begin) == checksum else 0
+    if word >> 24 != MARKER or not 0 < length <= MAX_PAYLOAD or begin + length > len(data):
+        return b""
+    payload = data[begin : begin + length]
+    return payload if crc32(payload, (start + base + at + word) & 0xFFFFFFFF) == checksum else b""
 
 
-def _next_intact(data: memoryview, at: int, base: int, start: int) -> int:
+def _next_intact(data: bytes, at: int, base: int, start: int) -> int:
     """Where the first intact frame at or behind ``at`` begins; the end of ``data`` without one."""
-    haystack, marker = bytes(data), bytes([MARKER])
-    while (at := haystack.find(marker, at)) >= 0:
+    marker = bytes([MARKER])
+    while (at := data.find(marker, at)) >= 0:
         if _intact(data, at, base, start):
             return at
         at += 1

@@ -2,8 +2,9 @@
 
 The checkpoint (how far the journal is stored) moves in the transaction that stores the records, so
 they share one fate, whatever dies. After any failure the writer begins again at the checkpoint it finds
-in the database. It keeps nothing in memory but the batch at hand: the backlog is the journal itself.
-Does not own: the journal's fsync, the records' meaning.
+in the database. It keeps nothing in memory but the batch PostgreSQL is busy with and the next one: the
+backlog is the journal itself. A batch is read and encoded in slices, between which live ticks get their
+turn. Does not own: the journal's fsync, the records' meaning.
 """
 
 import asyncio
@@ -25,13 +26,16 @@ from enhanced_websocket_service.telemetry import Metrics
 from .journal import Journal
 from .pool import WRITES
 from .postgres import Database
-from .record_store import UNSTORABLE, RecordStore, Stored
-from .records import Record
+from .record_store import UNSTORABLE, Batch, RecordStore, Stored
 from .segment import START, Position
 
 log = structlog.get_logger(__name__)
 
 FIRST_BACKOFF_S: Final = 0.1
+SLICE_RECORDS: Final = 256
+"""Read and encoded at a stretch: about a millisecond during which nothing else runs."""
+BATCH_BYTES: Final = 8 * 1024 * 1024
+"""Of journal in one transaction at most, give or take a slice: bounds the memory a batch takes."""
 DAY_S: Final = 86_400.0
 GIGABYTE: Final = 1 << 30
 
@@ -54,7 +58,7 @@ class JournalWriter:
         *,
         epoch: int,
         symbols: Sequence[str],
-        batch_records: int = 2000,
+        batch_records: int = 4000,
         batch_wait_ms: float = 100.0,
         longest_backoff_s: float = 5.0,
         keep_s: float = DAY_S,
@@ -165,19 +169,60 @@ class JournalWriter:
         await self._database.connect()
         async with self._database.connection("storing the journal") as connection:
             await self._begin(connection)
+            batch = Batch(self._database.zone)
             while True:
                 self._tell_lag()
                 if self.caught_up:
                     self._recovered()
-                await self._journal.wait_past(self._reader.position)
-                if self.lag_records < self._batch_records:
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(self._hurry.wait(), self._batch_wait_s)
-                records = self._reader.read(self._batch_records)
-                if records:
-                    await self._store(connection, records)
-                self._done = self._reader.position
+                if not batch:
+                    await self._journal.wait_past(self._reader.position)
+                    if self.lag_records < self._batch_records:
+                        with suppress(TimeoutError):
+                            await asyncio.wait_for(self._hurry.wait(), self._batch_wait_s)
+                    while self._room_in(batch):
+                        self._read_into(batch)
+                        await asyncio.sleep(0)
+                batch = await self._store_and_prepare(connection, batch)
                 self._progress.set()
+
+    def _room_in(self, batch: Batch) -> bool:
+        """Whether there is something to read, and ``batch`` can take it."""
+        return (
+            len(batch) < self._batch_records
+            and batch.size < BATCH_BYTES
+            and self._reader.position[:2] < self._journal.end[:2]
+        )
+
+    def _read_into(self, batch: Batch) -> None:
+        before = self._reader.position
+        records = self._reader.read(min(SLICE_RECORDS, self._batch_records - len(batch)))
+        after = self._reader.position
+        start = before.offset if before.segment == after.segment else 0
+        batch.add(records, size=after.offset - start)
+
+    async def _store_and_prepare(self, connection: Any, batch: Batch) -> Batch:
+        """Store ``batch`` and, where there is a backlog, prepare the next one while PostgreSQL works.
+
+        :returns: that next one, possibly empty.
+        """
+        position = self._reader.position
+        following = Batch(self._database.zone)
+        storing = asyncio.create_task(self._store(connection, batch, position), name="writer-store")
+        try:
+            while (
+                not storing.done()
+                and self._journal.end.record - self._reader.position.record >= SLICE_RECORDS
+                and self._room_in(following)
+            ):
+                self._read_into(following)
+                await asyncio.sleep(0)
+            await storing
+        finally:
+            if not storing.done():
+                storing.cancel()
+                await asyncio.wait({storing})
+        self._done = position
+        return following
 
     async def _begin(self, connection: Any) -> None:
         """Claim the fence and go to where the database says the journal is stored up to."""
@@ -200,30 +245,33 @@ class JournalWriter:
             self._done = START
             self._reader.seek(START)
 
-    async def _store(self, connection: Any, records: Sequence[Record]) -> None:
+    async def _store(self, connection: Any, batch: Batch, position: Position) -> None:
+        """Store ``batch``, which ends at ``position``, if there is anything in it."""
+        if not batch:
+            return
         try:
-            stored = await self._transaction(connection, records, careful=False)
+            stored = await self._transaction(connection, batch, position, careful=False)
         except UNSTORABLE as error:
             log.warning(
                 "A batch holds a record that cannot be stored; isolating it", reason=str(error)
             )
             try:
-                stored = await self._transaction(connection, records, careful=True)
+                stored = await self._transaction(connection, batch, position, careful=True)
             except UNSTORABLE as again:
                 raise StorageError(f"A batch cannot be stored even piecemeal: {again}") from again
-        self._checkpoint = self._reader.position
-        self._stored_records += len(records) - stored.quarantined - stored.duplicates
+        before, self._checkpoint = self._checkpoint, position
+        self._stored_records += len(batch) - stored.quarantined - stored.duplicates
         self._quarantined += stored.quarantined
         self._duplicates += stored.duplicates
         self._last_commit = monotonic()
         if self._metrics is not None:
-            self._metrics.writer_batch.observe(len(records))
+            self._metrics.writer_batch.observe(len(batch))
         self._recovered()
-        if self._done is None or self._done.segment != self._checkpoint.segment:
+        if before.segment != position.segment:
             self._prune()
 
     async def _transaction(
-        self, connection: Any, records: Sequence[Record], *, careful: bool
+        self, connection: Any, batch: Batch, position: Position, *, careful: bool
     ) -> Stored:
         journal_id = self._journal.journal_id
         async with connection.transaction():
@@ -232,10 +280,8 @@ class JournalWriter:
             if row is None or Position(*row) != self._checkpoint:
                 # A commit whose answer got lost did happen after all.
                 raise DatabaseUnavailable("The checkpoint moved meanwhile; beginning again at it.")
-            stored = await RecordStore(connection, self._database.zone).store(
-                records, careful=careful
-            )
-            position = self._reader.position
+            store = RecordStore(connection, self._database.zone)
+            stored = await store.store(batch, careful=careful)
             await connection.execute(WRITES["move_checkpoint"], journal_id, *position, self._epoch)
         return stored
 

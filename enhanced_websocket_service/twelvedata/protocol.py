@@ -7,7 +7,8 @@ price is believable (``market.validation``). Nothing here raises on what the ven
 import json
 import math
 from collections.abc import Iterable
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -55,6 +56,19 @@ class Malformed(msgspec.Struct, frozen=True, gc=False):
     raw: str = ""  # the beginning of the offending text
 
 
+class _UsualPrice(msgspec.Struct, gc=False):
+    """A price as the vendor nearly always sends it; its other fields are of no use here."""
+
+    event: Literal["price"]
+    symbol: str
+    timestamp: int
+    price: float
+    bid: float | None = None
+    ask: float | None = None
+
+
+_usual_price: Final = msgspec.json.Decoder(_UsualPrice)
+
 Frame = Quote | SubscribeStatus | Heartbeat | StatusMessage | Unknown | Malformed
 
 
@@ -99,6 +113,9 @@ def parse_frame(data: str | bytes, received_at: float, source: str) -> list[Fram
     :param received_at: our clock when the bytes were read, unix seconds UTC.
     :param source: the source name the quotes shall carry.
     """
+    usual = _usual(data, received_at, source)
+    if usual is not None:
+        return [usual]
     try:
         message = decode_json(data)
     except ValueError as error:
@@ -161,6 +178,24 @@ def text(value: object) -> str:
     return _snippet(shown)
 
 
+def _usual(data: str | bytes, received_at: float, source: str) -> Quote | None:
+    """A price without anything odd about it, a third of the time of ``_price``; ``None`` otherwise."""
+    try:
+        found = _usual_price.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    symbol = _known_symbol(found.symbol)
+    stamp = found.timestamp
+    if not symbol or not 0 < stamp <= LATEST_STAMP:
+        return None
+    return Quote(symbol, stamp, found.price, source, received_at, found.bid, found.ask)
+
+
+@lru_cache(maxsize=256)
+def _known_symbol(symbol: str) -> str:
+    return our_symbol(text(symbol.strip()))[:_KIND_LIMIT]
+
+
 def _frame(message: dict[str, Any], received_at: float, source: str, raw: str | bytes) -> Frame:
     event = message.get("event")
     if event == "price":
@@ -207,7 +242,7 @@ def _price(
         stamp, usable = int(received_at), False
     # day_volume is the running total of the day: as a tick's volume it would be summed into bars.
     return Quote(
-        symbol=our_symbol(text(symbol.strip()))[:_KIND_LIMIT],
+        symbol=_known_symbol(symbol),
         timestamp=stamp,
         price=price,
         source=source,

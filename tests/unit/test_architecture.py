@@ -36,6 +36,7 @@ SETTINGS_READERS = {
     "cli",
     "cli.console",
     "cli.history",
+    "cli.journal",
     "service.build",
     "service.connections",
     "service.demo",

@@ -4,8 +4,15 @@ import csv
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from enhanced_websocket_service.market.calendar import TradingCalendar, is_trading_day, iso_local
+from enhanced_websocket_service.market.calendar import (
+    BOGOTA,
+    TradingCalendar,
+    is_trading_day,
+    iso_local,
+)
 from tests.shared_data import shared
 
 
@@ -82,3 +89,16 @@ def test_extra_closures_and_openings_win_over_the_rule() -> None:
     assert calendar.is_trading_day(saturday)
     assert TradingCalendar().holiday(saturday) is None
     assert TradingCalendar().holiday(date(2025, 1, 6)) == "Epiphany"
+
+
+@given(
+    st.integers(-(10**10), 10**11) | st.floats(-1e10, 1e11) | st.integers(0, 9).map(lambda i: i / 7)
+)
+def test_times_are_written_as_the_standard_library_writes_them(instant: float) -> None:
+    """Their second comes from a cache; the rest is put together here."""
+    assert iso_local(instant) == datetime.fromtimestamp(instant, BOGOTA).isoformat()
+
+
+@pytest.mark.parametrize("instant", [1748955600.9999999, -0.5, 0.9999996, 1748955600.0000004])
+def test_microseconds_are_rounded_into_the_next_second(instant: float) -> None:
+    assert iso_local(instant) == datetime.fromtimestamp(instant, BOGOTA).isoformat()

@@ -55,6 +55,18 @@ def test_what_is_appended_is_read_in_order_across_segments(journal: Journal) -> 
     assert journal.end.record == len(records)
 
 
+def test_a_segment_ends_with_its_time_but_never_empty(tmp_path: Path) -> None:
+    """Only whole segments are deleted: in a quiet market one would otherwise grow for days."""
+    journal = Journal.open(tmp_path, segment_s=0.0)
+    numbers = []
+    for i in range(1, 4):
+        journal.append([tick(i)])
+        numbers.append(journal.end.segment)
+    assert numbers == [1, 2, 3]
+    assert read_all(journal) == [tick(i) for i in (1, 2, 3)]
+    journal.close()
+
+
 def test_reading_goes_on_where_it_stopped(journal: Journal) -> None:
     journal.append(ticks(40))
     reader = journal.reader()

@@ -233,3 +233,36 @@ def test_no_message_raises_and_every_quote_can_be_decided(
         if isinstance(frame, Quote):
             assert 0 < frame.timestamp <= protocol.LATEST_STAMP
             QuoteValidator().check(frame)
+
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.floats(0.1, 1e6).map(str),
+    st.lists(st.integers(), max_size=2),
+)
+
+
+@given(
+    changes=st.dictionaries(st.sampled_from([*FULL, "day_volume", "mic_code"]), ODD, max_size=4),
+    absent=st.sets(st.sampled_from(list(FULL)), max_size=2),
+)
+def test_the_short_way_of_usual_prices_says_what_the_long_one_does(
+    changes: dict[str, object], absent: set[str]
+) -> None:
+    message = {name: v for name, v in {**FULL, **changes}.items() if name not in absent}
+    data = json.dumps(message)
+    short = parse_frame(data, RECEIVED, "simulator_websocket")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(protocol, "_usual", lambda *_: None)
+        long = parse_frame(data, RECEIVED, "simulator_websocket")
+    assert repr(short) == repr(long)  # NaN is not equal to itself
+
+
+def test_a_usual_price_goes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = price()
+    monkeypatch.setattr(protocol, "_frame", None)
+    assert price() == expected
