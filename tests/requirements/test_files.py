@@ -78,7 +78,7 @@ def test_exported_placeholder_is_refused_with_a_reason(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 2, done.stderr
@@ -101,7 +101,7 @@ def test_the_program_starts_by_both_names(command: list[str]) -> None:
         env=plain_environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -163,7 +163,7 @@ def test_coverage_command_measures_the_package(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
