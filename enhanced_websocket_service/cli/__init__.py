@@ -22,6 +22,7 @@ from enhanced_websocket_service.twelvedata.simulator import (
     market_from_options,
 )
 
+from .chaos import chaos
 from .console import JsonOption, err, load, out, print_json, until_signalled
 from .history import l0
 
@@ -34,6 +35,7 @@ app = typer.Typer(
 config = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(l0, name="l0")
 app.add_typer(config, name="config")
+app.command()(chaos)
 
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on (HOST).")]
 PortOption = Annotated[
