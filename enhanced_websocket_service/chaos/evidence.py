@@ -138,10 +138,7 @@ async def judge_database(world: World, account: JournalAccount, ledger: Ledger) 
     faults = account.faults
     vendor = await read_vendor_bars(world)
     async with _connected(world.postgres.url) as connection:
-        rows = [
-            TickRow(*row[:10], tuple(row[10] or ()))
-            async for row in _rows(connection, _TICKS, SYMBOL)
-        ]
+        rows = [_tick_row(row) async for row in _rows(connection, _TICKS, SYMBOL)]
         ledger.stored["ticks"] = await asyncio.to_thread(compare_rows, account.ticks, rows, faults)
         rejected = dict(
             await connection.fetch("SELECT reason, count(*) FROM rejected_ticks GROUP BY reason")
@@ -213,6 +210,11 @@ def judge_sent(
         "gaps": found.gaps,
         "longest_gap": found.longest_gap,
     }
+
+
+def _tick_row(row: Any) -> TickRow:
+    *values, flags = row
+    return TickRow._make((*values, tuple(flags or ())))
 
 
 def _by_slot(rows: Sequence[Any]) -> dict[int, Prices]:

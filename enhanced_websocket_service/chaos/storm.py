@@ -213,6 +213,7 @@ class Storm:
             "records": account.records,
             "ticks": len(account.ticks),
             "epochs": len(account.epochs),
+            "epochs_with_ticks": len(account.ticks.epochs),
             "sources": dict(account.sources),
             "flags": dict(account.flags),
             "bars": dict(account.bar_updates),
