@@ -138,8 +138,9 @@ class Follower:
             self._epoch(message)
         elif kind == "welcome" and self._fresh and self.account.mode == "every":
             self._fresh = False
-            if message["epoch"] is not None:
-                self._cursor = (message["epoch"], next(iter(message["offsets"].values())))
+            epoch = message["epoch"]
+            offset = next(iter(message["offsets"].values()))
+            self._cursor = None if epoch is None else (epoch, offset)
 
     def _bar(self, message: dict[str, Any]) -> None:
         self.account.bars += 1
@@ -157,11 +158,13 @@ class Follower:
                 f"epoch {previous} ended at {self._ticks.last(previous)}, told was "
                 f"{message['previous_last_offset']}",
             )
-        if self.account.mode == "every" and self._cursor is not None:
+        if self.account.mode != "every":
+            return
+        if self._cursor is not None:
             if message["epoch"] <= self._cursor[0]:
                 return  # the same epoch again after a reconnect
             self._leave(message["epoch"])
-            self._cursor = (message["epoch"], 0)
+        self._cursor = (message["epoch"], 0)
 
     def _advance(self, epoch: int, first: int, last: int, what: str) -> None:
         """The client accounts for ``first .. last`` of ``epoch``, in order."""

@@ -52,9 +52,9 @@ class Setting:
     seconds: float
     ticks_per_second: float = 2000.0
     seed: int = 0
-    speed: float = 60.0
-    calm_s: float = 8.0
-    prepare_s: float = 12.0
+    speed: float = 120.0
+    calm_s: float = 6.0
+    prepare_s: float = 9.0
 
     @property
     def real_session_s(self) -> float:
