@@ -16,6 +16,8 @@ class Ledger:
     ticks_per_second: float
     schedule: Sequence[Mapping[str, Any]] = ()
     befallen: dict[str, int] = field(default_factory=dict)  # actions by target and kind
+    moments: list[tuple[str, float, float]] = field(default_factory=list)
+    """What, from when, until when; real unix seconds."""
     service_starts: int = 0
     sent: dict[str, int] = field(default_factory=dict)
     journal: dict[str, Any] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-Kind = Literal["kill", "stall", "fault"]
+Kind = Literal["kill", "outage", "stall", "fault"]
 
 SERVICE: Final = "service"
 POSTGRES: Final = "postgres"
@@ -38,7 +38,8 @@ ONCE: Final = frozenset({"drop", "close", "garbage_frames"})
 class Action:
     """Something befalls ``target`` at ``at`` and lasts ``lasts`` seconds.
 
-    ``kill``: ``kill -9``, started again after ``lasts``. ``stall``: SIGSTOP, SIGCONT after ``lasts``.
+    ``kill``: ``kill -9``, started again after ``lasts``; ``outage``: the same after an orderly end (servers
+    only). ``stall``: SIGSTOP, SIGCONT after ``lasts``.
     ``fault``: the vendor's fault ``name`` with ``value``, taken back after ``lasts``.
     """
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Storm:
         actions: Sequence[Action],
         folder: Path,
         *,
-        meanwhile: Callable[[World], None] | None = None,
+        meanwhile: Callable[[World], Awaitable[None]] | None = None,
     ) -> None:
         self._setting = setting
         self._actions = tuple(actions)
@@ -56,6 +56,7 @@ class Storm:
         self._faults = Faults()
         self._excuses: list[Window] = []
         self._befallen: Counter[str] = Counter()
+        self._moments: list[tuple[str, float, float]] = []
         self._service_is_ours = True  # False: we are killing or starting it just now
 
     async def run(self) -> Ledger:
@@ -84,6 +85,7 @@ class Storm:
             await self._judge(world, ledger)
             ledger.service_starts = world.service.starts
         ledger.befallen = dict(self._befallen)
+        ledger.moments = self._moments
         ledger.settle(self._faults)
         ledger.real_seconds = round(time.monotonic() - began, 1)
         return ledger
@@ -114,7 +116,9 @@ class Storm:
             log.info("Befalls", **action.shown())
             begins = time.time()  # real time: compared with the vendor's ledger
             await self._befall(world, action)
-            self._befallen[f"{action.target} {action.name or action.kind}"] += 1
+            what = f"{action.target} {action.name or action.kind}"
+            self._befallen[what] += 1
+            self._moments.append((what, begins, time.time()))  # real time
             if action.target in (SERVICE, SIMULATOR):
                 self._excuses.append((begins - 1.0, time.time() + RECOVERY_S))  # real time
 
@@ -137,7 +141,11 @@ class Storm:
         if target is world.service:
             self._service_is_ours = False
         try:
-            await target.kill()
+            if action.kind == "outage":
+                assert isinstance(target, Part)
+                await target.shut_down()
+            else:
+                await target.kill()
             await asyncio.sleep(action.lasts)
             await target.start()
         finally:
@@ -167,7 +175,7 @@ class Storm:
                 await world.service.start()
             if self._meanwhile is not None and time.monotonic() - last >= 1.0:
                 last = time.monotonic()
-                self._meanwhile(world)
+                await self._meanwhile(world)
 
     async def _recover(self, world: World) -> None:
         """The storm is over: until the session has closed and all of it is proven and stored."""
@@ -225,10 +233,15 @@ class Storm:
         await asyncio.to_thread(judge_sent, world, sent, account, ledger, self._excuses)
 
 
-async def run_storm(setting: Setting, actions: Sequence[Action], folder: Path) -> Ledger:
+async def run_storm(
+    setting: Setting,
+    actions: Sequence[Action],
+    folder: Path,
+    meanwhile: Callable[[World], Awaitable[None]] | None = None,
+) -> Ledger:
     """A storm with its schedule and ledger kept beside what it left behind."""
     _prepare(folder, actions)
-    ledger = await Storm(setting, actions, folder).run()
+    ledger = await Storm(setting, actions, folder, meanwhile=meanwhile).run()
     _write(folder / "ledger.json", vars(ledger))
     return ledger
 
@@ -243,7 +256,9 @@ def _write(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1, default=str))
 
 
-async def _until_async(look: Callable[[], Any], within_s: float, what: Callable[[], str]) -> None:
+async def _until_async(
+    look: Callable[[], Awaitable[bool]], within_s: float, what: Callable[[], str]
+) -> None:
     deadline = time.monotonic() + within_s
     while not await look():
         if time.monotonic() > deadline:
