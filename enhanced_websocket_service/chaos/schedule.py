@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 Kind = Literal["kill", "outage", "stall", "fault"]
+When = Literal["storm", "started", "collecting"]
 
 SERVICE: Final = "service"
 POSTGRES: Final = "postgres"
@@ -38,6 +39,9 @@ ONCE: Final = frozenset({"drop", "close", "garbage_frames"})
 class Action:
     """Something befalls ``target`` at ``at`` and lasts ``lasts`` seconds.
 
+    ``at`` counts from the beginning of the storm or, by ``when``, from the moment the service was started
+    last or has taken its first tick since.
+
     ``kill``: ``kill -9``, started again after ``lasts``; ``outage``: the same after an orderly end (servers
     only). ``stall``: SIGSTOP, SIGCONT after ``lasts``.
     ``fault``: the vendor's fault ``name`` with ``value``, taken back after ``lasts``.
@@ -49,6 +53,7 @@ class Action:
     lasts: float
     name: str = ""
     value: Any = None
+    when: When = "storm"
 
     @property
     def ends(self) -> float:
@@ -56,7 +61,11 @@ class Action:
 
     def shown(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {name: value for name, value in asdict(self).items() if value not in ("", None)}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if value not in ("", None) and (name, value) != ("when", "storm")
+        }
 
 
 def storm(seed: int, seconds: float) -> list[Action]:
@@ -78,13 +87,21 @@ def storm(seed: int, seconds: float) -> list[Action]:
     return sorted(actions, key=lambda one: (one.at, one.target))
 
 
-def kills(seed: int, count: int, shortest: float = 0.3, longest: float = 6.0) -> list[Action]:
-    """Only ``count`` kills of the service, at random moments of its life, its start included."""
+def kills(seed: int, count: int, longest: float = 4.0) -> list[Action]:
+    """Only ``count`` kills of the service, at random moments of its life.
+
+    Four of five hit while it collects, up to ``longest`` seconds after its first tick; the others
+    while it starts. How many fit into a storm depends on how fast the machine starts it.
+    """
     rng = random.Random(f"{seed}|kills")  # noqa: S311 - repeatable, not secret
-    at, actions = 0.0, []
+    actions = []
     for _ in range(count):
-        at += rng.uniform(shortest, longest)
-        actions.append(Action(round(at, 3), SERVICE, "kill", 0.0))
+        if rng.random() < 0.8:
+            at = round(rng.uniform(0.0, longest), 3)
+            actions.append(Action(at, SERVICE, "kill", 0.0, when="collecting"))
+        else:
+            at = round(rng.uniform(0.0, 2.0), 3)
+            actions.append(Action(at, SERVICE, "kill", 0.0, when="started"))
     return actions
 
 

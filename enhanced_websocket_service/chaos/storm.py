@@ -111,8 +111,15 @@ class Storm:
             group.create_task(asyncio.sleep(self._setting.seconds), name="chaos-time")
 
     async def _lane(self, world: World, actions: Sequence[Action], start: float) -> None:
+        over = start + self._setting.seconds
         for action in actions:
-            await asyncio.sleep(max(0.0, start + action.at - time.monotonic()))
+            if action.when == "collecting":
+                await self._until_collecting(world)
+            since = start if action.when == "storm" else time.monotonic()
+            moment = since + action.at
+            if action.when != "storm" and moment > over:
+                return  # what does not fit into the storm does not happen
+            await asyncio.sleep(max(0.0, moment - time.monotonic()))
             log.info("Befalls", **action.shown())
             begins = time.time()  # real time: compared with the vendor's ledger
             await self._befall(world, action)

@@ -56,10 +56,11 @@ def test_the_simulator_knows_every_fault() -> None:
 
 
 def test_kills_only_kill_the_service() -> None:
-    actions = kills(1, 50)
-    assert len(actions) == 50
+    actions = kills(1, 200)
+    assert len(actions) == 200
     assert {(one.target, one.kind, one.lasts) for one in actions} == {(SERVICE, "kill", 0.0)}
-    gaps = [b.at - a.at for a, b in itertools.pairwise(actions)]
-    assert min(gaps) > 0.29
-    assert max(gaps) < 6.01
-    assert kills(1, 50) == actions != kills(2, 50)
+    collecting = [one.at for one in actions if one.when == "collecting"]
+    assert 140 < len(collecting) < 180
+    assert 0.0 <= min(collecting) < 0.2
+    assert 3.8 < max(collecting) <= 4.0
+    assert kills(1, 200) == actions != kills(2, 200)
