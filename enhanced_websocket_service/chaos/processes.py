@@ -1,6 +1,7 @@
 """Commands of this program as processes of their own, which can be killed, stalled and started again."""
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
@@ -18,6 +19,16 @@ from enhanced_websocket_service.errors import EwsError
 PACKAGE_PARENT: Final = Path(__file__).resolve().parents[2]
 POLL_S: Final = 0.03
 _INHERITED: Final = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+
+
+_PR_SET_PDEATHSIG: Final = 1
+_libc: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def _end_with_parent() -> None:
+    """In the child: a storm that is killed itself must leave nothing that hammers on (Linux)."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class ChaosError(EwsError):
@@ -70,6 +81,7 @@ class Program:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C is for the storm, which then stops the rest
+                preexec_fn=_end_with_parent,
             )
 
     @property
