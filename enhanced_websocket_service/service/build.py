@@ -194,6 +194,7 @@ async def build_service(
         states=states,
         flag=flag,
         collected_until=collected_until,
+        check=journal.check,
         history=history,
         pipeline=pipeline,
         connect=database.connect,
