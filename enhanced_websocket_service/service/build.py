@@ -240,6 +240,7 @@ async def build_service(
         settings.port,
         ssl_cert=settings.ssl_cert_path,
         ssl_key=settings.ssl_key_path,
+        shutdown_timeout_s=max(1, round(settings.shutdown_timeout_s / 4)),
     )
     service = Service(
         clock=clock,
