@@ -15,6 +15,7 @@ from enhanced_websocket_service import __version__
 from enhanced_websocket_service.errors import ConfigurationError, EwsError
 from enhanced_websocket_service.service import build
 from enhanced_websocket_service.service.demo import DemoOptions, run_demo
+from enhanced_websocket_service.service.notify import Notifier
 from enhanced_websocket_service.twelvedata.simulator import (
     Limits,
     Simulator,
@@ -89,7 +90,8 @@ def _root(
 def run(host: HostOption = None, port: PortOption = None) -> None:
     """The service, configured by the environment and .env."""
     loaded = load(host=host, port=port)
-    until_signalled(lambda stop: build.run_service(loaded.settings, stop))
+    notifier = Notifier.from_environ(os.environ)
+    until_signalled(lambda stop: build.run_service(loaded.settings, stop, notifier))
 
 
 @app.command()

@@ -38,6 +38,7 @@ from .connections import data_servers, l0_pipeline, require, vendor
 from .health import HealthMonitor
 from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle, Schedule
+from .notify import Notifier
 from .pipeline import Pipeline
 from .running import Service
 from .states import ServiceState, StateMachine
@@ -54,16 +55,26 @@ EPOCH_TIMEOUT_S = 3.0
 """Real seconds that the start waits for others to tell the highest epoch they know."""
 
 
-async def run_service(settings: Settings, stop: asyncio.Event) -> None:
+async def run_service(
+    settings: Settings, stop: asyncio.Event, notifier: Notifier | None = None
+) -> None:
     """The command ``run``: until ``stop``, then an orderly end.
 
+    :param notifier: tells whoever started the process how it is.
     :raises ConfigurationError: no key, no database, a taken port, a bad certificate.
     :raises EwsError: the state directory cannot be used.
     """
     require(settings)
     async with data_servers(settings) as (database_url, redis_url):
         service = await build_service(settings, settings.clock(), database_url, redis_url)
-        await service.run(stop)
+        notifier = notifier or Notifier(None)
+        service.bus.subscribe(notifier.on_events)
+        alive = asyncio.create_task(notifier.keep_alive(), name="watchdog")
+        try:
+            await service.run(stop)
+        finally:
+            alive.cancel()
+            await asyncio.gather(alive, return_exceptions=True)
 
 
 async def build_service(
