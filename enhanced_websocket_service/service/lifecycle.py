@@ -280,7 +280,8 @@ class Lifecycle:
         help, they become rarer, or a night of retries would spend the credits of the session.
         """
         now = self._clock.now()
-        if now < self._next_repair:
+        # Further ahead than any pause: the clock was set back.
+        if now < self._next_repair <= now + LONGEST_REPAIR_PAUSE_S:
             return f" The next repair is due {iso_local(int(self._next_repair))}."
         problem = ""
         try:
