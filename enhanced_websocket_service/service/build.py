@@ -135,7 +135,7 @@ async def build_service(
     flag = ReadyFlag(settings.ready_signals_dir, clock)
     hub = Hub(settings.symbols, clock, lambda: states.state.value, metrics)
     for tick in published:
-        bus.seed(tick)
+        bus.seed(tick, age_s=(now - tick.received_at) / clock.span(0.0, at_least_real=1.0))
         hub.on_events([tick])  # clients get it as their snapshot
     bus.subscribe(hub.on_events)
     supervisor = Supervisor(metrics)
