@@ -189,7 +189,6 @@ class Storm:
         await world.set_faults(None)
         log.info("The storm is over; recovering")
         await asyncio.sleep(max(0.0, world.real_time(world.closes) - time.time()))  # real time
-        self._excuses.append((time.time() - 1.0, float("inf")))  # the feed ends; real time
         told: Any = "no answer"
 
         async def proven() -> bool:
@@ -217,6 +216,7 @@ class Storm:
     async def _judge(self, world: World, ledger: Ledger) -> None:
         """Stop in order, then read every place."""
         await world.stop_clients()
+        self._excuses.append((world.real_time(world.closes) - 1.0, float("inf")))  # the feed ends
         sent = await read_sent(world)
         account, last = await asyncio.to_thread(read_journal, world.journal, self._faults)
         ledger.redis = await judge_redis(world, last, account)

@@ -58,7 +58,7 @@ class Setting:
 
     @property
     def real_session_s(self) -> float:
-        return self.seconds + self.calm_s + 4.0
+        return self.seconds + self.calm_s + 8.0  # the storm waits for the first tick
 
     @property
     def effective_speed(self) -> float:
