@@ -19,7 +19,8 @@ from .errors import ConfigurationError
 FAST_WINDOW = (wall_time(7, 50), wall_time(13, 10))
 """Local hours of a trading day in which ``speed`` rules; outside them ``closed speed`` does."""
 
-_LONGEST_REAL_SLEEP = 3600.0
+_LONGEST_REAL_SLEEP = 1.0
+"""The machine's clock may be set while somebody sleeps until an instant: how late that is noticed."""
 
 
 class Clock(Protocol):

@@ -33,8 +33,9 @@ class Bus(Protocol):
         """The published tick of ``symbol`` with the newest stamp; of equal stamps the last one."""
         ...
 
-    def seed(self, tick: Tick) -> None:
-        """After a restart: ``tick`` was published last. Subscribers are not told."""
+    def seed(self, tick: Tick, age_s: float = 0.0) -> None:
+        """After a restart: ``tick`` was published last, ``age_s`` real seconds ago. Subscribers are not
+        told; a cache that other processes read is, while the price is young enough for it."""
         ...
 
     async def ping(self) -> float | None:

@@ -53,7 +53,7 @@ class MemoryBus:
     def latest(self, symbol: str) -> Tick | None:
         return self._latest.get(symbol)
 
-    def seed(self, tick: Tick) -> None:
+    def seed(self, tick: Tick, age_s: float = 0.0) -> None:
         self._latest.setdefault(tick.symbol, tick)
 
     async def ping(self) -> float | None:

@@ -135,8 +135,13 @@ class RedisBus:
     def latest(self, symbol: str) -> Tick | None:
         return self._local.latest(symbol)
 
-    def seed(self, tick: Tick) -> None:
+    def seed(self, tick: Tick, age_s: float = 0.0) -> None:
         self._local.seed(tick)
+        if self._local.latest(tick.symbol) is tick and age_s < PRICE_TTL_S:
+            # A process that was killed had published it, but may not have got to write it here.
+            self._prices[tick.symbol] = (tick, monotonic() - max(0.0, age_s))
+            self._unwritten.add(tick.symbol)
+            self._idle.clear()
 
     async def ping(self) -> float | None:
         began = perf_counter()

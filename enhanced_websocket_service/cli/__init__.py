@@ -15,6 +15,7 @@ from enhanced_websocket_service import __version__
 from enhanced_websocket_service.errors import ConfigurationError, EwsError
 from enhanced_websocket_service.service import build
 from enhanced_websocket_service.service.demo import DemoOptions, run_demo
+from enhanced_websocket_service.service.notify import Notifier
 from enhanced_websocket_service.twelvedata.simulator import (
     Limits,
     Simulator,
@@ -24,6 +25,7 @@ from enhanced_websocket_service.twelvedata.simulator import (
     market_from_options,
 )
 
+from .chaos import chaos
 from .console import JsonOption, err, load, out, print_json, until_signalled
 from .history import l0
 from .journal import journal
@@ -38,6 +40,7 @@ config = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(l0, name="l0")
 app.add_typer(journal, name="journal")
 app.add_typer(config, name="config")
+app.command()(chaos)
 
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on (HOST).")]
 PortOption = Annotated[
@@ -91,7 +94,8 @@ def _root(
 def run(host: HostOption = None, port: PortOption = None) -> None:
     """The service, configured by the environment and .env."""
     loaded = load(host=host, port=port)
-    until_signalled(lambda stop: build.run_service(loaded.settings, stop))
+    notifier = Notifier.from_environ(os.environ)
+    until_signalled(lambda stop: build.run_service(loaded.settings, stop, notifier))
 
 
 @app.command()

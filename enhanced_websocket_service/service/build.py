@@ -42,6 +42,7 @@ from .connections import data_servers, l0_pipeline, require, vendor
 from .health import HealthMonitor
 from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle, Schedule
+from .notify import Notifier
 from .pipeline import Pipeline
 from .running import Service
 from .silence_file import SilenceFile
@@ -59,16 +60,26 @@ EPOCH_TIMEOUT_S = 3.0
 """Real seconds that the start waits for others to tell the highest epoch they know."""
 
 
-async def run_service(settings: Settings, stop: asyncio.Event) -> None:
+async def run_service(
+    settings: Settings, stop: asyncio.Event, notifier: Notifier | None = None
+) -> None:
     """The command ``run``: until ``stop``, then an orderly end.
 
+    :param notifier: tells whoever started the process how it is.
     :raises ConfigurationError: no key, no database, a taken port, a bad certificate.
     :raises EwsError: the state directory cannot be used.
     """
     require(settings)
     async with data_servers(settings) as (database_url, redis_url):
         service = await build_service(settings, settings.clock(), database_url, redis_url)
-        await service.run(stop)
+        notifier = notifier or Notifier(None)
+        service.bus.subscribe(notifier.on_events)
+        alive = asyncio.create_task(notifier.keep_alive(), name="watchdog")
+        try:
+            await service.run(stop)
+        finally:
+            alive.cancel()
+            await asyncio.gather(alive, return_exceptions=True)
 
 
 async def build_service(
@@ -133,7 +144,7 @@ async def build_service(
     flag = ReadyFlag(settings.ready_signals_dir, clock)
     hub = Hub(settings.symbols, clock, lambda: states.state.value, metrics)
     for tick in published:
-        bus.seed(tick)
+        bus.seed(tick, age_s=(now - tick.received_at) / clock.span(0.0, at_least_real=1.0))
         hub.on_events([tick])  # clients get it as their snapshot
     bus.subscribe(hub.on_events)
     supervisor = Supervisor(metrics)
@@ -239,6 +250,7 @@ async def build_service(
         states=states,
         flag=flag,
         collected_until=collected_until,
+        check=journal.check,
         history=history,
         pipeline=pipeline,
         connect=database.connect,
@@ -286,6 +298,7 @@ async def build_service(
         settings.port,
         ssl_cert=settings.ssl_cert_path,
         ssl_key=settings.ssl_key_path,
+        shutdown_timeout_s=max(1, round(settings.shutdown_timeout_s / 4)),
     )
     service = Service(
         clock=clock,

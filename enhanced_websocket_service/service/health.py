@@ -97,8 +97,9 @@ class HealthMonitor:
             if self._ping_redis is not None:
                 self.redis = await _measure(self._ping_redis)
             now = self._clock.now()
-            if now >= next_row:
-                next_row = now + self._clock.span(self._interval_s, at_least_real=1.0)
+            interval = self._clock.span(self._interval_s, at_least_real=1.0)
+            if not now < next_row <= now + interval:  # far ahead: the clock was set back
+                next_row = now + interval
                 current = self._states.current
                 details = {**self._details(), **self._stamp(now)}
                 self._rows.append(_Row(current.state.value, details, None))

@@ -64,6 +64,7 @@ class Lifecycle:
     :param connect: opens the database and brings its schema up to date; raises ``EwsError``.
     :param make_feed: a fresh feed for each session.
     :param on_change: told of every state change; must not block.
+    :param check: raises ``EwsError`` while trying again would be useless; the state stays ERROR then.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Lifecycle:
         on_change: Callable[[StateChange], None],
         schedule: Schedule,
         collected_until: float = 0.0,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock = clock
         self._calendar = calendar
@@ -92,6 +94,7 @@ class Lifecycle:
         self._on_change = on_change
         self._schedule = schedule
         self._collected_until = collected_until
+        self._check = check
         self._next_repair = -math.inf
         self._repair_pause_s = FIRST_REPAIR_PAUSE_S / 2
         self._checked: Session | None = None  # the session whose data was found good
@@ -112,12 +115,17 @@ class Lifecycle:
             if not isinstance(self._interruption, EpochFenced):
                 self._interrupted.clear()  # what failed while we were down is tried anew
             try:
+                # On a disk that is still full the state would become ACTIVE and /health good, from
+                # one retry to the next, until another tick came that nobody could keep.
+                self._check()
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._close_bars(), name="bar-clock")
                     group.create_task(self._sessions(), name="sessions")
                     group.create_task(self._watch_interruptions(), name="interruptions")
+            except EwsError as error:
+                self._change(ServiceState.ERROR, str(error))
             except ExceptionGroup as failures:  # the border where any failure becomes a state
-                reason = "; ".join(_leaves(failures))
+                reason = "; ".join(dict.fromkeys(_leaves(failures)))
                 if not all(isinstance(one, EwsError) for one in _leaf_errors(failures)):
                     log.exception("Unexpected failure")
                 self._change(ServiceState.ERROR, reason)
@@ -272,7 +280,8 @@ class Lifecycle:
         help, they become rarer, or a night of retries would spend the credits of the session.
         """
         now = self._clock.now()
-        if now < self._next_repair:
+        # Further ahead than any pause: the clock was set back.
+        if now < self._next_repair <= now + LONGEST_REPAIR_PAUSE_S:
             return f" The next repair is due {iso_local(int(self._next_repair))}."
         problem = ""
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import structlog
 
@@ -36,6 +37,8 @@ from .supervisor import Supervisor
 log = structlog.get_logger(__name__)
 
 VERDICT_CHECK_S = 1.0
+PATIENCE = 0.6
+"""Share of the shutdown time-out for which the drain may wait for PostgreSQL."""
 
 
 class Service:
@@ -146,21 +149,30 @@ class Service:
 
     async def stop(self) -> None:
         """Drain and release everything; also after a ``start`` that failed."""
-        deadline = asyncio.get_running_loop().time() + self._shutdown_timeout_s
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._shutdown_timeout_s
 
         def left(share: float = 1.0) -> float:
-            return max(0.1, share * (deadline - asyncio.get_running_loop().time()))
+            return max(0.1, share * (deadline - loop.time()))
 
-        if self._started:
-            await self._drain(left)
+        # A server that hangs holds up even who no longer wants its answer: asyncpg waits for it
+        # when a query is cancelled. From here on such waits fail, and clients still get a goodbye.
+        cut = loop.call_later(PATIENCE * self._shutdown_timeout_s, self._database.abort)
+        try:
+            if self._started:
+                await self._drain(left)
+        finally:
+            cut.cancel()
         await self.api.stop()
-        await self._supervisor.stop_all()
+        await self._supervisor.stop_all(left(0.3))
         await self._rest.aclose()
-        if self._leases is not None:
-            await self._leases.close()
-        if self._redis is not None:
-            await self._redis.close()
-        await self._database.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left(0.5)):
+                if self._leases is not None:
+                    await self._leases.close()
+                if self._redis is not None:
+                    await self._redis.close()
+        await self._database.close(left(0.5))
         try:
             self._journal.close()
         except EwsError as error:

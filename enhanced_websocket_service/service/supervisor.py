@@ -63,10 +63,12 @@ class Supervisor:
         if not task.done():
             log.error("Component did not stop in time", component=name, timeout_s=timeout_s)
 
-    async def stop_all(self) -> None:
-        """Stop what is left, last started first."""
+    async def stop_all(self, timeout_s: float = 10.0) -> None:
+        """Stop what is left, last started first, waiting ``timeout_s`` real seconds in all."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
         for name in reversed(list(self._tasks)):
-            await self.stop(name)
+            left = deadline - asyncio.get_running_loop().time()
+            await self.stop(name, max(CANCEL_AGAIN_S, left))
 
     async def _keep(self, component: Component, run: Callable[[], Awaitable[None]]) -> None:
         loop = asyncio.get_running_loop()

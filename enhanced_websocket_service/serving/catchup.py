@@ -86,21 +86,29 @@ def jump(symbol: str, history: History, position: Position, interest: Interest) 
         if new > epoch:
             epoch, offset = new, 0
 
+    last = history.last_tick
+
+    def give_last() -> None:
+        nonlocal offset
+        if last is not None and (last.epoch, last.offset) > (epoch, offset):
+            enter(last.epoch)
+            skip_to(last.offset - 1)
+            if "ticks" in interest.channels:
+                frames.append(last.frame)
+                offset = last.offset
+
     if seq == history.next_seq:
         return Stretch(frames, position)
     for entry in history.marks_from(seq):
         if entry.kind == EPOCH and (entry.epoch, 0) <= (epoch, offset):
             continue  # the client knows it already
+        if entry.kind == EPOCH and last is not None and last.epoch < entry.epoch:
+            give_last()  # a new epoch without ticks yet: it is still the last price
         enter(entry.epoch)
         if entry.kind == BAR and interest.wants(entry):
             skip_to(entry.offset)  # keeps the bar behind the ticks it was made of
         if interest.wants(entry):
             frames.append(entry.frame)
-    last = history.last_tick
-    if last is not None and (last.epoch, last.offset) > (epoch, offset):
-        enter(last.epoch)
-        skip_to(last.offset - 1)
-        if "ticks" in interest.channels:
-            frames.append(last.frame)
+    give_last()
     enter(history.end.epoch)
     return Stretch(frames, history.end, skipped)

@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_SEGMENT_BYTES: Final = 16 * 1024 * 1024
 DEFAULT_SEGMENT_S: Final = 3600.0
+_PROBE: Final = bytes(64 * 1024)
+"""Room for a good batch. Zeros are never taken for records, should we die before they are cut off."""
 
 
 class Journal:
@@ -153,9 +155,7 @@ class Journal:
             written = os.write(self._fd, buffer)
         except OSError as error:
             self._cut()
-            self._write_failure = JournalError(
-                f"The journal in {self.directory} cannot be written: {error}"
-            )
+            self._write_failure = self._unwritable(error)
             raise self._told(self._write_failure) from error
         if written != len(buffer):
             self._cut()
@@ -175,6 +175,27 @@ class Journal:
             if not waiter.done():
                 waiter.set_result(None)
         return self._end
+
+    def check(self) -> None:
+        """After a failure: whether the journal could do its work again. No record comes of it.
+
+        :raises JournalError: it still could not.
+        """
+        if self._write_failure is not None:
+            try:
+                if self._torn:
+                    self._begin_segment()
+                written = os.write(self._fd, _PROBE)
+            except OSError as error:
+                self._cut()
+                raise self._unwritable(error) from error
+            self._cut()
+            if written != len(_PROBE):
+                raise JournalError(str(self._write_failure))
+            self._write_failure = None
+        if self._fsync_failure is not None:
+            self._dirty.set()  # only the next fsync can tell
+            raise JournalError(str(self._fsync_failure))
 
     async def wait_past(self, position: Position) -> None:
         """Return once there is something to read behind ``position``."""
@@ -306,6 +327,9 @@ class Journal:
         if self._on_failure is not None:
             self._on_failure(failure)
         return failure
+
+    def _unwritable(self, error: OSError) -> JournalError:
+        return JournalError(f"The journal in {self.directory} cannot be written: {error}")
 
     def _fsync_error(self, error: OSError) -> JournalError:
         return JournalError(f"The journal in {self.directory} could not be fsynced: {error}")

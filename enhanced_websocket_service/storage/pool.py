@@ -113,15 +113,21 @@ class Pool:
                 await migrate(connection)
             self._ready = True
 
-    async def close(self) -> None:
-        """Close all connections, by force after 5 real seconds. Idempotent."""
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Close all connections, by force after ``timeout_s`` real seconds. Idempotent."""
         pool, self._pool, self._ready = self._pool, None, False
         if pool is None:
             return
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(timeout_s):
                 await pool.close()
         except TimeoutError:
+            pool.terminate()
+
+    def abort(self) -> None:
+        """Break every connection: whatever waits for the server fails at once. There are no new ones."""
+        pool, self._pool, self._ready = self._pool, None, False
+        if pool is not None:
             pool.terminate()
 
     async def ping(self) -> float:

@@ -322,3 +322,29 @@ def test_a_url_that_makes_no_sense(url: str) -> None:
         RedisBus(url)
     assert "s3cr3t" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+async def test_the_last_price_of_a_killed_process_reaches_the_cache(
+    valkey_url: str, client: Any
+) -> None:
+    """It was published to clients, and the process died before it was written here."""
+    await client.set(KEY, json.dumps(price_data(tick(6))), px=300_000)
+    bus = RedisBus(valkey_url)
+    bus.seed(tick(7), age_s=100.0)
+    async with running(bus):
+        assert await bus.drain(10)
+        assert json.loads(await client.get(KEY)) == price_data(tick(7))
+        assert 100_000 < await client.pttl(KEY) <= 200_000
+        assert await client.exists(STREAM) == 0
+
+
+async def test_a_price_too_old_for_the_cache_is_not_written_after_a_restart(
+    valkey_url: str, client: Any
+) -> None:
+    bus = RedisBus(valkey_url)
+    bus.seed(tick(7), age_s=300.0)
+    bus.publish([EpochStarted(SYMBOL, 5, None, None)])
+    async with running(bus):
+        assert await bus.drain(10)
+        assert await client.get(EPOCH_KEY) == "5"
+        assert await client.exists(KEY) == 0

@@ -29,6 +29,8 @@ BELOW: dict[str, set[str]] = {
         *("clock", "errors", "market", "telemetry", "twelvedata"),
         *("feeds", "storage", "bus", "l0", "serving"),
     },
+    # It watches the others from outside, as processes; storage and bus tell it what they left.
+    "chaos": {"clock", "errors", "market", "telemetry", "storage", "bus"},
 }
 ABOVE_ALL = {"cli", "__main__", "__init__"}
 """Entry points: they may import every room."""
@@ -46,6 +48,8 @@ SETTINGS_READERS = {
 PURE = (
     *("market", "service/states.py", "twelvedata/protocol.py", "twelvedata/keys.py"),
     *("twelvedata/ledger.py", "twelvedata/spending.py", "twelvedata/planner.py"),
+    *("chaos/tick_table.py", "chaos/journal_account.py", "chaos/following.py"),
+    *("chaos/comparison.py", "chaos/ledger.py"),
 )
 """Decide without I/O, without a loop and without a clock of their own."""
 IMPURE_MODULES = {

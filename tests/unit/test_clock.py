@@ -1,5 +1,7 @@
 """The virtual clock against hand-computed mappings."""
 
+import asyncio
+import time
 from datetime import date, datetime
 
 import pytest
@@ -106,3 +108,30 @@ def test_naive_start_is_bogota_time() -> None:
     made = parse_virtual_clock("2024-05-10T08:00:00,1", is_trading_day)
     assert made.start == at("2024-05-10T08:00:00-05:00")
     assert isinstance(date.fromtimestamp(made.start), date)  # noqa: DTZ012 - any zone will do
+
+
+@pytest.mark.parametrize("virtual", [False, True])
+async def test_a_clock_that_is_set_forward_wakes_who_sleeps_until_then(
+    virtual: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that starts with a wrong clock must not open the session an hour late."""
+    step = [0.0]
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + step[0])
+    made: SystemClock | VirtualClock = SystemClock()
+    if virtual:
+        made = VirtualClock(
+            0.0, 1.0, is_trading_day=is_trading_day, real_time=lambda: real() + step[0]
+        )
+    sleeper = asyncio.create_task(made.sleep_until(made.now() + 3600.0))
+    await asyncio.sleep(0)
+    step[0] = 3600.0
+    async with asyncio.timeout(20):
+        await sleeper
+
+
+async def test_durations_do_not_follow_a_clock_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 3600.0)
+    async with asyncio.timeout(20):
+        await SystemClock().sleep(0.01)

@@ -89,3 +89,40 @@ async def test_a_ping_that_fails_says_why() -> None:
     await asyncio.gather(running, return_exceptions=True)
     assert not monitor.database.connected
     assert monitor.database.error == "PostgreSQL cannot be reached (refused)."
+
+
+class SetClock(SystemClock):
+    """Shows what it is set to."""
+
+    def __init__(self) -> None:
+        self.at = 1_750_000_000.0
+
+    def now(self) -> float:
+        return self.at
+
+
+async def test_rows_go_on_when_the_clock_is_set_back() -> None:
+    """The proof of continuity reads them: an hour without rows would be an hour without a witness."""
+    store, clock = Store(), SetClock()
+    store.away = False
+    monitor = HealthMonitor(
+        clock=clock,
+        states=StateMachine(0.0),
+        store=store,
+        ping_database=store.ping,
+        ping_redis=None,
+        details=dict,
+        interval_s=60.0,
+    )
+    running = asyncio.create_task(monitor.run())
+    async with asyncio.timeout(10):
+        while not monitor.database.connected:  # by then it has read the clock
+            await asyncio.sleep(0)
+        for count, moved in ((1, 61.0), (2, -3600.0), (3, 61.0)):
+            clock.at += moved
+            while len(store.rows) < count:
+                monitor._wake.set()  # else it looks every two seconds
+                await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert len(store.rows) == 3

@@ -350,6 +350,20 @@ async def test_resume_in_latest_mode_gives_bars_and_the_last_price() -> None:
     assert offsets(outlet) == [4]
 
 
+async def test_resume_in_latest_mode_across_a_restart_gives_the_last_price() -> None:
+    """The new process has no tick yet: the last one before it is still the price."""
+    hub = make_hub()
+    hub.on_events([tick(9)])  # as the start does with what the journal has
+    hub.on_events([EpochStarted("USDCOP", EPOCH + 1, EPOCH, 9)])
+    outlet = connect(hub, mode="latest", since=since(5))
+    assert [m["type"] for m in outlet.messages()] == ["welcome", "market_data", "epoch"]
+    assert offsets(outlet) == [9]
+    known = connect(hub, mode="latest", since=since(9))
+    assert [m["type"] for m in known.messages()] == ["welcome", "epoch"]
+    bars = connect(hub, mode="bars", since=since(5))
+    assert [m["type"] for m in bars.messages()] == ["welcome", "epoch"]
+
+
 async def test_resume_of_bars_gives_bars_only() -> None:
     hub = make_hub()
     hub.on_events([tick(1), bar_update(0, 1), tick(2), bar_update(1, 2)])

@@ -1,0 +1,5 @@
+"""The service under a seeded storm of faults, and a ledger of what must hold whatever dies.
+
+``schedule`` and the judges (``journal_account``, ``following``, ``bars``, ``ledger``) decide and do no I/O;
+``world``, ``parts``, ``processes``, ``client`` and ``evidence`` do it; ``storm`` runs the whole.
+"""
