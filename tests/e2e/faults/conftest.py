@@ -15,7 +15,8 @@ from .catalogue import STAGES
 from .expectation import Expectation, Stage
 from .judge import Matched, Truth, judge, match, stage_faults
 from .recording import drop_database, make_recording, new_database, numbered_cache, true_ticks
-from .stage import DAY, Place, Report, play
+from .running import DAY, Place
+from .stage import Report, play
 from .stored import Prices, Stored, read_stored, recorded_bars
 
 

@@ -14,7 +14,7 @@ from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.storage.embedded import EmbeddedServers
 from enhanced_websocket_service.twelvedata.simulator import market_from_options
 
-from .stage import CLOSES, DAY, TAUGHT_DAY, VENDOR_SYMBOL
+from .running import CLOSES, DAY, TAUGHT_DAY, VENDOR_SYMBOL
 
 FIRST_BAR = "08:00"
 

@@ -20,7 +20,7 @@ from tests.waiting import eventually
 from . import secrets
 from .expectation import Stage
 from .recording import make_recording, new_database, own_servers
-from .stage import DAY, Place, Running, started
+from .running import DAY, Place, Running, started
 from .stored import read_stored
 
 KEY = "shared-0123456789abcdef"

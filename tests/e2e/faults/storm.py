@@ -15,7 +15,7 @@ from typing import Any
 from . import secrets
 from .expectation import Stage
 from .recording import make_recording, new_database, own_servers
-from .stage import DAY, Place, Running, started
+from .running import DAY, Place, Running, started
 from .stored import read_stored
 
 BASE_S, CAP_S = 1.0, 60.0
