@@ -121,7 +121,7 @@ def _unanswered(
     lasts_s: float = 40.0,
     noticed: str = "suspect",
     found_s: float = 15.0,
-    verdicts: tuple[str, ...] = ("suspect", "live"),
+    verdicts: tuple[str, ...] = ("suspect", "dead?", "live"),
     back_s: float | None = 70.0,
     polls: Bounds = ANY,
 ) -> Expectation:
