@@ -19,6 +19,8 @@ from enhanced_websocket_service.twelvedata.simulator import (
     Limits,
     Simulator,
     SimulatorConfig,
+    faults_from_options,
+    load_script,
     market_from_options,
 )
 
@@ -129,7 +131,15 @@ def simulate(
     ticks: TicksOption = None,
     scale: Annotated[float, typer.Option(help="Factor on the prices of --ticks.")] = 1.0,
     ticks_per_bar: Annotated[
-        int | None, typer.Option(help="Ticks made of each bar; default 2 to 40, seeded.")
+        str | None,
+        typer.Option(metavar="N|A-B", help="Ticks made of each bar; default 2-40, seeded."),
+    ] = None,
+    arrivals: Annotated[
+        str, typer.Option(help="How they come: bursty (default), poisson or regular.")
+    ] = "",
+    tick_every: Annotated[
+        str | None,
+        typer.Option(metavar="S[,S@TIME]...", help="Instead: seconds between two ticks."),
     ] = None,
     seed: SeedOption = 0,
     plan: Annotated[str, typer.Option(help="basic, grow, pro or ultra.")] = "pro",
@@ -137,21 +147,42 @@ def simulate(
     row_cap: Annotated[
         int, typer.Option(min=1, max=5000, help="Most rows in one answer, whatever is asked for.")
     ] = 5000,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=VALUE]", help="A fault from the start; may be repeated."),
+    ] = None,
+    fault_script: Annotated[
+        Path | None, typer.Option(help="Faults that begin and end at given times.")
+    ] = None,
 ) -> None:
     """The vendor simulator alone: TwelveData REST and WebSocket on one port."""
     loaded = load()
     settings = loaded.settings
+    calendar, clock = settings.calendar(), settings.clock()
+    faults = faults_from_options(fault or ())
+    now = clock.now()
+    steps = load_script(fault_script, now, calendar.current_or_next(now)) if fault_script else ()
     market = market_from_options(
         bars,
         ticks,
         scale=scale,
         ticks_per_bar=ticks_per_bar,
+        arrivals=arrivals,
+        tick_every=tick_every,
         seed=seed,
         regime=regime,
-        calendar=settings.calendar(),
+        calendar=calendar,
     )
     simulator = Simulator(
-        SimulatorConfig(market=market, plan=plan, limits=Limits(row_cap=row_cap)), settings.clock()
+        SimulatorConfig(
+            market=market,
+            plan=plan,
+            limits=Limits(row_cap=row_cap),
+            seed=seed,
+            faults=faults,
+            script=steps,
+        ),
+        clock,
     )
 
     async def serve(stop: asyncio.Event) -> None:

@@ -3,10 +3,13 @@
 An independent implementation of the vendor's side; it shares no code with the client side.
 """
 
+from .agenda import Step
 from .credits import PLANS
-from .faults import FAULTS, BadFault
+from .fault_table import FAULTS
+from .faults import BadFault
 from .model import Candle, MarketSource, SimTick, SymbolSource
-from .options import market_from_options
+from .options import faults_from_options, market_from_options
+from .script import load_script
 from .server import Simulator, SimulatorConfig
 from .time_series import Limits
 
@@ -20,6 +23,9 @@ __all__ = [
     "SimTick",
     "Simulator",
     "SimulatorConfig",
+    "Step",
     "SymbolSource",
+    "faults_from_options",
+    "load_script",
     "market_from_options",
 ]

@@ -1,14 +1,16 @@
 """Candles to ticks: seeded, irregular, and exactly the candle when put together again. Pure."""
 
 import random
+from bisect import bisect_left
 from itertools import pairwise
+from operator import attrgetter
 from typing import Protocol
 
 from .model import SLOT_SECONDS, Candle, SimTick
+from .pace import FEWEST_TICKS, CountedPace, Pace
 
-FEWEST_TICKS, MOST_TICKS = 2, 40
-_BURST = 0.15  # share of ticks that follow their predecessor within the same second
 _REMEMBERED_SLOTS = 512
+_stamp = attrgetter("timestamp")
 
 
 class CandleBook(Protocol):
@@ -57,15 +59,6 @@ def tick_prices(candle: Candle, count: int, rng: random.Random) -> list[float]:
     return prices
 
 
-def tick_stamps(open_time: int, count: int, rng: random.Random) -> list[int]:
-    """``count`` non-decreasing whole seconds inside the slot, some of them shared."""
-    stamps = sorted(rng.randrange(SLOT_SECONDS) for _ in range(count))
-    for i in range(1, count):
-        if rng.random() < _BURST:
-            stamps[i] = stamps[i - 1]
-    return [open_time + stamp for stamp in stamps]
-
-
 class CandleTicks:
     """A ``SymbolSource`` whose ticks are made from candles.
 
@@ -73,6 +66,7 @@ class CandleTicks:
     asked before.
 
     :param ticks_per_bar: the exact number (raised where the candle needs more); ``None``: 2 to 40.
+    :param pace: another way to choose number and instants, instead of ``ticks_per_bar``.
     :param spread_bp: mean spread between bid and ask, basis points of the price; 0: no bid or ask.
     :param missing_quotes: share of ticks without bid and ask.
     """
@@ -84,13 +78,15 @@ class CandleTicks:
         *,
         seed: int = 0,
         ticks_per_bar: int | None = None,
+        pace: Pace | None = None,
         spread_bp: float = 1.2,
         missing_quotes: float = 0.02,
     ) -> None:
         self._symbol = symbol
         self._book = book
         self._seed = seed
-        self._ticks_per_bar = ticks_per_bar
+        exact = CountedPace(ticks_per_bar, ticks_per_bar) if ticks_per_bar else CountedPace()
+        self._pace = pace or exact
         self._spread_bp = spread_bp
         self._missing = missing_quotes
         self._made: dict[int, list[SimTick]] = {}
@@ -103,7 +99,8 @@ class CandleTicks:
             if candle.open_time >= start and candle.open_time + SLOT_SECONDS <= end:
                 found.extend(made)
             else:
-                found.extend(tick for tick in made if start <= tick.timestamp < end)
+                first_due = bisect_left(made, start, key=_stamp)
+                found.extend(made[first_due : bisect_left(made, end, key=_stamp)])
         return found
 
     def next_stamp(self, at: int) -> int | None:
@@ -143,9 +140,9 @@ class CandleTicks:
     def _make(self, candle: Candle) -> list[SimTick]:
         # A text seed is hashed by SHA-512: the same in every process and on every machine.
         rng = random.Random(f"{self._seed}|{self._symbol}|{candle.open_time}")  # noqa: S311
-        count = self._ticks_per_bar or rng.randint(FEWEST_TICKS, MOST_TICKS)
+        count = self._pace.count(candle.open_time, rng)
         prices = tick_prices(candle, count, rng)
-        stamps = tick_stamps(candle.open_time, len(prices), rng)
+        stamps = self._pace.stamps(candle.open_time, len(prices), rng)
         made = []
         for stamp, price in zip(stamps, prices, strict=True):
             bid: float | None = None

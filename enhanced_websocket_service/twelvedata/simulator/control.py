@@ -13,6 +13,7 @@ from .answers import Answer, Request, json_answer
 from .faults import BadFault, FaultBoard, described
 from .ledger import RequestLedger
 from .model import spelled
+from .rest import RestVendor
 from .stream import PriceStream
 
 PREFIX = "/_sim/"
@@ -26,8 +27,15 @@ class Control:
     each of them.
     """
 
-    def __init__(self, stream: PriceStream, faults: FaultBoard, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        stream: PriceStream,
+        rest: RestVendor,
+        faults: FaultBoard,
+        now: Callable[[], float],
+    ) -> None:
         self._stream = stream
+        self._rest = rest
         self._faults = faults
         self._now = now
         self.calls: Counter[str] = Counter()
@@ -37,11 +45,17 @@ class Control:
     def answer(self, request: Request) -> Answer:
         match request.method, request.path.removeprefix(PREFIX):
             case "GET", "faults":
-                return json_answer({"faults": self._faults.shown(), "known": described()})
+                return json_answer(
+                    {
+                        "faults": self._faults.shown(),
+                        "known": described(),
+                        "script": self._stream.agenda.shown(),
+                    }
+                )
             case "POST", "faults":
                 return self._set_faults(request.body)
             case "DELETE", "faults":
-                self._faults.clear()
+                self._stream.clear()
                 return json_answer({"faults": self._faults.shown()})
             case "GET", "status":
                 return json_answer(self.status())
@@ -55,30 +69,24 @@ class Control:
             "GET /_sim/requests and GET /_sim/sent.",
         )
 
-    def inject(self, faults: object) -> None:
-        """Set faults from inside the process.
-
-        :raises BadFault: naming what is wrong and what is known.
-        """
-        for name, value in self._faults.apply(faults):
-            self._stream.act(name, value)
-
     def status(self) -> dict[str, Any]:
         now = self._now()
         return {
             "now": now,
             "datetime": datetime.fromtimestamp(now, UTC).isoformat(),
             "clients": self._stream.shown(),
+            **self._stream.door.shown(),
             "sent": {symbol: one.counts() for symbol, one in self._stream.ledgers.items()},
             "calls": dict(self.calls),
             "answers": dict(self.answers),
+            "credits": self._rest.ledger.shown(now + self._faults.clock_skew_s),
             "faults": self._faults.shown(),
         }
 
     def _set_faults(self, body: bytes) -> Answer:
         try:
             wanted = msgspec.json.decode(body)
-            self.inject(wanted)
+            self._stream.inject(wanted)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return _refused(400, f"the body is not JSON: {error}")
         except BadFault as error:

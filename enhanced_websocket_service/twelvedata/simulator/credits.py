@@ -6,6 +6,7 @@ from typing import Final
 from enhanced_websocket_service.errors import ConfigurationError
 
 from .answers import PRICING, Refusal
+from .ledger import key_label
 
 _MOST_KEYS = 10_000
 
@@ -51,6 +52,10 @@ class _Counters:
     minute_used: int = 0
     day: int = -1
     day_used: int = 0
+    used: int = 0
+    calls: int = 0
+    refused: int = 0
+    most_in_a_minute: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,4 +117,23 @@ class CreditLedger:
             counters.day, counters.day_used = day, 0
         counters.minute_used += cost
         counters.day_used += cost
-        return Usage(counters.minute_used, counters.day_used, self.plan, cost)
+        counters.used += cost
+        counters.calls += 1
+        counters.most_in_a_minute = max(counters.most_in_a_minute, counters.minute_used)
+        usage = Usage(counters.minute_used, counters.day_used, self.plan, cost)
+        counters.refused += usage.refusal() is not None
+        return usage
+
+    def shown(self, now: float) -> dict[str, dict[str, int]]:
+        """Where every key stands at ``now``, by its label; ``used`` counts since the start."""
+        return {
+            key_label(key): {
+                "minute_used": one.minute_used if one.minute == int(now // 60) else 0,
+                "day_used": one.day_used if one.day == int(now // 86_400) else 0,
+                "used": one.used,
+                "calls": one.calls,
+                "refused": one.refused,
+                "most_in_a_minute": one.most_in_a_minute,
+            }
+            for key, one in self._keys.items()
+        }

@@ -15,22 +15,23 @@ from . import quotes
 from .answers import (
     BAD_KEY,
     CSV_TYPE,
-    TEXT_TYPE,
+    NO_DATA,
     UNKNOWN_SYMBOL,
     Answer,
     Refusal,
     Request,
     json_answer,
 )
-from .credits import CreditLedger, Plan, Usage, out_of_credits
+from .credits import CreditLedger, Plan, Usage
+from .distortion import as_quoted, candle_faults
 from .faults import FaultBoard
 from .model import MarketSource, SymbolInfo, SymbolSource, describe
+from .refusals import NOT_FOUND, rest_refusal, text_answer
 from .series import utc_text
 from .time_series import Limits, csv_text, parse_query, time_series
 
 _PerSymbol = Callable[[Mapping[str, str], SymbolInfo, SymbolSource, float], dict[str, Any] | str]
 
-NOT_FOUND = Answer(404, b'{"message":"404 page not found","code":404}')
 _MOST_BATCHED_CALLS = 100
 
 
@@ -71,14 +72,14 @@ class RestVendor:
         self._limits = limits
         self._error_status_200 = error_status_200
         self._batch_limit = batch_limit
-        self._ledger = CreditLedger(plan)
+        self.ledger = CreditLedger(plan)
         self._years = quotes.YearRanges()
         self._infos = {symbol: describe(symbol) for symbol in market.symbols}
         self._per_symbol: dict[str, _PerSymbol] = {
             "/time_series": self._time_series,
-            "/price": lambda params, _info, source, now: quotes.price(params, source, now),
+            "/price": self._price,
             "/quote": self._quote,
-            "/exchange_rate": quotes.exchange_rate,
+            "/exchange_rate": self._exchange_rate,
             "/earliest_timestamp": lambda params, _info, source, _now: quotes.earliest_timestamp(
                 params, source, self._limits
             ),
@@ -95,11 +96,13 @@ class RestVendor:
         method = "POST" if request.path == "/batch" else "GET"
         if request.path not in self.paths or request.method != method:
             return NOT_FOUND
-        if self._faults.rest_status == "520":
-            return Answer(520, b"error code: 520", TEXT_TYPE)
+        forced = self._forced(request.path)
+        if forced is not None and (plain := text_answer(forced)) is not None:
+            return plain
         headers: tuple[tuple[str, str], ...] = ()
         try:
-            self._force()
+            if forced is not None:
+                raise rest_refusal(forced, self._plan)
             if not self._keys.knows(request.key) and request.path != "/batch":
                 raise Refusal(401, BAD_KEY)
             if request.path == "/batch":
@@ -114,30 +117,17 @@ class RestVendor:
         except Refusal as refusal:
             return self._error(refusal, headers)
 
-    def _force(self) -> None:
-        plan = self._plan
-        match self._faults.rest_status:
-            case None:
-                return
-            case "401":
-                raise Refusal(401, BAD_KEY)
-            case "403":
-                raise Refusal(
-                    403,
-                    "This endpoint is available exclusively with pro or ultra plans. Consider "
-                    "upgrading your API Key now at https://twelvedata.com/pricing",
-                )
-            case "429_minute":
-                raise out_of_credits("minute", plan.per_minute + 1, plan.per_minute)
-            case "429_day":
-                limit = plan.per_day or 800
-                raise out_of_credits("day", limit + 1, limit)
-            case _:
-                raise Refusal(500, "Internal server error")
+    def _forced(self, path: str) -> str | None:
+        """The error that a fault puts in the place of the answer."""
+        fault = self._faults.rest_status
+        if fault is None or (fault.paths is not None and path not in fault.paths):
+            return None
+        self._faults.spend("rest_status")
+        return fault.status
 
     def _charge(self, request: Request, cost: int, now: float) -> Usage:
         assert request.key is not None
-        return self._ledger.charge(request.key, cost, now)
+        return self.ledger.charge(request.key, cost, now)
 
     def _symbols_of(self, request: Request) -> list[str]:
         if request.path not in self._per_symbol:
@@ -185,12 +175,27 @@ class RestVendor:
         self, params: Mapping[str, str], info: SymbolInfo, source: SymbolSource, now: float
     ) -> dict[str, Any] | str:
         query = parse_query(params, self._limits, now)
-        body = time_series(query, info, source, now, self._limits)
+        if self._faults.empty_windows:
+            raise Refusal(400, NO_DATA, {"symbol": info.symbol, "interval": query.interval})
+        faults = candle_faults(self._faults, info.symbol)
+        body = time_series(query, info, source, now, self._limits, faults)
         return csv_text(body, query.delimiter) if query.csv else body
+
+    def _price(
+        self, params: Mapping[str, str], _info: SymbolInfo, source: SymbolSource, now: float
+    ) -> dict[str, Any]:
+        return quotes.price(*as_quoted(params, source, now, self._faults))
+
+    def _exchange_rate(
+        self, params: Mapping[str, str], info: SymbolInfo, source: SymbolSource, now: float
+    ) -> dict[str, Any]:
+        params, source, now = as_quoted(params, source, now, self._faults)
+        return quotes.exchange_rate(params, info, source, now)
 
     def _quote(
         self, params: Mapping[str, str], info: SymbolInfo, source: SymbolSource, now: float
     ) -> dict[str, Any]:
+        params, source, now = as_quoted(params, source, now, self._faults)
         return quotes.quote(params, info, source, now, self._limits, self._years)
 
     def _batch(self, request: Request, now: float) -> Answer:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Final
 
+from .distortion import CandleFaults
 from .model import SLOT_SECONDS, Candle, SymbolSource
 from .recorded import candles_of
 
@@ -46,6 +47,7 @@ class View:
     zone: tzinfo  # alignment: the zone of display, or the daily zone for daily rows
     now: float  # unix seconds UTC
     latency: float  # seconds until a finished row appears
+    faults: CandleFaults | None = None
 
     def bucket(self, instant: int) -> tuple[int, int]:
         """Start and end (exclusive) of the row that ``instant`` belongs to."""
@@ -102,18 +104,25 @@ class View:
             if lower <= slot < upper:
                 pieces += candles_of(self._points(slot, now + 1), SLOT_SECONDS)
         rows = pieces if self.interval in ("1min", "5min") else merged(pieces, self.bucket)
-        return [
+        visible = [
             row
             for row in rows
             if (start is None or row.open_time >= start)
             and row.open_time <= newest
             and not self._settling(row)
         ]
+        faults = self.faults
+        if faults is None:
+            return visible
+        shown = (faults.shown(row, self.bucket(row.open_time)[1], self.now) for row in visible)
+        return [row for row in shown if row is not None]
 
     def _points(self, start: int, end: int) -> Iterator[tuple[int, float]]:
         return ((tick.timestamp, tick.price) for tick in self.source.ticks(start, end))
 
     def _settling(self, row: Candle) -> bool:
+        if self.faults is not None and self.faults.late is not None:
+            return False  # the fault has the say
         if row.open_time + INTERVALS[self.interval] + self.latency <= self.now:
             return False  # the common case, without asking for the exact end of a month
         end = self.bucket(row.open_time)[1]

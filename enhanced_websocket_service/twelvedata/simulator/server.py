@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +12,14 @@ import uvicorn
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import ConfigurationError
 
-from .answers import BAD_KEY, Answer, Refusal, Request, json_answer
+from .agenda import Agenda, Step
+from .answers import Answer, Request, json_answer
 from .control import PREFIX, Control
 from .credits import plan_named
 from .faults import FaultBoard
 from .model import MarketSource
-from .rest import NOT_FOUND, KeyRing, RestVendor, lower_params
+from .refusals import NOT_FOUND, handshake_refusal
+from .rest import KeyRing, RestVendor, lower_params
 from .sockets import EXTENSION, SimulatorSocket
 from .stream import PriceStream
 from .time_series import Limits
@@ -42,6 +44,9 @@ class SimulatorConfig:
     :ivar error_status_200: REST errors come with HTTP status 200.
     :ivar resend_last: the last price is sent again after a subscription.
     :ivar limits: row cap, latency of finished rows, zone of the exchange.
+    :ivar seed: of everything random about the faults.
+    :ivar faults: switched on from the start.
+    :ivar script: faults that begin and end at instants of the clock.
     """
 
     market: MarketSource
@@ -52,19 +57,24 @@ class SimulatorConfig:
     batch_limit: int = 120
     events_per_minute: int = 100
     limits: Limits = field(default_factory=Limits)
+    seed: int = 0
+    faults: Mapping[str, Any] = field(default_factory=dict)
+    script: Sequence[Step] = ()
 
 
 class Simulator:
     """A vendor on this machine, in this process. Time comes from ``clock`` alone.
 
     ``start``, then ``wait`` (or whatever else), then ``stop``. It installs no signal handlers.
+
+    :raises BadFault: the configuration asks for a fault that does not exist, or in a wrong way.
     """
 
     def __init__(self, config: SimulatorConfig, clock: Clock) -> None:
         self._clock = clock
-        self._faults = FaultBoard()
+        self._faults = FaultBoard(config.seed)
         self._keys = KeyRing(config.keys)
-        plan = plan_named(config.plan)
+        self._plan = plan = plan_named(config.plan)
         self._rest = RestVendor(
             config.market,
             plan,
@@ -81,8 +91,11 @@ class Simulator:
             self._faults,
             resend_last=config.resend_last,
             events_per_minute=config.events_per_minute,
+            agenda=Agenda(config.script),
         )
-        self._control = Control(self._stream, self._faults, clock.now)
+        self._stream.inject(dict(config.faults))
+        self._control = Control(self._stream, self._rest, self._faults, clock.now)
+        self._stopping = asyncio.Event()
         self._host, self._port = "", 0
         self._server: uvicorn.Server | None = None
         self._pump: asyncio.Task[None] | None = None
@@ -131,6 +144,7 @@ class Simulator:
 
     async def stop(self) -> None:
         """Close every connection (1012 on sockets) and the port; twice is no harm."""
+        self._stopping.set()
         pump, self._pump = self._pump, None
         if pump is not None:
             pump.cancel()
@@ -152,7 +166,7 @@ class Simulator:
 
         :raises BadFault: unknown fault or bad value; the message lists the known ones.
         """
-        self._control.inject(faults)
+        self._stream.inject(faults)
 
     def status(self) -> dict[str, Any]:
         """The same as ``GET /_sim/status``."""
@@ -177,28 +191,72 @@ class Simulator:
         params = lower_params(scope["query_string"].decode("latin-1"))
         headers = _headers(scope)
         request = Request(scope["method"], scope["path"], params, _rest_key(params, headers), body)
+        self._stream.advance(self._clock.now())
         if request.path.startswith(PREFIX):
             answer = self._control.answer(request)
         else:
-            now = self._clock.now()
-            answer = self._rest.answer(request, now)
-            self._control.requests.add(request, answer, now)
-            known = request.path in self._rest.paths
-            self._control.calls[request.path if known else "unknown"] += 1
-            self._control.answers[str(answer.status)] += 1
+            answer = await self._vendor(request, receive)
         await _respond(send, answer)
+
+    async def _vendor(self, request: Request, receive: Receive) -> Answer:
+        """The vendor's REST answer, after all the delay that faults put before it."""
+        now = self._clock.now()
+        known = request.path in self._rest.paths
+        answer = self._rest.answer(request, now + self._faults.clock_skew_s)
+        hangs = known and self._hangs(request.path)
+        self._control.requests.add(request, answer, now, answered=not hangs)
+        self._control.calls[request.path if known else "unknown"] += 1
+        self._control.answers["none" if hangs else str(answer.status)] += 1
+        if hangs:
+            await self._until_gone(receive)
+            return json_answer({"detail": "The simulator stops."}, 503)
+        delay = self._faults.rest_delay_ms
+        if delay is not None:
+            ms = delay.drawn(self._faults.seed, "rest_delay_ms", sum(self._control.calls.values()))
+            await asyncio.sleep(ms / 1000)
+        return answer
+
+    def _hangs(self, path: str) -> bool:
+        fault = self._faults.rest_timeout
+        if fault is None or (fault.paths is not None and path not in fault.paths):
+            return False
+        self._faults.spend("rest_timeout")
+        return True
+
+    async def _until_gone(self, receive: Receive) -> None:
+        """Wait until the client gives up, or the simulator stops."""
+        waits = {
+            asyncio.create_task(_disconnected(receive), name="simulator-hanging-call"),
+            asyncio.create_task(self._stopping.wait(), name="simulator-stopping"),
+        }
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.wait(waits)
 
     async def _websocket(self, scope: Message, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
         params = lower_params(scope["query_string"].decode("latin-1"))
         key = params.get("apikey") or _headers(scope).get("x-td-apikey")
+        now = self._clock.now()
+        self._stream.advance(now)
+        if self._faults.hang_handshake:
+            self._stream.door.handshake(now, key, 0)
+            await _disconnected(receive)
+            return
         refusal = self._handshake_refusal(scope["path"], key)
         if refusal is not None:
+            self._stream.door.handshake(now, key, refusal.status)
             await _respond(send, refusal, "websocket.http.response")
             return
         assert key is not None
         await send({"type": "websocket.accept"})
-        client = self._stream.join(key, scope["extensions"][EXTENSION])
+        connection: SimulatorSocket = scope["extensions"][EXTENSION]
+        connection.withhold_pong = self._stream.withhold_pong
+        connection.dribbling = lambda: self._faults.slow_frames
+        client = self._stream.join(key, connection)
         try:
             while (message := await receive())["type"] == "websocket.receive":
                 self._stream.on_message(client, message.get("text"))
@@ -208,12 +266,18 @@ class Simulator:
     def _handshake_refusal(self, path: str, key: str | None) -> Answer | None:
         if path != WS_PATH:
             return NOT_FOUND
-        status = self._faults.refuse_handshake
-        if status is not None:
-            return json_answer(Refusal(status, "Handshake refused").envelope(), status)
+        fault = self._faults.refuse_handshake
+        if fault is not None:
+            self._faults.spend("refuse_handshake")
+            return handshake_refusal(fault.status, self._plan, path)
         if not self._keys.knows(key):
-            return json_answer(Refusal(401, BAD_KEY).envelope(), 401)
+            return handshake_refusal(401, self._plan, path)
         return None
+
+
+async def _disconnected(receive: Receive) -> None:
+    while not (await receive())["type"].endswith(".disconnect"):
+        pass
 
 
 def _report(pump: asyncio.Task[None]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from .answers import NO_DATA, Refusal, decimals, flag, invalid, number, whole
+from .distortion import CandleFaults
 from .model import Candle, SymbolInfo, SymbolSource
 from .series import INTERVALS, View, is_daily, label
 
@@ -93,13 +94,18 @@ def parse_query(params: Mapping[str, str], limits: Limits, now: float) -> Query:
 
 
 def time_series(
-    query: Query, info: SymbolInfo, source: SymbolSource, now: float, limits: Limits
+    query: Query,
+    info: SymbolInfo,
+    source: SymbolSource,
+    now: float,
+    limits: Limits,
+    faults: CandleFaults | None = None,
 ) -> dict[str, Any]:
     """The body of one symbol.
 
     :raises Refusal: 400 when the window is empty.
     """
-    view = View(source, query.interval, query.output_zone, now, limits.latency)
+    view = View(source, query.interval, query.output_zone, now, limits.latency, faults)
     rows = view.rows(query.start, query.end, query.count)
     if not rows:
         raise Refusal(400, NO_DATA, {"symbol": info.symbol, "interval": query.interval})

@@ -10,7 +10,7 @@ from websockets.protocol import CLIENT, Protocol
 
 from enhanced_websocket_service.twelvedata.simulator.credits import PLANS
 from enhanced_websocket_service.twelvedata.simulator.faults import FaultBoard
-from enhanced_websocket_service.twelvedata.simulator.ledger import SentLedger
+from enhanced_websocket_service.twelvedata.simulator.ledger import SentLedger, Shape
 from enhanced_websocket_service.twelvedata.simulator.model import MarketSource, SimTick
 from enhanced_websocket_service.twelvedata.simulator.stream import PriceStream, StreamClient
 
@@ -34,6 +34,8 @@ class FakeSocket:
         self.writes = 0
         self.closed: int | None = None
         self.was_reset = False
+        self.finished = False
+        self.frozen = False
         self.writable = asyncio.Event()
         self.writable.set()
 
@@ -46,6 +48,12 @@ class FakeSocket:
 
     def reset(self) -> None:
         self.was_reset = True
+
+    def finish(self) -> None:
+        self.finished = True
+
+    def freeze(self) -> None:
+        self.frozen = True
 
     def texts(self) -> list[str]:
         """What was written since the last call."""
@@ -350,6 +358,8 @@ async def test_faults_of_prices_show_in_frames_and_ledger(bench: Bench) -> None:
         "bid": None,
         "ask": None,
         "resent": False,
+        "left": OPEN + 1,
+        "faults": "",
     }
 
 
@@ -415,6 +425,6 @@ def test_the_ledger_is_bounded_and_says_what_it_forgot() -> None:
 def test_the_ledger_is_cut_by_time_and_kind() -> None:
     ledger = SentLedger()
     for i in range(5):
-        ledger.add(SimTick(i, 1.0, None, None), resent=i == 2)
+        ledger.add(SimTick(i, 1.0, None, None), shape=Shape.RESENT * (i == 2))
     assert [e["timestamp"] for e in ledger.entries(1, 4)] == [1, 2, 3]
     assert [e["timestamp"] for e in ledger.entries(1, 4, resent=False)] == [1, 3]
