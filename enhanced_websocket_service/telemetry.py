@@ -191,6 +191,15 @@ class Metrics:
         self.vendor_calls = Counter(
             "ews_vendor_calls", "REST calls by outcome", ["outcome"], registry=self.registry
         )
+        self.credits_spent = Counter(
+            "ews_credits_spent", "API credits spent", ["purpose"], registry=self.registry
+        )
+        self.credits_left = Gauge(
+            "ews_credits_left", "API credits left today on usable keys", registry=self.registry
+        )
+        self.polls = Counter(
+            "ews_polls", "Polled prices by what they told", ["result"], registry=self.registry
+        )
         self.component_restarts = Counter(
             "ews_component_restarts",
             "Components restarted after a failure",

@@ -62,6 +62,25 @@ class Feed(Protocol):
         ...
 
 
+class KeyLeases(Protocol):
+    """At most one process streams with a key: the vendor closes the older connection."""
+
+    async def acquire(self, fingerprint: str) -> bool:
+        """Whether this process may stream with the key now; ``False``: another process does.
+
+        ``True`` as well when nobody can be asked: two sockets are better than none.
+        """
+        ...
+
+    async def lost(self, fingerprint: str) -> None:
+        """Return once another process has taken a lease we held."""
+        ...
+
+    async def release(self, fingerprint: str) -> None:
+        """Give the lease back; no harm when it is not ours."""
+        ...
+
+
 class BackgroundFeed(ABC):
     """A feed whose ``_run`` delivers quotes from a task of its own.
 

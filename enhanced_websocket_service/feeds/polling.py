@@ -1,7 +1,9 @@
 """The vendor's REST price as a feed, one credit at a time at the planner's pace.
 
 ``/price`` has no stamp, so a quote is stamped with its receipt in whole seconds. Only a changed price
-becomes a quote: an unchanged one is knowledge (the feed is fresh), not a tick.
+becomes a quote: an unchanged one is knowledge (the feed is fresh), not a tick. A poll does not wait for
+the answer of the one before, or a slow vendor would set the pace; an answer overtaken by that of a later
+question is old and is left out.
 """
 
 import asyncio
@@ -12,11 +14,13 @@ import structlog
 
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import VendorError
+from enhanced_websocket_service.market.noise import same_price
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote, quantise
+from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.backoff import Backoff
-from enhanced_websocket_service.twelvedata.planner import POLL
 from enhanced_websocket_service.twelvedata.rest import RestClient
+from enhanced_websocket_service.twelvedata.spending import POLL
 
 from .base import BackgroundFeed, FeedStatus, Verdict
 
@@ -30,6 +34,9 @@ STALE_S = 60.0
 
 class PollingFeed(BackgroundFeed):
     """Quotes of the active symbols (at first: all), polled in turn.
+
+    As many polls may be under way as there are usable keys. One that fails is repeated with another key,
+    unless the one before it failed too: then polling backs off.
 
     :param pace: instant -> seconds to leave between two credits; infinite: none may be spent.
     :param is_open: nothing is polled while this is false; credits are for the session.
@@ -45,6 +52,7 @@ class PollingFeed(BackgroundFeed):
         *,
         is_open: Callable[[float], bool] = lambda _: True,
         backoff: Backoff | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         super().__init__("feed-polling")
         self.symbols = tuple(symbols)
@@ -56,15 +64,26 @@ class PollingFeed(BackgroundFeed):
         self._pace = pace
         self._is_open = is_open
         self._backoff = backoff or Backoff(base=2.0, cap=60.0)
-        self._turn = 0
+        self._polls = (metrics or Metrics()).polls.labels
+        self._asked = 0  # polls so far: each has its number
+        self._answered = 0  # the highest number that was answered, or failed
+        self._newest: dict[str, int] = {}  # by symbol: answers up to this number are old
         self._known: dict[str, float] = {}  # the last price by symbol, whoever brought it
+        self._under_way = 0
+        self._ended = asyncio.Event()
+        self._resting_until = -math.inf  # after failures
+        self._same_failure = 0  # polls up to this number were under way when one failed
         self._last_error: str | None = None
         self._last_success: float | None = None
         self._began = 0.0
 
     def set_symbols(self, symbols: Collection[str]) -> None:
         """Poll these from now on; none: rest. Answers still under way for others are dropped."""
+        before = self._active
         self._active = tuple(symbol for symbol in self.symbols if symbol in symbols)
+        for symbol in set(self._active) - set(before):
+            # What was asked before another feed had the symbol is older than what that one brought.
+            self._newest[symbol] = self._asked
         if self._active:
             self._wanted.set()
 
@@ -104,44 +123,100 @@ class PollingFeed(BackgroundFeed):
         return ("live" if answering else "suspect"), detail
 
     async def _run(self) -> None:
-        clock = self._clock
-        self._began = clock.now()
-        while True:
-            await self._until_wanted()
-            began = clock.now()
-            pace = self._pace(began)
-            if not math.isfinite(pace):
-                await clock.sleep(NO_CREDITS_CHECK_S)
-                continue
-            self._turn += 1
-            symbol = self._active[self._turn % len(self._active)]
-            try:
-                price = await self._rest.price(symbol, POLL, retries=0)
-            except VendorError as error:
-                pace = max(pace, self._backoff.next())
-                if str(error) != self._last_error:
-                    log.warning("Price poll failed", symbol=symbol, error=str(error))
-                self._last_error = str(error)
-            else:
-                await self._on_price(symbol, price)
-            await clock.sleep_until(began + pace)
+        self._began = due = self._clock.now()
+        async with asyncio.TaskGroup() as polls:
+            while True:
+                if await self._until_wanted():
+                    due = self._clock.now()
+                    continue
+                due = await self._until(due)
+                if due > self._clock.now() or not self._may_poll():
+                    continue
+                pace = self._pace(self._clock.now())
+                if not math.isfinite(pace):
+                    due = self._clock.now() + NO_CREDITS_CHECK_S
+                    continue
+                self._asked += 1
+                symbol = self._active[self._asked % len(self._active)]
+                self._under_way += 1
+                polls.create_task(self._poll(self._asked, symbol), name="feed-polling-call")
+                # It shall have its key before the next one is planned: else that would not know of it.
+                await asyncio.sleep(0)
+                # From when it was due, so that lateness does not add up; after a stall, no burst.
+                due = max(due + pace, self._clock.now())
 
-    async def _until_wanted(self) -> None:
-        while not self._active or not self._is_open(self._clock.now()):
+    async def _until(self, due: float) -> float:
+        """Wait until a poll that is due then may be made; a later instant when that must be asked anew."""
+        clock = self._clock
+        due = max(due, self._resting_until)
+        await clock.sleep_until(due)
+        if not self._may_poll() or self._resting_until > clock.now():
+            return max(due, self._resting_until)
+        if self._under_way >= max(1, self._rest.keys.usable()):
+            self._ended.clear()
+            await self._ended.wait()
+            return max(due, clock.now(), self._resting_until)
+        now = clock.now()
+        free_at = self._rest.keys.free_at(now)
+        # Never in the queue for a key: the polls there would all be made when it is free again.
+        return due if free_at <= now else min(free_at, now + NO_CREDITS_CHECK_S)
+
+    def _may_poll(self) -> bool:
+        return bool(self._active) and self._is_open(self._clock.now())
+
+    async def _until_wanted(self) -> bool:
+        """Whether it had to be waited for."""
+        waited = False
+        while not self._may_poll():
+            waited = True
             if self._active:
                 await self._clock.sleep(self._clock.span(IDLE_CHECK_S, at_least_real=0.05))
             else:
                 self._wanted.clear()
                 await self._wanted.wait()
                 self._began = self._clock.now()
+        return waited
 
-    async def _on_price(self, symbol: str, price: float) -> None:
+    async def _poll(self, number: int, symbol: str) -> None:
+        again = 1 if self._last_error is None else 0
+        try:
+            price = await self._rest.price(symbol, POLL, retries=again)
+        except VendorError as error:
+            self._on_failure(number, symbol, error)
+        else:
+            await self._on_price(number, symbol, price)
+        finally:
+            self._under_way -= 1
+            self._ended.set()
+
+    def _on_failure(self, number: int, symbol: str, error: VendorError) -> None:
+        self._polls("failed").inc()
+        if number < self._answered:
+            return  # a later one has shown what is the case now
+        self._answered = number
+        if number > self._same_failure:
+            self._same_failure = self._asked
+            self._resting_until = self._clock.now() + self._backoff.next()
+        if str(error) != self._last_error:
+            log.warning("Price poll failed", symbol=symbol, error=str(error))
+        self._last_error = str(error)
+
+    async def _on_price(self, number: int, symbol: str, price: float) -> None:
         received_at = self._clock.now()
-        self._last_success = received_at
-        self._last_error = None
-        self._backoff.reset()
-        if symbol not in self._active or self._known.get(symbol) == price:
+        self._last_success = max(received_at, self._last_success or received_at)
+        if number > self._answered:
+            self._answered = number
+            self._last_error = None
+            self._backoff.reset()
+            self._resting_until = -math.inf
+        if symbol not in self._active or number <= self._newest.get(symbol, 0):
+            self._polls("superseded").inc()
             return
+        self._newest[symbol] = number
+        if symbol in self._known and same_price(self._known[symbol], price):
+            self._polls("unchanged").inc()
+            return
+        self._polls("changed").inc()
         self._known[symbol] = price
         await self._deliver(
             [

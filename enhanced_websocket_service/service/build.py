@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Sequence
 import structlog
 
 from enhanced_websocket_service.bus.base import Bus
+from enhanced_websocket_service.bus.leases import RedisKeyLeases
 from enhanced_websocket_service.bus.memory import MemoryBus
 from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.clock import Clock
@@ -81,6 +82,10 @@ async def build_service(
     database = Database(database_url, provider, clock=clock)
     redis = None if redis_url is None else RedisBus(redis_url)
     bus: Bus = MemoryBus() if redis is None else redis
+    leases = None if redis_url is None else RedisKeyLeases(redis_url)
+    planner = CreditPlanner(keys)
+    ledgers = KeyLedgers(keys, settings.state_dir, clock)
+    rest.shared = ledgers.shared
     journal = Journal.open(
         settings.state_dir / "journal",
         fsync_ms=settings.journal_fsync_ms,
@@ -130,10 +135,9 @@ async def build_service(
     supervisor = Supervisor(metrics)
 
     def make_feed() -> Feed:
-        planner = CreditPlanner(keys)
-
         def pace(at: float) -> float:
-            return planner.poll_interval(at, calendar.current_or_next(at).closes)
+            session = calendar.current_or_next(at)
+            return planner.poll_interval(at, session.closes, session.opens)
 
         stream = StreamFeed(
             settings.twelvedata_ws_url,
@@ -145,7 +149,13 @@ async def build_service(
             is_open=calendar.is_open,
         )
         polling = PollingFeed(
-            rest, settings.symbols, clock, provider, pace, is_open=calendar.is_open
+            rest,
+            settings.symbols,
+            clock,
+            provider,
+            pace,
+            is_open=calendar.is_open,
+            metrics=metrics,
         )
         for symbol in settings.symbols:
             if (known := bus.latest(symbol)) is not None:
@@ -169,8 +179,8 @@ async def build_service(
     slots = SlotStore(database)
 
     def credits_at(at: float) -> Credits:
-        plan = CreditPlanner(keys).plan(at, calendar.current_or_next(at).closes)
-        return Credits(keys.budget(at).left, plan.reserve)
+        session = calendar.current_or_next(at)
+        return Credits(keys.left(at), planner.plan(at, session.closes, session.opens).reserve)
 
     reconciler = Reconciler(
         rest=rest,
@@ -223,6 +233,7 @@ async def build_service(
         writer=writer,
         database=database,
         keys=keys,
+        planner=planner,
         continuity=Continuity(slots, calendar, clock, provider, epoch=epoch),
         reconciler=reconciler,
     )
@@ -245,6 +256,7 @@ async def build_service(
         metrics=metrics,
         bus=bus,
         redis=redis,
+        leases=leases,
         database=database,
         journal=journal,
         writer=writer,
@@ -255,7 +267,7 @@ async def build_service(
         hub=hub,
         api=api,
         rest=rest,
-        ledgers=KeyLedgers(keys, settings.state_dir),
+        ledgers=ledgers,
         reconciler=reconciler,
         last_ticks=recovery.last,
         late_grace_s=settings.late_grace_s,

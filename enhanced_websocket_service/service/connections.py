@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 LONGEST_WAIT_S = 900.0
 """How long a command waits for a key: it has nothing better to do. A live service has."""
+COMMAND_LOCK_WITHIN_S = 5.0
+"""The same for the lock on the ledgers, which it never has to wait for, as a rule."""
 
 
 @contextlib.asynccontextmanager
@@ -100,12 +102,11 @@ async def open_l0(settings: Settings, *, with_vendor: bool = True) -> AsyncItera
         if with_vendor:
             rest = vendor(settings, clock, metrics, LONGEST_WAIT_S)
             stack.push_async_callback(rest.aclose)
-            ledgers = KeyLedgers(rest.keys, settings.state_dir)
-            ledgers.load(clock.now())
-            # At every call: a command that is killed and started again must not spend a minute's
-            # credits twice.
-            rest.on_spend = lambda: ledgers.save(clock.now())
-            stack.callback(lambda: ledgers.save(clock.now()))
+            ledgers = KeyLedgers(
+                rest.keys, settings.state_dir, clock, lock_within_s=COMMAND_LOCK_WITHIN_S
+            )
+            ledgers.sync()
+            rest.shared = ledgers.shared
         servers = await stack.enter_async_context(data_servers(settings, with_redis=False))
         database_url, _ = servers
         database = Database(database_url, settings.data_provider, clock=clock)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from enhanced_websocket_service.bus.base import Bus
+from enhanced_websocket_service.bus.leases import RedisKeyLeases
 from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import EpochFenced, EwsError
@@ -42,6 +43,7 @@ class Service:
         metrics: Metrics,
         bus: Bus,
         redis: RedisBus | None,
+        leases: RedisKeyLeases | None,
         database: Database,
         journal: Journal,
         writer: JournalWriter,
@@ -64,6 +66,7 @@ class Service:
         self._metrics = metrics
         self.bus = bus
         self._redis = redis
+        self._leases = leases
         self._database = database
         self._journal = journal
         self._writer = writer
@@ -105,7 +108,7 @@ class Service:
         """Listen, begin the epoch, start every component; raises as ``run``."""
         await self.api.start()
         self._started = True
-        self._ledgers.load(self._clock.now())
+        self._ledgers.sync()
         now = self._clock.now()
         self._pipeline.begin_epoch(
             now, {symbol: (tick.epoch, tick.offset) for symbol, tick in self._last_ticks.items()}
@@ -117,8 +120,10 @@ class Service:
         start("writer", self._write)
         if self._redis is not None:
             start("redis", self._redis.run)
+        if self._leases is not None:
+            start("key-leases", self._leases.run)
         start("health", self._monitor.run)
-        start("ledgers", lambda: self._ledgers.keep(self._clock))
+        start("ledgers", self._ledgers.keep)
         start("verdict", self._watch_verdict)
         start("l0-watch", self.lifecycle.watch_data)
         start("reconciliation", self._reconciler.run)
@@ -136,6 +141,8 @@ class Service:
         await self.api.stop()
         await self._supervisor.stop_all()
         await self._rest.aclose()
+        if self._leases is not None:
+            await self._leases.close()
         if self._redis is not None:
             await self._redis.close()
         await self._database.close()
@@ -159,7 +166,7 @@ class Service:
             log.error("The last bars could not be journaled", error=str(error))
         for name in ("reconciliation", "l0-watch", "verdict", "ledgers", "health"):
             await self._supervisor.stop(name, left(0.2))
-        self._ledgers.save(self._clock.now())
+        self._ledgers.sync()
         # A database that was never reached, or is another's by now, takes nothing any more.
         hopeless = self._fenced or not self._database.connected
         if not await self._writer.drain(0.0 if hopeless else left(0.5)):

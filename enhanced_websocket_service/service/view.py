@@ -70,6 +70,7 @@ class View:
         writer: JournalWriter,
         database: Database,
         keys: KeyPool,
+        planner: CreditPlanner,
         continuity: Continuity,
         reconciler: Reconciler,
     ) -> None:
@@ -88,6 +89,7 @@ class View:
         self._writer = writer
         self._database = database
         self._keys = keys
+        self._planner = planner
         self._continuity = continuity
         self._reconciler = reconciler
         self._started = time.monotonic()  # real time: how long the process has been up
@@ -268,15 +270,9 @@ class View:
         )
 
     def _credits(self, now: float) -> dict[str, object]:
-        shown = self._keys.snapshot(now)
         session = self._calendar.current_or_next(now)
-        plan = CreditPlanner(self._keys).plan(now, session.closes)
-        return {
-            "left_today": shown["credits_left_today"],
-            "spent_by_purpose": shown["credits_by_purpose"],
-            "reserve": plan.reserve,
-            "forecast": plan.forecast(),
-        }
+        zone = self._calendar.zone
+        return self._planner.show(now, session.closes, session.opens, zone)
 
     def _bound(self, end: float | None) -> float:
         """The API's ends are exclusive, the database's inclusive.

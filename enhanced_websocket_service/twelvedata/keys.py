@@ -4,14 +4,16 @@ Pure: time is passed in (unix seconds UTC), nothing sleeps, nothing does I/O. In
 
 - two uses of a key are at least ``spacing_s`` apart, counted from the end of the earlier call once it
   is reported, so that they cannot bunch up on the way to the vendor;
-- a key never spends more than its limit in a wall-clock minute or a UTC day, as far as we know them;
+- a key never spends more than its limit in a wall-clock minute or a UTC day, as far as we know them,
+  also when the vendor's clock is a second from ours (``ledger``);
+- of the keys that are free the one with most credits left today is used, in turn where they are equal,
+  so that no key has credits left over when the others have none;
 - no secret leaves this module but inside ``ApiKey.secret``: not in ``repr``, status or saved state.
 """
 
 import copy
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -20,11 +22,20 @@ import msgspec
 
 from enhanced_websocket_service.errors import ConfigurationError
 
-from .ledger import DAY, MINUTE, Account, Ledger, SavedPool
+from .ledger import (
+    DAY,
+    MINUTE,
+    NOTHING_SAVED,
+    REFUSED_FOR_S,
+    RESET_MARGIN_S,
+    Account,
+    Ledger,
+)
+from .spending import ELSEWHERE, POLL, SavedPool, Spending
 
 MAX_KEYS: Final = 16
-RESET_MARGIN_S: Final = 1.0
-"""After a 429 the vendor's clock decides when the minute ends; it may run a little behind ours."""
+SAME_TIMELINE_S: Final = 60.0
+"""Clocks are set back a little; ledgers saved later than this are of another timeline."""
 
 STREAM: Final = "stream"
 """The purpose of a socket connection; it spends no API credits."""
@@ -74,6 +85,7 @@ class Lease:
     credits: int
     purpose: str
     at: float
+    topic: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,7 @@ class Wait:
 
     until: float
     reason: str
+    refused: bool = False  # the vendor excludes the topic from the plan of every key
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +106,7 @@ class Budget:
     left: int  # credits left today
     spent: Mapping[str, int]  # credits spent today by purpose, all keys
     min_interval_s: float  # the shortest mean distance of calls that spacing and minutes allow
+    spendable: int  # of those left, what spacing and minutes allow until the asked instant
 
 
 class KeyPool:
@@ -124,46 +138,73 @@ class KeyPool:
             Account(Ledger(MINUTE, minute_limit), Ledger(DAY, day_limit), (minute_limit, day_limit))
             for _ in keys
         ]
+        # Groups alternate: what befalls one of them (an account, an address) spares every other call.
+        self._order = sorted(range(len(keys)), key=lambda i: (self._place_in_group(i), i))
         self._last = -1  # index of the key used last, -1 before the first use
         self._stream = -1
-        self._spent: Counter[str] = Counter()
-        self._spent_day = -1
+        self._spending = Spending()
+        self._latest = -math.inf  # the latest instant seen: saved counts are those of its periods
+        self._base: SavedPool | None = None  # what others had from us, and we from them, last
 
     @property
     def current_key_index(self) -> int:
         """Index of the key used last, from 0."""
         return max(0, self._last)
 
+    def usable(self) -> int:
+        """How many keys are not disabled."""
+        return sum(not account.disabled for account in self._accounts)
+
+    def left(self, now: float) -> int:
+        """Credits left today on the keys that are not disabled."""
+        return sum(one.day.left for one in self._rolled(now) if not one.disabled)
+
+    def free_at(self, now: float, topic: str = "") -> float:
+        """The first instant at which a call about ``topic`` may be made; infinite when none may."""
+        return min(account.free_at(now, 1, self.spacing_s, topic) for account in self._rolled(now))
+
     def acquire(
         self,
         now: float,
         credits: int = 1,  # noqa: A002 - the vendor's word
-        purpose: str = "poll",
+        purpose: str = POLL,
         avoid: Iterable[str] = (),
+        *,
+        topic: str = "",
     ) -> Lease | Wait:
-        """The next key in turn that may spend ``credits`` now, or how long to wait for one.
+        """A key that may spend ``credits`` now, or how long to wait for one.
 
         :param avoid: labels not to use for this call (they failed it already).
+        :param topic: what is asked about; a key whose plan excludes it is not asked again for a while.
         """
         avoided = frozenset(avoid)
-        earliest, reason = math.inf, "every API key is disabled or refused"
-        for step in range(1, len(self.keys) + 1):
-            index = (self._last + step) % len(self.keys)
+        self._rolled(now)
+        place = self._order.index(self._last) + 1 if self._last >= 0 else 0
+        chosen, earliest = -1, math.inf
+        usable = refused = 0
+        for index in (*self._order[place:], *self._order[:place]):
             account = self._accounts[index]
             if self.keys[index].label in avoided:
                 continue
-            account.roll(now)
-            at = account.free_at(now, credits, self.spacing_s)
+            at = account.free_at(now, credits, self.spacing_s, topic)
             if at <= now:
-                account.spend(now, credits)
-                self._roll_spent(now)
-                self._spent[purpose] += credits
-                self._last = index
-                return Lease(self.keys[index], index, credits, purpose, now)
-            if at < earliest:
-                earliest = at
-                reason = "key spacing" if at - now <= self.spacing_s else "API credits"
-        return Wait(earliest, reason)
+                if chosen < 0 or account.day.left > self._accounts[chosen].day.left:
+                    chosen = index
+            elif not account.disabled:
+                earliest = min(earliest, at)
+                usable += 1
+                refused += topic in account.refused
+        if chosen >= 0:
+            self._accounts[chosen].spend(now, credits)
+            self._spending.charge(purpose, credits, now)
+            self._last = chosen
+            return Lease(self.keys[chosen], chosen, credits, purpose, now, topic)
+        if usable and refused == usable:
+            reasons = (a.refused[topic][0] for a in self._accounts if topic in a.refused)
+            return Wait(earliest, next(reasons), refused=True)
+        if math.isinf(earliest):
+            return Wait(earliest, "every API key is disabled or refused")
+        return Wait(earliest, "key spacing" if earliest - now <= self.spacing_s else "API credits")
 
     def report(
         self,
@@ -173,20 +214,21 @@ class KeyPool:
         *,
         latency_ms: float | None = None,
         header_credits: tuple[int, int] | None = None,
-        stated_limit: int | None = None,
+        stated: tuple[int, int] | None = None,
         detail: str = "",
     ) -> None:
         """Say how the call of ``lease`` ended.
 
         :param latency_ms: real milliseconds until the answer.
         :param header_credits: ``(used, left)`` of the current minute from the answer's headers.
-        :param stated_limit: the limit a 429 names, for its scope.
+        :param stated: ``(used, limit)`` that a 429 names, for its scope.
         :param detail: the vendor's wording, for keys that are refused.
         """
         account = self._accounts[lease.index]
-        account.roll(now)
-        account.last_used = max(account.last_used, now)
+        self._rolled(now)
+        account.ended(now, lease.credits)
         account.outcomes[outcome] += 1
+        self._spending.ended(lease.purpose, outcome)
         if outcome not in ("ok", "cancelled"):
             account.failures += 1
         if latency_ms is not None:
@@ -197,31 +239,42 @@ class KeyPool:
             used, left = header_credits
             if outcome == "ok" and left >= 0 and used + left > 0:
                 account.minute.limit = used + left
-            # Someone else may spend with this key too. A call that straddles two minutes says
-            # nothing certain about the new one.
-            if math.floor(lease.at / MINUTE) == account.minute.period:
-                account.minute.used = max(account.minute.used, used)
+            # A call near the end of a minute says nothing certain about either.
+            if account.minute.surely_holds(lease.at, now):
+                self._seen(account, used - account.minute.used, now)
         if outcome == "minute_exhausted":
-            account.minute.limit = stated_limit or account.minute.limit
-            account.cooldown_until = account.minute.end + RESET_MARGIN_S
+            if stated is not None:
+                account.minute.limit = max(1, stated[1])
+                if header_credits is None and account.minute.surely_holds(lease.at, now):
+                    self._seen(account, stated[0] - account.minute.used, now)
+            account.cooldown_until = account.minute.surely_over(now) + RESET_MARGIN_S
         elif outcome == "day_exhausted":
-            account.day.limit = stated_limit or account.day.limit
+            if stated is not None:
+                account.day.limit = max(1, stated[1])
+                self._seen(account, stated[0] - account.day.used, now, of_the_minute=False)
             account.day.used = max(account.day.used, account.day.limit)
-            account.cooldown_until = account.day.end + RESET_MARGIN_S
+            account.cooldown_until = account.day.surely_over(now) + RESET_MARGIN_S
         elif outcome == "invalid_key":
-            account.disabled = detail or "the vendor does not know this key"
+            account.disable(now, detail or "the vendor does not know this key")
         elif outcome == "not_entitled":
-            account.refused[lease.purpose] = detail
+            account.refused[lease.topic or lease.purpose] = (detail, now + REFUSED_FOR_S)
+        if outcome == "ok":
+            account.enable()
+            account.refused.pop(lease.topic, None)
+
+    def got(self, purpose: str, what: str, count: int = 1) -> None:
+        """Note what credits of ``purpose`` bought: ``count`` ``what``."""
+        self._spending.got(purpose, what, count)
 
     def learn_limits(
         self, lease: Lease, now: float, *, minute: int, day: int | None, day_used: int | None
     ) -> None:
         """Adopt what ``/api_usage`` says; ``day`` is ``None`` on a plan without a daily limit."""
         account = self._accounts[lease.index]
-        account.roll(now)
+        self._rolled(now)
         account.minute.limit = max(1, minute)
         account.day.limit = max(1, minute * DAY // MINUTE if day is None else day)
-        account.day.used = max(account.day.used, day_used or 0)
+        self._seen(account, (day_used or 0) - account.day.used, now, of_the_minute=False)
 
     def stream_key(self, *, rotate: bool = False) -> ApiKey | None:
         """The key to stream with; ``None`` when every key is disabled.
@@ -242,28 +295,34 @@ class KeyPool:
 
     def refuse_stream(self, key: ApiKey, reason: str) -> None:
         """Note that the vendor will not stream with ``key``. It may still be good for REST."""
-        self._accounts[self.keys.index(key)].refused[STREAM] = reason
+        self._accounts[self.keys.index(key)].refused[STREAM] = (reason, math.inf)
 
     def accept_stream(self, key: ApiKey) -> None:
         """Note that the vendor streams with ``key`` after all."""
         self._accounts[self.keys.index(key)].refused.pop(STREAM, None)
 
-    def budget(self, now: float) -> Budget:
-        """What can be spent until the next UTC midnight."""
-        self._roll_spent(now)
-        usable = [account for account in self._accounts if not account.disabled]
-        for account in usable:
-            account.roll(now)
-        rates = [
-            min(account.minute.limit / MINUTE, 1.0 / self.spacing_s if self.spacing_s else math.inf)
-            for account in usable
+    def budget(self, now: float, until: float | None = None) -> Budget:
+        """What can be spent until the next UTC midnight, and until ``until`` (unix seconds UTC)."""
+        usable = [
+            account
+            for account in self._rolled(now)
+            if not account.disabled or account.retry_at <= now  # due to be tried again
         ]
+        until = now + DAY if until is None else until
+        ready = [a.rate(self.spacing_s) for a in usable if a.day.left and a.cooldown_until <= now]
+        spendable = 0
+        for account in usable:
+            seconds = until - max(now, account.cooldown_until)
+            if seconds > 0:
+                most = seconds * account.rate(self.spacing_s) + 1
+                spendable += account.day.left if most > account.day.left else int(most)
         return Budget(
             keys=len(usable),
             day_total=sum(account.day.limit for account in usable),
-            left=sum(max(0, account.day.limit - account.day.used) for account in usable),
-            spent=dict(self._spent),
-            min_interval_s=1.0 / sum(rates) if rates else math.inf,
+            left=sum(account.day.left for account in usable),
+            spent=self._spending.credits(),
+            min_interval_s=1.0 / sum(ready) if ready else math.inf,
+            spendable=spendable,
         )
 
     def forecast(self, now: float, calls: int) -> float:
@@ -276,13 +335,12 @@ class KeyPool:
                 if math.isinf(answer.until):
                     return math.inf
                 at = answer.until
+            pool.report(answer, "ok", at)
         return at - now
 
     def total_calls(self, now: float) -> int:
         """REST calls of all keys since UTC midnight."""
-        for account in self._accounts:
-            account.roll(now)
-        return sum(account.calls_today for account in self._accounts)
+        return sum(account.calls_today for account in self._rolled(now))
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """Everything worth showing in ``/status``; no part of any key."""
@@ -294,6 +352,8 @@ class KeyPool:
             "total_calls": self.total_calls(now),
             "credits_left_today": budget.left,
             "credits_by_purpose": dict(budget.spent),
+            "purchases": self._spending.show(),
+            "groups": self._groups(),
             "keys": [
                 {"label": key.label, "group": key.group, **account.show(now)}
                 for key, account in zip(self.keys, self._accounts, strict=True)
@@ -301,41 +361,90 @@ class KeyPool:
         }
 
     def export_state(self, now: float) -> dict[str, Any]:
-        """The ledgers as plain JSON values, for ``import_state`` after a restart."""
-        self._roll_spent(now)
-        for account in self._accounts:
-            account.roll(now)
-        accounts = zip(self.keys, self._accounts, strict=True)
-        saved = SavedPool(
-            saved_at=now,
-            spent_by_purpose=dict(self._spent),
-            keys={key.fingerprint: account.save() for key, account in accounts},
-        )
-        plain: dict[str, Any] = msgspec.to_builtins(saved)
+        """The ledgers as plain JSON values, for ``import_state`` here or in another process.
+
+        Keys that only the others know of are in it.
+        """
+        plain: dict[str, Any] = msgspec.to_builtins(self._save(now))
         return plain
 
-    def import_state(self, state: object, now: float) -> bool:
-        """Take over saved ledgers; returns whether they were used.
+    def exported(self, state: object) -> None:
+        """What ``export_state`` returned has been written: the others have it now."""
+        self._base = msgspec.convert(state, SavedPool)
 
-        Ledgers saved later than ``now`` belong to another (virtual) timeline and are ignored, as is
-        anything damaged: the vendor's answers teach the truth again.
+    def import_state(self, state: object, now: float) -> bool:
+        """Take over saved ledgers and add what was spent here since the last exchange.
+
+        :returns: whether they were used. Ledgers saved well after ``now`` belong to another (virtual)
+            timeline and are ignored, as is anything damaged: the vendor's answers teach the truth again.
         """
         try:
             saved = msgspec.convert(state, SavedPool)
         except msgspec.ValidationError:
             return False
-        if not saved.saved_at <= now:
+        if not saved.saved_at <= max(now, self._latest) + SAME_TIMELINE_S:
             return False
-        self._roll_spent(saved.saved_at)
-        if math.floor(saved.saved_at / DAY) == self._spent_day:
-            self._spent.update(saved.spent_by_purpose)
+        self._rolled(max(now, saved.saved_at))
+        at = self._latest
+        base = SavedPool(at, {}, {}) if self._base is None else self._base.rolled(at)
+        theirs = saved.rolled(at)
+        self._spending.merge(theirs.purchases(), base.purchases())
         for key, account in zip(self.keys, self._accounts, strict=True):
-            if key.fingerprint in saved.keys:
-                account.restore(saved.keys[key.fingerprint], saved.saved_at)
+            name = key.fingerprint
+            if name in theirs.keys:
+                account.merge(theirs.keys[name], base.keys.get(name, NOTHING_SAVED), at)
+        self._base = theirs
         return True
 
-    def _roll_spent(self, now: float) -> None:
-        day = math.floor(now / DAY)
-        if day > self._spent_day:
-            self._spent_day = day
-            self._spent.clear()
+    def _save(self, now: float) -> SavedPool:
+        accounts = zip(self.keys, self._rolled(now), strict=True)
+        others = {} if self._base is None else self._base.rolled(self._latest).keys
+        return SavedPool(
+            saved_at=self._latest,
+            spent_by_purpose=self._spending.credits(),
+            keys={
+                **{name: one for name, one in others.items() if one.day_used},
+                **{key.fingerprint: account.save() for key, account in accounts},
+            },
+            spending=self._spending.save(),
+        )
+
+    def _rolled(self, now: float) -> Sequence[Account]:
+        """All accounts, in the minute and the day of ``now``, or later ones if they were there."""
+        self._latest = max(now, self._latest)
+        self._spending.roll(self._latest)
+        for account in self._accounts:
+            account.roll(self._latest)
+        return self._accounts
+
+    def _seen(
+        self, account: Account, unknown: int, now: float, *, of_the_minute: bool = True
+    ) -> None:
+        """The vendor counted ``unknown`` credits that we know nothing of."""
+        if unknown <= 0:
+            return
+        if of_the_minute:
+            account.spent_elsewhere(unknown)
+        else:
+            account.day.used += unknown
+        self._spending.charge(ELSEWHERE, unknown, now, calls=0)
+
+    def _place_in_group(self, index: int) -> int:
+        return sum(key.group == self.keys[index].group for key in self.keys[:index])
+
+    def _groups(self) -> list[dict[str, int]]:
+        shown = []
+        for group in sorted({key.group for key in self.keys}):
+            pairs = zip(self.keys, self._accounts, strict=True)
+            members = [account for key, account in pairs if key.group == group]
+            usable = [account for account in members if not account.disabled]
+            shown.append(
+                {
+                    "group": group,
+                    "keys": len(members),
+                    "usable_keys": len(usable),
+                    "used_today": sum(account.day.used for account in members),
+                    "left_today": sum(account.day.left for account in usable),
+                }
+            )
+        return shown

@@ -1,4 +1,13 @@
-"""What one API key has spent and when it may spend again. Pure; the rules of ``keys.KeyPool``."""
+"""What one API key has spent and when it may spend again. Pure; the rules of ``keys.KeyPool``.
+
+The vendor counts by its own clock and when a call arrives; we know when a call began and when it was
+answered, by ours. So that no difference can break a limit:
+
+- our minute (and day) begins ``CLOCK_MARGIN_S`` after the vendor's: a call that begins in it cannot
+  arrive in the vendor's one before;
+- a call that is still under way when a period ends, or ended so near its end that the vendor may have
+  counted it in the next one, is counted in both.
+"""
 
 import math
 from collections import Counter
@@ -10,42 +19,91 @@ import msgspec
 MINUTE: Final = 60
 DAY: Final = 86_400
 
+CLOCK_MARGIN_S: Final = 1.0
+"""How far the vendor's clock may be from ours, either way."""
+RESET_MARGIN_S: Final = 1.0
+"""After a 429 the vendor's clock decides when the minute ends; it may run further behind than that."""
+FIRST_RETRY_S: Final = 900.0
+LONGEST_RETRY_S: Final = 6 * 3600.0
+"""A key called wrong is tried again, ever more rarely: vendors have called good keys wrong before."""
+REFUSED_FOR_S: Final = 3600.0
+"""How long a key is not asked again for what its plan does not include."""
+
+
+def period_of(now: float, length: int) -> int:
+    """Our number of the period of ``length`` seconds that ``now`` lies in."""
+    return math.floor((now - CLOCK_MARGIN_S) / length)
+
 
 @dataclass(slots=True)
 class Ledger:
-    """Credits spent in the current period of ``length`` seconds, aligned to the unix epoch."""
+    """Credits spent in the current period of ``length`` seconds."""
 
     length: int
     limit: int
     period: int = -1
     used: int = 0
+    carry: int = 0  # the part of it that the vendor may count in the next period
 
-    def roll(self, now: float) -> bool:
-        """Begin a new period when ``now`` lies in one; returns whether it did.
+    def roll(self, now: float, under_way: int = 0) -> int:
+        """Begin a new period when ``now`` lies in one; returns how many have passed.
 
         Never backwards: a clock that is set back must not hand out the same minute twice.
-        """
-        period = math.floor(now / self.length)
-        if period <= self.period:
-            return False
-        self.period, self.used = period, 0
-        return True
 
-    def free_at(self, at: float, cost: int) -> float:
+        :param under_way: credits of calls not ended yet: they may still arrive in the new one.
+        """
+        passed = period_of(now, self.length) - self.period
+        if passed <= 0:
+            return 0
+        self.period += passed
+        self.used = self.carry if passed == 1 else under_way
+        self.carry = under_way
+        return passed
+
+    def spend(self, cost: int) -> None:
+        self.used += cost
+        self.carry += cost
+
+    def ended(self, cost: int, at: float) -> None:
+        """A call that spent ``cost`` was answered at ``at``."""
+        if at < self.end - 2 * CLOCK_MARGIN_S:
+            self.carry = max(0, self.carry - cost)
+
+    def surely_holds(self, began: float, ended: float) -> bool:
+        """Whether the vendor counted a call in just this period, whatever its clock shows."""
+        return period_of(began, self.length) == self.period and (
+            ended < self.end - 2 * CLOCK_MARGIN_S
+        )
+
+    def surely_over(self, now: float) -> float:
+        """The end of the period that the vendor's clock may show at ``now``, the later one of two."""
+        return self.end if now < self.end - 2 * CLOCK_MARGIN_S else self.end + self.length
+
+    def free_at(self, at: float, cost: int, headroom: int = 0) -> float:
         """The first instant from ``at`` on at which ``cost`` credits fit."""
-        at = max(at, float(self.period * self.length))  # a clock set back waits to catch up
-        if math.floor(at / self.length) > self.period or self.used + cost <= self.limit:
-            return at
-        return self.end
+        at = max(at, self.period * self.length + CLOCK_MARGIN_S)  # a clock set back catches up
+        ahead = period_of(at, self.length) - self.period
+        if ahead == 0 and self.used + cost > max(cost, self.limit - headroom):
+            at, ahead = self.end, 1
+        if ahead == 1 and self.carry + cost > self.limit:
+            at = self.end + self.length
+        return at
+
+    @property
+    def left(self) -> int:
+        return max(0, self.limit - self.used)
 
     @property
     def end(self) -> float:
         """The end of the current period, exclusive."""
-        return float((self.period + 1) * self.length)
+        return (self.period + 1) * self.length + CLOCK_MARGIN_S
 
 
 class SavedKey(msgspec.Struct, frozen=True):
-    """The part of a key's account that survives a restart; instants in unix seconds UTC."""
+    """The part of a key's account that survives a restart; instants in unix seconds UTC.
+
+    Its counts are those of the minute and the day in which it was saved.
+    """
 
     minute_used: int
     minute_limit: int
@@ -56,14 +114,29 @@ class SavedKey(msgspec.Struct, frozen=True):
     cooldown_until: float | None
     minute_configured: int = 0  # the limits of the settings then
     day_configured: int = 0
+    minute_carry: int = 0
+    day_carry: int = 0
+
+    def rolled(self, saved_at: float, now: float) -> "SavedKey":
+        """What is left of the counts at ``now``."""
+        minutes = period_of(now, MINUTE) - period_of(saved_at, MINUTE)
+        if minutes <= 0:
+            return self
+        days = period_of(now, DAY) - period_of(saved_at, DAY)
+        day = (self.day_used, self.day_carry, self.calls_today)
+        if days > 0:
+            day = (self.day_carry if days == 1 and minutes == 1 else 0, 0, 0)
+        return msgspec.structs.replace(
+            self,
+            minute_used=self.minute_carry if minutes == 1 else 0,
+            minute_carry=0,
+            day_used=day[0],
+            day_carry=day[1],
+            calls_today=day[2],
+        )
 
 
-class SavedPool(msgspec.Struct, frozen=True):
-    """The ledgers of a pool, keys named by fingerprint."""
-
-    saved_at: float
-    spent_by_purpose: dict[str, int]
-    keys: dict[str, SavedKey]
+NOTHING_SAVED: Final = SavedKey(0, 0, 0, 0, 0, None, None)
 
 
 @dataclass(slots=True)
@@ -76,7 +149,12 @@ class Account:
     last_used: float = -math.inf
     cooldown_until: float = -math.inf
     disabled: str = ""  # why, once the vendor has called the key wrong
-    refused: dict[str, str] = field(default_factory=dict)  # purpose -> the vendor's reason
+    retry_at: float = -math.inf  # when a disabled key is tried again
+    retry_s: float = FIRST_RETRY_S
+    refused: dict[str, tuple[str, float]] = field(default_factory=dict)  # topic -> reason, until
+    under_way: int = 0  # credits of calls that have not ended
+    others: int = 0  # credits that somebody else spent with this key in this minute
+    others_usually: float = 0.0  # the same, of the minutes before
     calls: int = 0
     calls_today: int = 0
     failures: int = 0
@@ -85,23 +163,62 @@ class Account:
     outcomes: Counter[str] = field(default_factory=Counter)
 
     def roll(self, now: float) -> None:
-        self.minute.roll(now)
-        if self.day.roll(now):
+        if passed := self.minute.roll(now, self.under_way):
+            self.others_usually = max(
+                float(self.others), self.others_usually / 2.0 ** min(passed, 9)
+            )
+            self.others = 0
+        if self.day.roll(now, self.under_way):
             self.calls_today = 0
 
-    def free_at(self, now: float, cost: int, spacing_s: float) -> float:
-        """When ``cost`` credits may be spent; infinite for a key that must not be used."""
-        if self.disabled or cost > min(self.minute.limit, self.day.limit):
+    @property
+    def headroom(self) -> int:
+        """Credits of the minute left to whoever else uses this key, as far as they show."""
+        return max(0, round(self.others_usually) - self.others)
+
+    def free_at(self, now: float, cost: int, spacing_s: float, topic: str = "") -> float:
+        """When ``cost`` credits may be spent on ``topic``; infinite when they never may."""
+        if cost > min(self.minute.limit, self.day.limit):
             return math.inf
         at = max(now, self.last_used + spacing_s, self.cooldown_until)
-        return self.day.free_at(self.minute.free_at(at, cost), cost)
+        if self.disabled:
+            at = max(at, self.retry_at)
+        if topic in self.refused:
+            at = max(at, self.refused[topic][1])
+        return self.day.free_at(self.minute.free_at(at, cost, self.headroom), cost)
+
+    def rate(self, spacing_s: float) -> float:
+        """Credits a second that the limits of the minute and the spacing allow for long."""
+        room = max(1, self.minute.limit - round(self.others_usually))
+        return min(room / MINUTE, 1.0 / spacing_s if spacing_s else math.inf)
 
     def spend(self, now: float, cost: int) -> None:
-        self.minute.used += cost
-        self.day.used += cost
+        self.minute.spend(cost)
+        self.day.spend(cost)
+        self.under_way += cost
         self.last_used = max(self.last_used, now)
         self.calls += 1
         self.calls_today += 1
+
+    def ended(self, now: float, cost: int) -> None:
+        self.under_way = max(0, self.under_way - cost)
+        self.minute.ended(cost, now)
+        self.day.ended(cost, now)
+        self.last_used = max(self.last_used, now)
+
+    def spent_elsewhere(self, credits: int) -> None:  # noqa: A002 - the vendor's word
+        """Count what the vendor says was spent in this minute beyond what we know of."""
+        self.others += credits
+        self.minute.used += credits
+        self.day.used += credits
+
+    def disable(self, now: float, reason: str) -> None:
+        self.disabled = reason
+        self.retry_at = now + self.retry_s
+        self.retry_s = min(2 * self.retry_s, LONGEST_RETRY_S)
+
+    def enable(self) -> None:
+        self.disabled, self.retry_s = "", FIRST_RETRY_S
 
     def save(self) -> SavedKey:
         return SavedKey(
@@ -114,25 +231,36 @@ class Account:
             cooldown_until=self.cooldown_until if math.isfinite(self.cooldown_until) else None,
             minute_configured=self.configured[0],
             day_configured=self.configured[1],
+            minute_carry=self.minute.carry,
+            day_carry=self.day.carry,
         )
 
-    def restore(self, saved: SavedKey, saved_at: float) -> None:
-        """Take over what was ``save``d at ``saved_at``; spending since then stays counted."""
-        self.roll(saved_at)
-        if (saved.minute_configured, saved.day_configured) == self.configured:
-            # Learned from the vendor since. Else the settings were changed: they must count.
-            self.minute.limit = max(1, saved.minute_limit)
-            self.day.limit = max(1, saved.day_limit)
-        if math.floor(saved_at / MINUTE) == self.minute.period:
-            self.minute.used += max(0, saved.minute_used)
-        if math.floor(saved_at / DAY) == self.day.period:
-            self.day.used += max(0, saved.day_used)
-            self.calls_today += max(0, saved.calls_today)
-        if saved.last_used is not None:
-            self.last_used = max(self.last_used, min(saved.last_used, saved_at))
-        if saved.cooldown_until is not None:
+    def merge(self, theirs: SavedKey, base: SavedKey, saved_at: float) -> None:
+        """Take over ``theirs``, and add to it what we did since we both had ``base``.
+
+        All three are of the same minute and day.
+        """
+
+        def sum_up(mine: int, name: str) -> int:
+            return max(0, int(getattr(theirs, name)) + mine - int(getattr(base, name)))
+
+        self.minute.used = sum_up(self.minute.used, "minute_used")
+        self.minute.carry = max(self.under_way, sum_up(self.minute.carry, "minute_carry"))
+        self.day.used = sum_up(self.day.used, "day_used")
+        self.day.carry = max(self.under_way, sum_up(self.day.carry, "day_carry"))
+        self.calls_today = sum_up(self.calls_today, "calls_today")
+        if (theirs.minute_configured, theirs.day_configured) == self.configured:
+            # Learned from the vendor since, unless we learned later. Else the settings were changed:
+            # they must count.
+            if base is NOTHING_SAVED or self.minute.limit == base.minute_limit:
+                self.minute.limit = max(1, theirs.minute_limit)
+            if base is NOTHING_SAVED or self.day.limit == base.day_limit:
+                self.day.limit = max(1, theirs.day_limit)
+        if theirs.last_used is not None:
+            self.last_used = max(self.last_used, min(theirs.last_used, saved_at))
+        if theirs.cooldown_until is not None:
             self.cooldown_until = max(
-                self.cooldown_until, min(saved.cooldown_until, saved_at + DAY)
+                self.cooldown_until, min(theirs.cooldown_until, saved_at + DAY)
             )
 
     def show(self, now: float) -> dict[str, Any]:
@@ -150,5 +278,5 @@ class Account:
             "latency_max_ms": round(self.latency_max_ms, 1),
             "cooling_s": round(max(0.0, self.cooldown_until - now), 1),
             "disabled": self.disabled or None,
-            "refused": dict(self.refused),
+            "refused": {topic: reason for topic, (reason, _) in self.refused.items()},
         }

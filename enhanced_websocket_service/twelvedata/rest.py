@@ -9,6 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import urlsplit
@@ -73,8 +74,9 @@ class RestClient:
         self._retries = retries
         self._max_wait_s = max_wait_s
         self._jitter = jitter
-        self.on_spend: Callable[[], None] | None = None
-        """Called when a key has been charged, before the call is sent."""
+        self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Held, briefly, around every change of the ledgers: whoever shares them with other processes
+        takes over theirs on entering and hands on ours on leaving, before the call is sent."""
         self._turn = asyncio.Lock()  # FIFO: a long back-fill must not starve the polled price
         self._http = httpx.AsyncClient(
             base_url=base_url,
@@ -123,30 +125,36 @@ class RestClient:
                 examples=page.faults[:_FAULTS_SHOWN],
             )
             self._metrics.vendor_frames.labels("bad_bar").inc(len(page.faults))
+        self.keys.got(purpose, "bars", len(page.bars))
         return page.bars
 
     async def price(self, symbol: str, purpose: str, *, retries: int | None = None) -> float:
         """The vendor's current price of ``symbol``; it has no stamp."""
         params = {"symbol": vendor_symbol(symbol)}
         body, _ = await self._get("/price", params, purpose, retries)
-        return answers.parse_price(body)
+        price = answers.parse_price(body)
+        self.keys.got(purpose, "prices")
+        return price
 
     async def quote(self, symbol: str, purpose: str) -> answers.DailyQuote:
         """The running day of ``symbol``."""
         body, _ = await self._get("/quote", {"symbol": vendor_symbol(symbol)}, purpose)
-        return answers.parse_quote(body, symbol)
+        quote = answers.parse_quote(body, symbol)
+        self.keys.got(purpose, "quotes")
+        return quote
 
     async def api_usage(self, purpose: str = "usage") -> answers.ApiUsage:
         """Usage and limits of the key whose turn it is; the pool learns them."""
         body, lease = await self._get("/api_usage", {}, purpose)
         usage = answers.parse_usage(body)
-        self.keys.learn_limits(
-            lease,
-            self._clock.now(),
-            minute=usage.plan_limit,
-            day=usage.plan_daily_limit,
-            day_used=usage.daily_usage,
-        )
+        with self.shared():
+            self.keys.learn_limits(
+                lease,
+                self._clock.now(),
+                minute=usage.plan_limit,
+                day=usage.plan_daily_limit,
+                day_used=usage.daily_usage,
+            )
         return usage
 
     async def earliest_timestamp(
@@ -170,15 +178,17 @@ class RestClient:
     ) -> tuple[bytes, Lease]:
         backoff = Backoff(base=1.0, cap=30.0, jitter=self._jitter)
         retries = self._retries if retries is None else retries
+        topic = topic_of(path, params.get("symbol", ""))
         last: VendorError | None = None
         asked = self._clock.now()
         while True:
-            lease = await self._lease(purpose, asked, last)
+            lease = await self._lease(purpose, topic, asked, last)
             body, error = await self._call(lease, path, params)
             if error is None:
                 return body, lease
-            if isinstance(error, InvalidKey | CreditsExhausted):
-                # The pool now knows that this key must rest; the next one may do.
+            if isinstance(error, InvalidKey | CreditsExhausted | NotEntitled):
+                # The pool now knows that this key must rest, or that its plan is too small; the next
+                # one may do.
                 log.warning("API key refused", key=lease.key.label, path=path, error=str(error))
                 last = error
                 continue
@@ -187,15 +197,19 @@ class RestClient:
                 continue
             raise error
 
-    async def _lease(self, purpose: str, asked: float, last: VendorError | None) -> Lease:
+    async def _lease(
+        self, purpose: str, topic: str, asked: float, last: VendorError | None
+    ) -> Lease:
         async with self._turn:
             while True:
                 now = self._clock.now()
-                answer = self.keys.acquire(now, 1, purpose)
+                with self.shared():
+                    answer = self.keys.acquire(now, 1, purpose, topic=topic)
                 if not isinstance(answer, Wait):
-                    if self.on_spend is not None:
-                        self.on_spend()
+                    self._metrics.credits_spent.labels(purpose).inc(answer.credits)
                     return answer
+                if answer.refused:
+                    raise NotEntitled(answer.reason)
                 if answer.until == float("inf"):
                     raise InvalidKey(
                         f"No usable API key is left ({last or answer.reason}). "
@@ -235,17 +249,19 @@ class RestClient:
             latency_ms = (time.perf_counter() - began) * 1000.0
             outcome = _outcome(error)
         finally:
-            stated = answers.credit_figures(str(error)) if error is not None else None
-            self.keys.report(
-                lease,
-                outcome,
-                self._clock.now(),
-                latency_ms=latency_ms,
-                header_credits=header_credits,
-                stated_limit=stated[1] if stated else None,
-                detail=str(error) if error is not None else "",
-            )
+            now = self._clock.now()
+            with self.shared():
+                self.keys.report(
+                    lease,
+                    outcome,
+                    now,
+                    latency_ms=latency_ms,
+                    header_credits=header_credits,
+                    stated=answers.credit_figures(str(error)) if error is not None else None,
+                    detail=str(error) if error is not None else "",
+                )
             self._metrics.vendor_calls.labels(outcome).inc()
+            self._metrics.credits_left.set(self.keys.left(now))
         return body, error
 
     async def _exchange(
@@ -274,6 +290,11 @@ class RestClient:
             raise VendorUnavailable(
                 f"The vendor cannot be reached for {path}: {type(error).__name__}: {error}"
             ) from error
+
+
+def topic_of(path: str, symbol: str) -> str:
+    """What a plan includes or excludes: an endpoint, for a symbol."""
+    return f"{path} {symbol}".strip()
 
 
 def is_loopback_url(url: str) -> bool:

@@ -42,7 +42,10 @@ SETTINGS_READERS = {
 }
 """Where objects are wired (the demo wires more of them); constructors take plain values."""
 
-PURE = ("market", "service/states.py", "twelvedata/protocol.py", "twelvedata/keys.py")
+PURE = (
+    *("market", "service/states.py", "twelvedata/protocol.py", "twelvedata/keys.py"),
+    *("twelvedata/ledger.py", "twelvedata/spending.py", "twelvedata/planner.py"),
+)
 """Decide without I/O, without a loop and without a clock of their own."""
 IMPURE_MODULES = {
     *("asyncio", "concurrent", "http", "io", "logging", "multiprocessing", "os", "pathlib"),

@@ -1,6 +1,7 @@
 """Clocks that move only when told, for tests of what waits."""
 
 import asyncio
+import heapq
 
 
 class ManualClock:
@@ -48,3 +49,40 @@ class JumpingClock(ManualClock):
     async def sleep_until(self, instant: float) -> None:
         self._now = max(self._now, instant)
         await asyncio.sleep(0)
+
+
+class IdleClock(ManualClock):
+    """Moves to the next instant somebody sleeps for as soon as nobody has anything else to do.
+
+    For tasks that wait for this clock alone: sessions pass as fast as the machine computes, and the same
+    each time.
+    """
+
+    TURNS = 12
+    """Of the event loop, after which whoever could go on has."""
+
+    def __init__(self, now: float) -> None:
+        super().__init__(now)
+        self._instants: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._count = 0
+
+    async def sleep_until(self, instant: float) -> None:
+        if instant <= self._now:
+            return
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._count += 1
+        heapq.heappush(self._instants, (instant, self._count, woken))
+        await woken
+
+    async def run_until(self, end: float) -> None:
+        """Let time pass up to ``end``."""
+        while True:
+            for _ in range(self.TURNS):
+                await asyncio.sleep(0)
+            if not self._instants or self._instants[0][0] > end:
+                self._now = end
+                return
+            instant, _, woken = heapq.heappop(self._instants)
+            if not woken.done():
+                self._now = instant
+                woken.set_result(None)

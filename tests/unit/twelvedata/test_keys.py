@@ -2,13 +2,14 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 
 from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool, Lease, Wait
 
-DAY_START = 1_748_995_200.0  # 2025-06-04 00:00:00 UTC
+DAY_START = 1_748_995_201.0  # 2025-06-04 00:00:01 UTC: where our count of the day begins
 SECRETS = ("s3cretsecretsecret00", "s3cretsecretsecret01", "s3cretsecretsecret02")
 
 
@@ -20,6 +21,13 @@ def pool(count: int = 2, **options: float) -> KeyPool:
 def lease(keys: KeyPool, now: float, purpose: str = "poll") -> Lease:
     answer = keys.acquire(now, 1, purpose)
     assert isinstance(answer, Lease)
+    return answer
+
+
+def call(keys: KeyPool, now: float, purpose: str = "poll", **said: Any) -> Lease:
+    """A call that is answered at once."""
+    answer = lease(keys, now, purpose)
+    keys.report(answer, "ok", now, **said)
     return answer
 
 
@@ -47,11 +55,11 @@ def test_spacing_counts_from_the_end_of_the_call() -> None:
 def test_the_minute_and_the_day_are_never_overspent() -> None:
     keys = pool(1, spacing_s=0.0)
     for _ in range(8):
-        lease(keys, DAY_START + 30)
+        call(keys, DAY_START + 30)
     assert wait(keys, DAY_START + 30) == DAY_START + 60
     tight = pool(1, spacing_s=0.0, minute_limit=1000, day_limit=3)
     for _ in range(3):
-        lease(tight, DAY_START + 30)
+        call(tight, DAY_START + 30)
     assert wait(tight, DAY_START + 30) == DAY_START + 86_400
     lease(tight, DAY_START + 86_400)
 
@@ -59,7 +67,7 @@ def test_the_minute_and_the_day_are_never_overspent() -> None:
 def test_a_clock_set_back_does_not_hand_out_the_same_minute_twice() -> None:
     keys = pool(1, spacing_s=0.0)
     for _ in range(8):
-        lease(keys, DAY_START + 60)
+        call(keys, DAY_START + 60)
     assert wait(keys, DAY_START + 59) == DAY_START + 120
 
 
@@ -67,7 +75,7 @@ def test_429_cools_the_key_for_its_scope() -> None:
     keys = pool(1)
     keys.report(lease(keys, DAY_START + 30), "minute_exhausted", DAY_START + 30)
     assert wait(keys, DAY_START + 30) == DAY_START + 61
-    keys.report(lease(keys, DAY_START + 61), "day_exhausted", DAY_START + 61, stated_limit=500)
+    keys.report(lease(keys, DAY_START + 61), "day_exhausted", DAY_START + 61, stated=(501, 500))
     assert wait(keys, DAY_START + 70) == DAY_START + 86_401
     assert keys.budget(DAY_START + 70).left == 0
     assert keys.budget(DAY_START + 86_400).left == 500
@@ -78,22 +86,110 @@ def test_a_wrong_key_is_never_used_again() -> None:
     keys.report(lease(keys, DAY_START), "invalid_key", DAY_START, detail="who is that?")
     assert [lease(keys, DAY_START + 10 * i).index for i in (1, 2, 3)] == [1, 1, 1]
     keys.report(lease(keys, DAY_START + 40), "invalid_key", DAY_START + 40)
-    assert wait(keys, DAY_START + 1e6) == math.inf
+    assert wait(keys, DAY_START + 60) == math.inf
     assert keys.stream_key() is None
     assert keys.budget(DAY_START).keys == 0
     assert keys.snapshot(DAY_START)["keys"][0]["disabled"] == "who is that?"
+
+
+def test_a_disabled_key_is_tried_again_ever_more_rarely() -> None:
+    """A vendor whose accounts are down calls good keys wrong; that must not outlast it."""
+    keys, now = pool(1), DAY_START
+    for pause in (900.0, 1800.0, 3600.0):
+        keys.report(lease(keys, now), "invalid_key", now, detail="who is that?")
+        assert wait(keys, now + pause - 1) == math.inf
+        assert keys.budget(now + pause - 1).left == 0
+        assert keys.budget(now + pause).left > 0
+        now += pause
+    call(keys, now)
+    assert keys.usable() == 1
+    keys.report(lease(keys, now + 8), "invalid_key", now + 8)
+    lease(keys, now + 908)
+
+
+def test_a_key_refused_for_a_topic_is_spared_it_for_an_hour() -> None:
+    keys = pool(2)
+    topic = "/price USD/COP"
+    first = keys.acquire(DAY_START, topic=topic)
+    assert isinstance(first, Lease)
+    keys.report(first, "not_entitled", DAY_START, detail="Grow plan only")
+    again = [keys.acquire(DAY_START + 8 * i, topic=topic) for i in (1, 2)]
+    assert [one.index for one in again if isinstance(one, Lease)] == [1, 1]
+    assert isinstance(again[1], Lease)
+    keys.report(again[1], "not_entitled", DAY_START + 16, detail="Grow plan only")
+    answer = keys.acquire(DAY_START + 60, topic=topic)
+    assert answer == Wait(DAY_START + 3600, "Grow plan only", refused=True)
+    assert lease(keys, DAY_START + 60).topic == "", "good for everything else"
+    third = keys.acquire(DAY_START + 3600, topic=topic)
+    assert isinstance(third, Lease)
+    keys.report(third, "ok", DAY_START + 3600)
+    assert topic not in keys.snapshot(DAY_START + 3601)["keys"][third.index]["refused"]
+
+
+def test_groups_take_turns() -> None:
+    labels = [(g, i) for g in (1, 2) for i in (1, 2)]
+    keys = KeyPool([ApiKey(f"G{g}_{i}", f"secret-{g}{i}", g) for g, i in labels])
+    used = [call(keys, DAY_START + i).key.label for i in range(4)]
+    assert used == ["G1_1", "G2_1", "G1_2", "G2_2"]
+    groups = keys.snapshot(DAY_START + 4)["groups"]
+    assert [(one["group"], one["keys"], one["used_today"]) for one in groups] == [
+        (1, 2, 2),
+        (2, 2, 2),
+    ]
+
+
+def test_the_key_with_most_credits_left_is_used_first() -> None:
+    keys = pool(2)
+    call(keys, DAY_START)
+    keys.report(
+        lease(keys, DAY_START), "ok", DAY_START, header_credits=(5, 3)
+    )  # somebody else spends with the second key
+    assert [call(keys, DAY_START + 8 * i).index for i in (1, 2, 3)] == [0, 0, 0]
+
+
+def test_a_call_at_the_edge_of_a_minute_counts_in_both() -> None:
+    """The vendor's clock may be a second from ours, and calls take time to get there."""
+    for ended, calls in ((57.9, 8), (58.1, 7), (61.0, 7)):
+        keys = pool(1, spacing_s=0.0)
+        held = lease(keys, DAY_START + 57)
+        keys.report(held, "ok", DAY_START + ended)
+        for _ in range(calls):
+            call(keys, DAY_START + 61)
+        assert wait(keys, DAY_START + 61) == DAY_START + 120
+
+
+def test_what_others_spend_is_counted_and_room_is_left_for_them() -> None:
+    keys = pool(1, spacing_s=0.0)
+    call(keys, DAY_START + 1, header_credits=(4, 4))  # one of them ours
+    assert keys.budget(DAY_START + 2).left == 800 - 4
+    assert keys.snapshot(DAY_START + 2)["credits_by_purpose"] == {"poll": 1, "elsewhere": 3}
+    for _ in range(4):
+        call(keys, DAY_START + 2)
+    assert wait(keys, DAY_START + 2) == DAY_START + 60
+    for _ in range(5):  # three credits stay for the other
+        call(keys, DAY_START + 61)
+    assert wait(keys, DAY_START + 61) == DAY_START + 120
+
+
+def test_a_429_tells_what_others_have_spent() -> None:
+    keys = pool(1)
+    keys.report(lease(keys, DAY_START), "minute_exhausted", DAY_START + 1, stated=(9, 8))
+    assert keys.budget(DAY_START + 2).left == 800 - 9
+    keys.report(lease(keys, DAY_START + 61), "day_exhausted", DAY_START + 62, stated=(801, 800))
+    assert keys.budget(DAY_START + 63).left == 0
+    assert keys.budget(DAY_START + 63).spent["elsewhere"] == 799
 
 
 def test_headers_teach_the_limit_and_what_others_spent() -> None:
     keys = pool(1, spacing_s=0.0)
     keys.report(lease(keys, DAY_START), "ok", DAY_START + 1, header_credits=(50, 5))
     for _ in range(5):
-        lease(keys, DAY_START + 2)
+        call(keys, DAY_START + 2)
     assert wait(keys, DAY_START + 2) == DAY_START + 60
-    # An answer from the minute before says nothing about this one.
+    # An answer to a question of the minute before says nothing about this one.
     late = lease(keys, DAY_START + 60)
     keys.report(late, "ok", DAY_START + 121, header_credits=(55, 0))
-    lease(keys, DAY_START + 121)
+    assert keys.snapshot(DAY_START + 121)["keys"][0]["minute_used"] == 1
 
 
 def test_usage_teaches_the_day() -> None:
@@ -107,11 +203,20 @@ def test_usage_teaches_the_day() -> None:
 
 def test_calls_and_credits_are_counted_by_utc_day_and_purpose() -> None:
     keys = pool(2)
-    lease(keys, DAY_START, "poll")
-    lease(keys, DAY_START, "repair")
-    lease(keys, DAY_START + 8, "poll")
+    call(keys, DAY_START, "poll")
+    call(keys, DAY_START, "repair")
+    call(keys, DAY_START + 8, "poll")
+    keys.got("repair", "bars", 60)
     assert keys.total_calls(DAY_START + 9) == 3
     assert keys.snapshot(DAY_START + 9)["credits_by_purpose"] == {"poll": 2, "repair": 1}
+    assert keys.snapshot(DAY_START + 9)["purchases"]["repair"] == {
+        "credits": 1,
+        "calls": 1,
+        "outcomes": {"ok": 1},
+        "items": {"bars": 60},
+        "last_at": DAY_START,
+        "last_outcome": "ok",
+    }
     assert keys.total_calls(DAY_START + 86_400) == 0
     assert keys.snapshot(DAY_START + 86_400)["credits_by_purpose"] == {}
 
@@ -161,14 +266,15 @@ def test_saved_state_survives_a_restart() -> None:
 
 def test_state_of_another_timeline_or_damaged_is_ignored() -> None:
     saved = pool(1).export_state(DAY_START)
-    assert not pool(1).import_state(saved, DAY_START - 1)
+    assert not pool(1).import_state(saved, DAY_START - 3600)
+    assert pool(1).import_state(saved, DAY_START - 1), "clocks are set back a little"
     for damaged in ({}, {**saved, "keys": 7}, {**saved, "saved_at": "x"}, None, []):
         assert not pool(1).import_state(damaged, DAY_START)
 
 
 def test_yesterdays_spending_does_not_burden_today() -> None:
     keys = pool(1)
-    lease(keys, DAY_START)
+    call(keys, DAY_START)
     again = pool(1)
     assert again.import_state(keys.export_state(DAY_START), DAY_START + 86_400)
     assert again.budget(DAY_START + 86_400).left == 800
@@ -206,6 +312,7 @@ def test_the_forecast_is_what_then_happens() -> None:
         for _ in range(calls):
             while isinstance(answer := probe.acquire(at), Wait):
                 at = answer.until
+            probe.report(answer, "ok", at)
         assert expected == at - DAY_START - 1
     assert keys.total_calls(DAY_START + 1) == 1  # asking costs nothing
 

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from enhanced_websocket_service.errors import (
+    BadRequest,
     CreditsExhausted,
     InvalidKey,
     NotEntitled,
@@ -145,7 +146,7 @@ async def test_an_exhausted_minute_moves_to_the_next_key_and_then_waits() -> Non
     rest, clock = client(wire)
     await rest.price("USDCOP", "poll")
     assert [key[-4:] for key in wire.keys_used] == ["0001", "0002", "0001"]
-    assert clock.now() == OPEN + 3661.0
+    assert clock.now() == OPEN + 3662.0  # a minute that the vendor must have begun
     await rest.aclose()
 
 
@@ -198,13 +199,26 @@ async def test_retries_are_capped_and_can_be_refused() -> None:
         await rest.aclose()
 
 
-async def test_other_errors_are_not_retried() -> None:
+async def test_what_a_plan_excludes_is_asked_of_every_key_once() -> None:
     wire = Wire(refusal(404, "This symbol is available starting with the Grow plan."))
     rest, clock = client(wire)
+    for _ in range(3):
+        with pytest.raises(NotEntitled, match="Grow plan"):
+            await rest.price("USDCOP", "poll")
+    assert len(wire.requests) == 2, "one call for each key, none for the question repeated"
+    assert "/price USD/COP" in rest.keys.snapshot(clock.now())["keys"][0]["refused"]
     with pytest.raises(NotEntitled):
+        await rest.price("EURUSD", "poll")
+    assert len(wire.requests) == 4, "another symbol may be in the plan"
+    await rest.aclose()
+
+
+async def test_other_errors_are_not_retried() -> None:
+    wire = Wire(refusal(400, "Invalid **interval** provided: 7min."))
+    rest, _ = client(wire)
+    with pytest.raises(BadRequest):
         await rest.price("USDCOP", "poll")
     assert len(wire.requests) == 1
-    assert "poll" in rest.keys.snapshot(clock.now())["keys"][0]["refused"]
     await rest.aclose()
 
 
@@ -218,16 +232,17 @@ async def test_endless_bodies_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
 
 async def test_headers_and_usage_teach_the_pool() -> None:
     headers = {"api-credits-used": "50", "api-credits-left": "5"}
-    usage = {"current_usage": 1, "plan_limit": 55, "daily_usage": 36, "plan_daily_limit": 700}
+    usage = {"current_usage": 1, "plan_limit": 55, "daily_usage": 136, "plan_daily_limit": 700}
     wire = Wire(
         httpx.Response(200, json={"price": "1"}, headers=headers), httpx.Response(200, json=usage)
     )
     rest, clock = client(wire, keys=1)
+    clock.advance(10)  # at the edge of a minute the figures would say nothing
     await rest.price("USDCOP", "poll")
     first = rest.keys.snapshot(clock.now())["keys"][0]
     assert (first["minute_limit"], first["minute_used"]) == (55, 50)
     assert (await rest.api_usage()).plan_daily_limit == 700
-    assert rest.keys.budget(clock.now()).left == 700 - 36
+    assert rest.keys.budget(clock.now()).left == 700 - 136
     await rest.aclose()
 
 
