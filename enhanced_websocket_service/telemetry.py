@@ -135,6 +135,12 @@ class Metrics:
         self.late = Counter(
             "ews_ticks_late", "Ticks too late for their bar", registry=self.registry
         )
+        self.odd_ticks = Counter(
+            "ews_ticks_odd",
+            "Accepted ticks with something odd about them, by kind",
+            ["symbol", "kind"],
+            registry=self.registry,
+        )
         self.bars = Counter(
             "ews_bars_published", "Bars published", ["status"], registry=self.registry
         )
@@ -147,6 +153,12 @@ class Metrics:
         self.slots_lacking = Gauge(
             "ews_slots_without_vendor_bar",
             "Slots of the L0 window that the vendor has not given yet",
+            ["symbol"],
+            registry=self.registry,
+        )
+        self.slots_lost = Gauge(
+            "ews_slots_awaiting_repair",
+            "Slots that a gap of the feed touched and the vendor's bars have not repaired yet",
             ["symbol"],
             registry=self.registry,
         )

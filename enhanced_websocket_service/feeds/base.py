@@ -36,6 +36,15 @@ class FeedStatus(msgspec.Struct, frozen=True):
     refused: tuple[str, ...]  # symbols the vendor does not stream to us
 
 
+class FeedGap(msgspec.Struct, frozen=True):
+    """A symbol was without the stream in ``[start, end)``; instants in unix seconds UTC."""
+
+    symbol: str
+    start: float  # the last streamed price
+    end: float  # the hand-back to the stream
+    cause: str  # why, one sentence
+
+
 class Batches(Protocol):
     """An iterator over non-empty batches that must be closed, e.g. by ``contextlib.aclosing``."""
 

@@ -3,11 +3,14 @@
 The thin shell around ``market.reconciliation``: reads what is stored, asks the vendor when the plan says
 so, records the answer, and hands new versions to the pipeline, which journals and publishes them.
 Order of effects: first what is idempotent (gaps, drift), then the journal; so a crash between the
-two, or anywhere else, leads to the same round again. Nothing is kept in memory that matters.
+two, or anywhere else, leads to the same round again. Nothing is kept in memory that matters: a gap of
+the feed is asked for sooner when it is told (``repair``), and still asked for after a restart, because
+its bars are absent, partial or made of two feeds.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -21,36 +24,38 @@ from enhanced_websocket_service.market.calendar import (
     iso_local,
 )
 from enhanced_websocket_service.market.reconciliation import (
+    CALL_SPACING_S,
+    FIRST_CANDLE_S,
     Ask,
     Credits,
     Drift,
-    Finding,
     Wish,
     answered,
-    drift,
-    judge,
     next_due,
     plan,
-    to_publish,
     wish,
 )
 from enhanced_websocket_service.market.slot import SETTLE_S, SlotEvidence
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.telemetry import Metrics
 
+from .findings import Findings
 from .interfaces import HistorySource
+from .reconciliation_state import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, ReconciliationState
 from .slots import window_slots
 
 log = structlog.get_logger(__name__)
 
 PURPOSE = "reconcile"
+REPAIR = "repair"
 LONGEST_LOOK_S = 300.0
 """Holes are noticed by looking: the evidence is read again at least so often."""
 SOON_S = 60.0
+CHANGEABLE_LOOK_S = 10.0
+"""How soon to look again at a gap whose bars late ticks can still change."""
 SHORTEST_LOOK_REAL_S = 0.5
 SET_WAITS_S = 900.0
 """The backup set is rewritten once nothing more is about to come."""
-FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 60.0, 1800.0
 STORED_WITHIN_S = 5.0
 """Real seconds that a round waits for PostgreSQL to have what was journaled before it."""
 
@@ -74,37 +79,14 @@ class EvidenceStore(Protocol):
     ) -> None: ...
 
 
-@dataclass(slots=True)
-class ReconciliationState:
-    """What ``/status`` tells of one symbol."""
+@dataclass(frozen=True, slots=True)
+class _Survey:
+    """What is known of the slots of the window, and of younger ones that a gap touched."""
 
-    expected: int = 0
-    final: int = 0
-    seen: int = 0  # the vendor's bar is there, not final yet
-    lacking: int = 0  # no bar of the vendor
-    next_due: float | None = None
-    calls: int = 0
-    last_call_at: float | None = None
-    last_error: str | None = None
-    published: int = 0
-    drift: dict[str, Any] = field(default_factory=dict)
-    backoff_s: float = FIRST_BACKOFF_S
-    resting_until: float = 0.0
-
-    def shown(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {
-            "expected_slots": self.expected,
-            "final": self.final,
-            "seen_once": self.seen,
-            "lacking": self.lacking,
-            "next_due": None if self.next_due is None else iso_local(int(self.next_due)),
-            "calls": self.calls,
-            "last_call": None if self.last_call_at is None else iso_local(int(self.last_call_at)),
-            "last_error": self.last_error,
-            "bars_published": self.published,
-            "drift": self.drift,
-        }
+    labels: list[int]
+    wishes: list[Wish]
+    anchors: list[int]  # slots that the vendor is known to have
+    look_at: float | None  # when a gap's next slot can be asked for
 
 
 class Reconciler:
@@ -117,6 +99,8 @@ class Reconciler:
         before the call; whether it has.
     :param may_run: whether the service is in a state in which the data is nobody else's business.
     :param write_backup: rewrites the backup set of a symbol; the ready flag is not touched.
+    :param may_repair: whether at an instant credits may go into asking early and often for what the feed
+        lost. While not, it waits for its turn like any hole.
     """
 
     def __init__(
@@ -136,6 +120,7 @@ class Reconciler:
         write_backup: Callable[[str], Awaitable[object]],
         window_days: int,
         metrics: Metrics,
+        may_repair: Callable[[float], bool] = lambda _: True,
     ) -> None:
         self._rest, self._store = rest, store
         self._calendar, self._clock, self._provider = calendar, clock, provider
@@ -145,6 +130,8 @@ class Reconciler:
         self._credits, self._write_backup = credits, write_backup
         self._window_days = window_days
         self._metrics = metrics
+        self._may_repair = may_repair
+        self._told = asyncio.Event()  # of a new gap
         self._states = {symbol: ReconciliationState() for symbol in symbols}
         # The set may have missed what was reconciled before a crash.
         self._set_is_behind = dict.fromkeys(symbols, True)
@@ -153,6 +140,24 @@ class Reconciler:
         """By symbol, as plain JSON values."""
         return {symbol: state.shown() for symbol, state in self._states.items()}
 
+    def repair(self, symbol: str, start: float, end: float) -> None:
+        """The feed lost ``[start, end)``: its slots get the vendor's bars as soon as it has them.
+
+        May be called at any time, as often as one likes. Unix seconds UTC.
+        """
+        state = self._states.get(symbol)
+        if state is None or not state.lost.add(start, end):
+            return
+        log.info(
+            "A gap of the feed is to be repaired",
+            symbol=symbol,
+            start=iso_local(int(start)),
+            end=iso_local(int(end)),
+        )
+        # What failed while the vendor was away may work now.
+        state.resting_until, state.backoff_s = 0.0, FIRST_BACKOFF_S
+        self._told.set()
+
     async def run(self) -> None:
         """Reconcile until cancelled. Failures of the vendor and the database are retried."""
         clock = self._clock
@@ -160,7 +165,19 @@ class Reconciler:
             wait = LONGEST_LOOK_S
             for symbol in self._symbols if self._may_run() else ():
                 wait = min(wait, await self._attempt(symbol))
-            await clock.sleep(clock.span(wait, at_least_real=SHORTEST_LOOK_REAL_S))
+            await self._pause(clock.span(wait, at_least_real=SHORTEST_LOOK_REAL_S))
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep until something may be due; a gap that is told meanwhile ends it."""
+        sleeping = asyncio.create_task(self._clock.sleep(seconds), name="reconciliation-pause")
+        told = asyncio.create_task(self._told.wait(), name="reconciliation-told")
+        try:
+            await asyncio.wait({sleeping, told}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sleeping, told):
+                task.cancel()
+            await asyncio.gather(sleeping, told, return_exceptions=True)
+            self._told.clear()
 
     async def _attempt(self, symbol: str) -> float:
         """``look``, with a back-off of each symbol's own after failures."""
@@ -185,27 +202,40 @@ class Reconciler:
             return SOON_S
         state = self._states[symbol]
         now = self._clock.now()
-        wishes, known = await self._wishes(symbol, state, now)
+        survey = await self._survey(symbol, state, now)
         ask = plan(
-            wishes,
+            survey.wishes,
             now,
             credits=self._credits(now),
             last_call_at=state.last_call_at,
-            anchors=known,
+            anchors=survey.anchors,
+            look_back_to=self._look_back_to(survey, now),
         )
         if ask is not None:
-            await self._round(symbol, state, ask)
-            wishes, _ = await self._wishes(symbol, state, self._clock.now())
+            await self._round(symbol, state, ask, survey)
+            survey = await self._survey(symbol, state, self._clock.now())
         now = self._clock.now()
-        state.next_due = next_due(wishes)
+        state.next_due = next_due(survey.wishes)
         await self._rewrite_set(symbol, state, now)
         # The next slot to settle may be a hole, which is due at once.
         until = [LONGEST_LOOK_S, BAR_SECONDS - (now - SETTLE_S) % BAR_SECONDS]
+        if survey.look_at is not None:
+            until.append(max(1.0, survey.look_at - now))
         if state.next_due is not None and state.next_due > now:
             until.append(state.next_due - now)
         elif state.next_due is not None:
-            until.append(SOON_S)
+            last = state.last_call_at
+            spaced = SOON_S if last is None else last + CALL_SPACING_S - now
+            until.append(spaced if 0 < spaced < SOON_S else SOON_S)
         return min(until)
+
+    def _look_back_to(self, survey: _Survey, now: float) -> int | None:
+        """Since when what is final is compared again: today's, after the session the whole window."""
+        labels = survey.labels
+        if self._calendar.is_open(now):
+            today = self._calendar.local_date(now)
+            labels = [label for label in labels if self._calendar.local_date(label) == today]
+        return labels[0] if labels else None
 
     async def _rewrite_set(self, symbol: str, state: ReconciliationState, now: float) -> None:
         """The backup set, when it is behind, the session is over and nothing more is about to come."""
@@ -220,38 +250,61 @@ class Reconciler:
             await self._write_backup(symbol)
             self._set_is_behind[symbol] = False
 
-    async def _wishes(
-        self, symbol: str, state: ReconciliationState, now: float
-    ) -> tuple[list[Wish], list[int]]:
-        """What is to be asked for, and the slots that the vendor is known to have."""
-        labels = window_slots(self._calendar, now, self._window_days)
-        found = await self._store.evidence(symbol, labels)
-        over: dict[int, float] = {}
-        for label in labels:
-            session = self._calendar.session_on(label)
-            over[label] = SETTLE_S + BAR_SECONDS + (label if session is None else session.closes)
-        wishes = [
-            one
-            for evidence in found
-            if not self._changeable(symbol, evidence.slot)
-            and (one := wish(evidence, over[evidence.slot], now, self._provider)) is not None
+    async def _survey(self, symbol: str, state: ReconciliationState, now: float) -> _Survey:
+        """What is to be asked for, and what the vendor is known to have."""
+        settled = window_slots(self._calendar, now, self._window_days)
+        lost = state.lost
+        young = [
+            label
+            for label in self._calendar.expected_labels(self._calendar.local_date(now))
+            if label + BAR_SECONDS + SETTLE_S > now and lost.touches(label)
         ]
+        labels = settled + [one for one in young if one + BAR_SECONDS + FIRST_CANDLE_S <= now]
+        found = await self._store.evidence(symbol, labels)
+        wishes: list[Wish] = []
+        waiting: list[float] = [
+            label + BAR_SECONDS + FIRST_CANDLE_S for label in young if label not in labels
+        ]
+        unrepaired = [label for label in young if label not in labels]
+        hurry = bool(lost) and self._may_repair(now)
+        for evidence in found:
+            slot = evidence.slot
+            session = self._calendar.session_on(slot)
+            over = SETTLE_S + BAR_SECONDS + (slot if session is None else session.closes)
+            is_lost = lost.touches(slot)
+            one = wish(evidence, over, now, self._provider, lost=is_lost and hurry)
+            if is_lost and one is not None:
+                unrepaired.append(slot)
+            if self._changeable(symbol, slot):
+                if is_lost and one is not None:
+                    waiting.append(now + CHANGEABLE_LOOK_S)
+            elif one is not None:
+                wishes.append(one)
+        lost.keep(unrepaired)
+        self._metrics.slots_lost.labels(symbol).set(len(unrepaired))
         vendor = [evidence.first("vendor", self._provider) for evidence in found]
-        state.expected = len(found)
-        state.final = sum(bar is not None and bar.status == "reconciled" for bar in vendor)
-        state.lacking = sum(bar is None for bar in vendor)
+        old = vendor[: len(settled)]
+        state.expected = len(old)
+        state.final = sum(bar is not None and bar.status == "reconciled" for bar in old)
+        state.lacking = sum(bar is None for bar in old)
         state.seen = state.expected - state.final - state.lacking
         self._metrics.slots_lacking.labels(symbol).set(state.lacking)
-        if labels:
-            state.drift = await self._store.drift(symbol, labels[0], labels[-1])
-        known = [one.slot for one, bar in zip(found, vendor, strict=True) if bar is not None]
-        return wishes, known
+        if settled:
+            state.drift = await self._store.drift(symbol, settled[0], settled[-1])
+        anchors = [one.slot for one, bar in zip(found, vendor, strict=True) if bar is not None]
+        return _Survey(labels, wishes, anchors, min(waiting, default=None))
 
-    async def _round(self, symbol: str, state: ReconciliationState, ask: Ask) -> None:
+    async def _round(
+        self, symbol: str, state: ReconciliationState, ask: Ask, survey: _Survey
+    ) -> None:
         state.last_call_at = self._clock.now()
         state.calls += 1
         bars = await self._rest.time_series(
-            symbol, start=ask.start, end=ask.end, interval_s=BAR_SECONDS, purpose=PURPOSE
+            symbol,
+            start=ask.start,
+            end=ask.end,
+            interval_s=BAR_SECONDS,
+            purpose=REPAIR if ask.repair else PURPOSE,
         )
         # The answer speaks for when it was asked: a bar was no older than that.
         asked_at = state.last_call_at
@@ -260,10 +313,16 @@ class Reconciler:
             raise StorageError("PostgreSQL is behind the journal; the answer is not used.")
         state.last_error = None
         by_slot = {bar.open_time: bar for bar in bars}
-        evidence = await self._store.evidence(symbol, answered(ask, bars))
-        answer = _Answer(self._provider, self._calendar, asked_at)
+        asked = set(answered(ask, bars))
+        others = {
+            label
+            for label in survey.labels
+            if label in by_slot and label not in asked and not self._changeable(symbol, label)
+        }
+        evidence = await self._store.evidence(symbol, sorted(asked | others))
+        answer = Findings(self._provider, self._calendar, asked_at)
         for one in evidence:
-            answer.take(one, by_slot.get(one.slot))
+            answer.take(one, by_slot.get(one.slot), asked=one.slot in asked)
         await self._store.note(
             symbol,
             asked_at,
@@ -280,10 +339,11 @@ class Reconciler:
         symbol: str,
         state: ReconciliationState,
         ask: Ask,
-        answer: "_Answer",
+        answer: Findings,
         published: int,
     ) -> None:
         state.published += published
+        state.corrected += answer.findings.get("corrected", 0)
         if published or answer.confirmed:
             self._set_is_behind[symbol] = True
         for finding, count in answer.findings.items():
@@ -298,33 +358,7 @@ class Reconciler:
             start=iso_local(ask.start),
             end=iso_local(ask.end),
             asked=len(ask.slots),
+            repair=ask.repair,
             published=published,
             **answer.findings,
         )
-
-
-class _Answer:
-    """What the vendor's answer of ``at`` means, sorted by what is to be done."""
-
-    def __init__(self, provider: Provider, calendar: TradingCalendar, at: float) -> None:
-        self.gaps: list[int] = []
-        self.drifts: list[Drift] = []
-        self.news: list[Bar] = []
-        self.confirmed: list[int] = []
-        self.findings: dict[Finding, int] = {}
-        self._provider, self._calendar, self._at = provider, calendar, at
-
-    def take(self, evidence: SlotEvidence, bar: Bar | None) -> None:
-        finding = judge(evidence, bar, self._at, self._provider)
-        self.findings[finding] = self.findings.get(finding, 0) + 1
-        if bar is None:
-            self.gaps.append(evidence.slot)
-            return
-        if finding != "same" and (found := drift(evidence, bar, self._provider)) is not None:
-            self.drifts.append(found)
-        today = self._calendar.local_date(evidence.slot) == self._calendar.local_date(self._at)
-        version = to_publish(evidence, bar, finding, today=today)
-        if version is not None:
-            self.news.append(version)
-        elif finding == "final":
-            self.confirmed.append(evidence.slot)

@@ -5,11 +5,19 @@ within one second, by arrival; only ``advance`` (the clock) closes a bar; a bar 
 not exist. The stamps of ticks never move the clock of the aggregator.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import msgspec
+
 from .bar import Bar, BarStatus, Certificate
 from .tick import Tick
+
+CLOCK_STEP_S = 1.0
+"""A clock that goes back by more than this was set; by less it was adjusted."""
+REMEMBERED_BARS = 300
+"""Published bars of which a gap may still be learned: a day of a market that never closes."""
 
 
 @dataclass(slots=True)
@@ -27,6 +35,7 @@ class _Growing:
     stamps: set[int] = field(default_factory=set)  # seconds with a tick, for the longest silence
     revision: int = -1  # -1 until first closed
     dirty: bool = False
+    gap: bool = False  # collection was interrupted in it; settled when it is first closed
 
     def add(self, tick: Tick) -> None:
         price, stamp = tick.price, tick.timestamp
@@ -38,6 +47,8 @@ class _Growing:
             self.last_tick, self.close = stamp, price
         elif stamp < self.first_tick:
             self.first_tick, self.open = stamp, price
+            if self.revision < 0:  # later it is the key under which the bar is known
+                self.source = tick.source
         self.volume += tick.volume
         self.ticks[tick.source] = self.ticks.get(tick.source, 0) + 1
         self.stamps.add(stamp)
@@ -55,16 +66,45 @@ class BarAggregator:
         self.close_delay = close_delay
         self._bars: dict[int, _Growing] = {}
         self._forgotten_until = 0.0  # bars that end at or before are beyond revision
+        self._now = 0.0
         self._gaps: list[tuple[float, float]] = []
+        self._doubts: set[int] = set()  # slots of which a part was lost
+        self._published: dict[int, Bar] = {}  # the last version of each slot, oldest slot first
+        self._settled: set[int] = set()  # slots that the vendor's bars have taken over
+        self._to_amend: set[int] = set()
 
-    def interrupted(self, start: float, end: float) -> None:
-        """Nothing was collected in ``[start, end)``; bars that touch it are partial."""
+    def interrupted(self, start: float, end: float, *, published: bool = False) -> None:
+        """Nothing was collected in ``[start, end)``; bars that touch it are partial.
+
+        :param published: also those that were already published whole; they get a revision, unless
+            the vendor's bar has taken their place.
+        """
+        if end <= start:
+            return
         self._gaps.append((start, end))
+        if published:
+            for slot in self._published:
+                if slot < end and slot + self.interval_s > start:
+                    self._amend(slot)
+
+    def doubt(self, timestamp: int) -> None:
+        """Something stamped ``timestamp`` may belong to its bar and is lost: the bar is partial."""
+        slot = self._slot(timestamp)
+        if len(self._doubts) >= REMEMBERED_BARS:
+            self._doubts.discard(min(self._doubts))
+        self._doubts.add(slot)
+        if slot in self._published:
+            self._amend(slot)
 
     def accepts(self, timestamp: int) -> bool:
         """Whether a tick stamped ``timestamp`` can still enter its bar."""
         slot = timestamp - timestamp % self.interval_s
-        return slot in self._bars or slot + self.interval_s > self._forgotten_until
+        return slot in self._bars or (
+            slot + self.interval_s > self._forgotten_until
+            # After the clock was set back: what was published is not begun anew.
+            and slot not in self._published
+            and slot not in self._settled
+        )
 
     def add(self, tick: Tick) -> bool:
         """Take ``tick`` into the bar of its stamp.
@@ -74,7 +114,7 @@ class BarAggregator:
         slot = tick.timestamp - tick.timestamp % self.interval_s
         bar = self._bars.get(slot)
         if bar is None:
-            if slot + self.interval_s <= self._forgotten_until:
+            if not self.accepts(tick.timestamp):
                 return False
             price = tick.price
             bar = self._bars[slot] = _Growing(
@@ -92,49 +132,107 @@ class BarAggregator:
         bar.dirty = True
         return True
 
-    def advance(self, now: float, grace: float) -> list[Bar]:
+    def advance(self, now: float, grace: float, undecided: Collection[int] = ()) -> list[Bar]:
         """Close and revise what is due at ``now``, oldest first; forget what is beyond revision.
 
         :param grace: seconds after a bar's end during which a late tick still revises it.
+        :param undecided: stamps of quotes that may yet become ticks; their bars are partial until then.
         """
-        due: list[Bar] = []
+        if now < self._now - CLOCK_STEP_S:
+            self._forgotten_until = min(self._forgotten_until, now - grace)
+        self._now = now
+        doubtful = {self._slot(stamp) for stamp in undecided} | self._doubts
+        due = self._amended()
         for slot in sorted(self._bars):
             bar = self._bars[slot]
             end = slot + self.interval_s
             if now < end + self.close_delay:
                 break
-            if bar.dirty:
+            if bar.revision < 0:
+                bar.gap = bar.gap or any(start < end and stop > slot for start, stop in self._gaps)
+            known = self._published.get(slot)
+            partial = bar.gap or slot in doubtful
+            if bar.dirty or (known is not None and _is_partial(known) != partial):
                 bar.dirty = False
                 bar.revision += 1
-                due.append(self._snapshot(bar, "closed" if bar.revision == 0 else "revised"))
+                status: BarStatus = "closed" if bar.revision == 0 else "revised"
+                due.append(self._publish(self._snapshot(bar, status, partial)))
             if now >= end + grace:
                 del self._bars[slot]
         self._forgotten_until = max(self._forgotten_until, now - grace)
         if len(self._gaps) > 1:
-            self._gaps = [gap for gap in self._gaps if gap[1] > self._forgotten_until]
+            # A bar that has no tick yet may still begin in the middle of an old gap's slot.
+            needed = min([*self._bars, self._forgotten_until - self.interval_s])
+            self._gaps = [gap for gap in self._gaps if gap[1] > needed]
         return due
 
     def next_close(self) -> float | None:
         """The earliest instant at which ``advance`` has a bar to close or revise."""
-        instants = (
-            slot + self.interval_s + self.close_delay
-            for slot, bar in self._bars.items()
-            if bar.dirty
-        )
-        return min(instants, default=None)
+        slots = [slot for slot, bar in self._bars.items() if bar.dirty]
+        slots += self._to_amend
+        return min(slots) + self.interval_s + self.close_delay if slots else None
 
-    def resume(self, slot: int, revision: int) -> None:
-        """While replaying the journal: ``revision`` of the bar at ``slot`` was published here."""
-        bar = self._bars.get(slot)
-        if bar is not None:
-            bar.revision = revision
-            bar.dirty = False
+    def resume(self, bar: Bar) -> None:
+        """While replaying the journal: ``bar`` was published here."""
+        if bar.certificate is None:
+            self.settle(bar.open_time)
+            return
+        self._publish(bar)
+        growing = self._bars.get(bar.open_time)
+        if growing is not None:
+            growing.revision = bar.revision
+            growing.dirty = False
+            growing.gap = bar.certificate.partial
 
-    def _snapshot(self, bar: _Growing, status: BarStatus) -> Bar:
-        end = bar.open_time + self.interval_s
-        edges = sorted({bar.open_time, *bar.stamps, end})
+    def settle(self, slot: int) -> None:
+        """The vendor's bar of ``slot`` was published: ticks and gaps change it no more."""
+        if len(self._settled) >= REMEMBERED_BARS:
+            self._settled.discard(min(self._settled))
+        self._settled.add(slot)
+        self._bars.pop(slot, None)
+        self._published.pop(slot, None)
+        self._to_amend.discard(slot)
+
+    def revision(self, slot: int) -> int:
+        """The last revision that was published of ``slot``; -1: none that matters any more."""
+        bar = self._published.get(slot)
+        return -1 if bar is None else bar.revision
+
+    def _slot(self, stamp: int) -> int:
+        return stamp - stamp % self.interval_s
+
+    def _amend(self, slot: int) -> None:
+        """The published bar of ``slot`` turned out to have a gap."""
+        if (growing := self._bars.get(slot)) is not None:
+            growing.gap = True
+        elif not _is_partial(self._published[slot]):
+            self._to_amend.add(slot)
+
+    def _amended(self) -> list[Bar]:
+        """Bars beyond revision that must say that they are partial."""
+        found = []
+        for slot in sorted(self._to_amend):
+            bar = self._published[slot]
+            if bar.certificate is not None:
+                partial = msgspec.structs.replace(bar.certificate, partial=True)
+                bar = msgspec.structs.replace(
+                    bar, revision=bar.revision + 1, status="revised", certificate=partial
+                )
+                found.append(self._publish(bar))
+        return found
+
+    def _publish(self, bar: Bar) -> Bar:
+        if len(self._published) >= REMEMBERED_BARS:
+            oldest = min(self._published)
+            del self._published[oldest]
+            self._to_amend.discard(oldest)
+        self._published[bar.open_time] = bar
+        self._to_amend.discard(bar.open_time)
+        return bar
+
+    def _snapshot(self, bar: _Growing, status: BarStatus, partial: bool) -> Bar:
+        edges = sorted({bar.open_time, *bar.stamps, bar.open_time + self.interval_s})
         silence = max(later - earlier for earlier, later in pairwise(edges))
-        partial = any(start < end and stop > bar.open_time for start, stop in self._gaps)
         return Bar(
             symbol=self.symbol,
             interval_s=self.interval_s,
@@ -155,3 +253,7 @@ class BarAggregator:
                 partial=partial,
             ),
         )
+
+
+def _is_partial(bar: Bar) -> bool:
+    return bar.certificate is not None and bar.certificate.partial

@@ -13,6 +13,7 @@ from .bar import Bar
 from .calendar import BAR_SECONDS
 from .slot import SETTLE_S, SlotEvidence, SourceBar
 from .source import Provider
+from .tick import same_but_noise
 
 FINAL_AGE_S = 300
 """Counted from the end of the bar. Younger bars are still revised."""
@@ -21,6 +22,8 @@ CONFIRM_AFTER_S = 120
 BATCH_S = 3600
 """How long a slot that ticks cover waits during the session, so that one credit serves many."""
 RETRY_S = 300
+FIRST_CANDLE_S = 20
+"""The soonest after its end that the vendor has a bar: so early only what was lost is asked for."""
 LONGEST_RETRY_S = 6 * 3600
 GIVE_UP_S = 86_400
 """What the vendor lacks a day after its end it will not have: the slot stays unknown."""
@@ -48,6 +51,7 @@ class Wish:
     useful_from: float  # an answer before this could teach nothing
     due: float  # no later than this a call is worth a credit
     urgent: bool  # a hole, or the session is over
+    repair: bool = False  # the feed had a gap here, or the session still runs and lacks it
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +62,29 @@ class Ask:
     end: int
     slots: tuple[int, ...]  # those it is asked for
     urgent: bool
+    repair: bool = False  # it is made because of a gap
+
+
+def lossy(bar: SourceBar | None) -> bool:
+    """Whether a live bar is evidence of a feed that failed: absent, cut short, or of two feeds."""
+    return bar is None or bar.partial or bar.mixed
 
 
 def wish(
-    evidence: SlotEvidence, session_over_at: float, now: float, provider: Provider
+    evidence: SlotEvidence,
+    session_over_at: float,
+    now: float,
+    provider: Provider,
+    *,
+    lost: bool = False,
 ) -> Wish | None:
     """What is to be asked about a slot; ``None`` when it is final or given up.
 
     :param session_over_at: when the last slot of its session has settled.
+    :param lost: the feed had a gap in the slot: it is asked for as soon and as often as can help.
     """
     end = evidence.slot + BAR_SECONDS
-    ready = end + SETTLE_S
+    ready = end + (FIRST_CANDLE_S if lost else SETTLE_S)
     vendor = evidence.first("vendor", provider)
     gap = evidence.gap
     over = now >= session_over_at
@@ -77,17 +93,19 @@ def wish(
     if gap is not None and (vendor is None or gap.last_asked_at > vendor.seen_at):
         if gap.last_asked_at >= end + GIVE_UP_S:
             return None
-        wait = min(RETRY_S * 2.0 ** min(gap.asked - 1, 16), LONGEST_RETRY_S)
+        first = CALL_SPACING_S if lost else RETRY_S
+        wait = min(first * 2.0 ** min(gap.asked - 1, 16), LONGEST_RETRY_S)
         # The last question comes when the answer is final.
         again = min(gap.last_asked_at + wait, max(end + GIVE_UP_S, gap.last_asked_at + RETRY_S))
-        return Wish(evidence, gap.last_asked_at + RETRY_S, again, urgent=True)
+        return Wish(evidence, gap.last_asked_at + first, again, True, repair=lost or not over)
     if vendor is not None:
         useful = max(vendor.seen_at + CONFIRM_AFTER_S, float(end + FINAL_AGE_S))
-        batch = max(useful, min(vendor.seen_at + BATCH_S, session_over_at))
-        return Wish(evidence, useful, useful if over else batch, urgent=over)
-    live = evidence.first("live", provider)
-    if live is None or live.partial:
-        return Wish(evidence, ready, ready, urgent=True)
+        # What was lost is there already; that it is final may wait for its neighbours.
+        batch = min(vendor.seen_at + (RETRY_S if lost else BATCH_S), session_over_at)
+        due = useful if over else max(useful, batch)
+        return Wish(evidence, useful, due, over or lost, repair=lost)
+    if lost or lossy(evidence.first("live", provider)):
+        return Wish(evidence, ready, ready, True, repair=lost or not over)
     due = ready if over else max(ready, min(ready + BATCH_S, session_over_at))
     return Wish(evidence, ready, due, urgent=over)
 
@@ -99,6 +117,7 @@ def plan(
     credits: Credits,  # noqa: A002 - the vendor's word
     last_call_at: float | None,
     anchors: Iterable[int] = (),
+    look_back_to: int | None = None,
 ) -> Ask | None:
     """The call to make at ``now``, if one is worth it and may be paid for.
 
@@ -106,6 +125,8 @@ def plan(
 
     :param anchors: slots that the vendor is known to have. The call begins at one of them: an answer
         that holds it has not been cut short, so it speaks for absent slots behind it.
+    :param look_back_to: begin no later than at this slot, to see whether what is final still is: more
+        rows cost no more, and of too many the vendor keeps the newest, which are those asked for.
     """
     if last_call_at is not None and last_call_at <= now < last_call_at + CALL_SPACING_S:
         return None
@@ -120,7 +141,9 @@ def plan(
     slots = [slot for slot in slots if slot > last - MAX_SPAN_S]
     earliest = max(last - MAX_SPAN_S, slots[0] - ANCHOR_WITHIN_S)
     start = max((one for one in anchors if earliest <= one < slots[0]), default=slots[0])
-    return Ask(start, last, tuple(slots), urgent)
+    if look_back_to is not None:
+        start = min(start, max(look_back_to, last - MAX_SPAN_S))
+    return Ask(start, last, tuple(slots), urgent, repair=any(one.repair for one in due))
 
 
 def next_due(wishes: Iterable[Wish]) -> float | None:
@@ -140,7 +163,8 @@ def answered(ask: Ask, bars: Sequence[Bar]) -> tuple[int, ...]:
     return tuple(slot for slot in ask.slots if slot >= first)
 
 
-Finding = Literal["first", "changed", "final", "same", "absent"]
+Finding = Literal["first", "changed", "corrected", "final", "same", "absent"]
+"""``corrected``: changed after it had been final."""
 
 
 def judge(evidence: SlotEvidence, bar: Bar | None, now: float, provider: Provider) -> Finding:
@@ -150,8 +174,9 @@ def judge(evidence: SlotEvidence, bar: Bar | None, now: float, provider: Provide
     known = evidence.first("vendor", provider)
     if known is None:
         return "first"
-    if known.prices != (bar.open, bar.high, bar.low, bar.close) or known.volume != bar.volume:
-        return "changed"
+    prices = zip(known.prices, (bar.open, bar.high, bar.low, bar.close), strict=True)
+    if known.volume != bar.volume or not all(same_but_noise(*pair) for pair in prices):
+        return "corrected" if known.status == "reconciled" else "changed"
     useful = max(known.seen_at + CONFIRM_AFTER_S, float(evidence.slot + BAR_SECONDS + FINAL_AGE_S))
     if known.status == "reconciled" or now < useful:
         return "same"
@@ -169,7 +194,7 @@ def to_publish(evidence: SlotEvidence, bar: Bar, finding: Finding, *, today: boo
         if not today and not evidence.published:
             return None
         status: Literal["closed", "revised", "reconciled"] = "reconciled"
-    elif finding in ("first", "changed"):
+    elif finding in ("first", "changed", "corrected"):
         status = "revised" if evidence.bars else "closed"
     else:
         return None
@@ -210,5 +235,8 @@ def drift(evidence: SlotEvidence, bar: Bar, provider: Provider) -> Drift | None:
     if live is None:
         return None
     vendor = (bar.open, bar.high, bar.low, bar.close)
-    gaps = (round(ours - theirs, 6) for ours, theirs in zip(live.prices, vendor, strict=True))
-    return Drift(evidence.slot, live, *gaps)
+    return Drift(evidence.slot, live, *map(_distance, live.prices, vendor))
+
+
+def _distance(ours: float, theirs: float) -> float:
+    return 0.0 if same_but_noise(ours, theirs) else round(ours - theirs, 6)

@@ -36,6 +36,7 @@ class SourceBar:
     published: bool = False  # clients were told of it
     seen_at: float = 0.0  # since when its values are these; unix seconds UTC, 0: not known
     partial: bool = False  # live, and not collected for its whole time
+    mixed: bool = False  # live, of ticks from several sources: a feed failed in it
     grade: str = "whole"  # what the bar is worth; see docs/reference/continuity.md
 
     @property

@@ -6,22 +6,36 @@ journal write fails changes neither offsets nor bars and is not published. Does 
 PostgreSQL, Redis and the sockets of clients, which all follow at their own pace.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from enhanced_websocket_service.errors import JournalError
 from enhanced_websocket_service.market.aggregation import BarAggregator
 from enhanced_websocket_service.market.bar import Bar, BarUpdate
-from enhanced_websocket_service.market.calendar import TradingCalendar
+from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar
 from enhanced_websocket_service.market.events import EpochStarted, Event
-from enhanced_websocket_service.market.tick import Flag, Quote, Rejection, Tick, quantise, rejection
+from enhanced_websocket_service.market.hygiene import TickHygiene
+from enhanced_websocket_service.market.tick import (
+    Flag,
+    Quote,
+    Rejection,
+    Tick,
+    is_float32_noise,
+    quantise,
+    rejection,
+)
 from enhanced_websocket_service.market.validation import Accepted, QuoteValidator, ValidatorState
 from enhanced_websocket_service.telemetry import Metrics
 
+from .tick_meter import TickMeter
+
 Record = Tick | Rejection | BarUpdate | EpochStarted
 
+_Before = Sequence[tuple[QuoteValidator, ValidatorState]]
+
 _KEEP_OUT_OF_BARS = frozenset({Flag.FUTURE, Flag.LATE})
+DAY_S = 86_400
 
 
 class _Journal(Protocol):
@@ -35,17 +49,20 @@ class _Line:
     calendar: TradingCalendar
     validator: QuoteValidator
     aggregator: BarAggregator
+    hygiene: TickHygiene = field(default_factory=TickHygiene)
+    odd: bool = False  # there are oddities the metrics do not know of
     offset: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PipelineCounts:
-    """Totals since the start of the process."""
+    """Totals of all symbols since the start of the process."""
 
     quotes: int = 0
     ticks: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     resent: int = 0
+    unchanged: int = 0
     late: int = 0
     future: int = 0
     outside_session: int = 0
@@ -58,6 +75,8 @@ class Pipeline:
     :param calendars: the calendar of each symbol; quotes of other symbols are rejected.
     :param publish: hands events to the bus; must not block.
     :param future_tolerance_s: how far ahead of our clock a stamp may be.
+    :param incomplete: told ``symbol, start, end`` of a slot whose live bar lacks a tick that came too
+        late: the vendor's bar is wanted soon. Must not block.
     """
 
     def __init__(
@@ -71,9 +90,13 @@ class Pipeline:
         price_band_pct: float = 5.0,
         bar_close_delay_s: float = 1.0,
         future_tolerance_s: float = 5.0,
+        incomplete: Callable[[str, float, float], None] = lambda *_: None,
     ) -> None:
         self.epoch = epoch
-        self.counts = PipelineCounts()
+        self._strangers = 0  # quotes of symbols that are not ours
+        self._bars_published = 0
+        self._incomplete = incomplete
+        self._meter = TickMeter(metrics)
         self._journal = journal
         self._publish = publish
         self._metrics = metrics
@@ -89,6 +112,33 @@ class Pipeline:
         }
 
     @property
+    def counts(self) -> PipelineCounts:
+        """Totals since the start of the process."""
+        kept = [line.hygiene for line in self._lines.values()]
+        rejected = {"unknown_symbol": self._strangers} if self._strangers else {}
+        for one in kept:
+            for reason, count in one.rejected.items():
+                rejected[reason] = rejected.get(reason, 0) + count
+        return PipelineCounts(
+            quotes=sum(one.quotes for one in kept) + self._strangers,
+            ticks=sum(one.ticks for one in kept),
+            rejected=rejected,
+            resent=sum(one.resent for one in kept),
+            unchanged=sum(one.unchanged for one in kept),
+            late=sum(one.late for one in kept),
+            future=sum(one.future for one in kept),
+            outside_session=sum(one.outside_session for one in kept),
+            bars=self._bars_published,
+        )
+
+    def hygiene(self) -> dict[str, dict[str, Any]]:
+        """By symbol, what was odd about its quotes, as plain JSON values."""
+        return {
+            symbol: {**line.hygiene.shown(), "held_now": line.validator.held}
+            for symbol, line in self._lines.items()
+        }
+
+    @property
     def offsets(self) -> dict[str, int]:
         """The last offset of each symbol in the current epoch; 0 before the first tick."""
         return {symbol: line.offset for symbol, line in self._lines.items()}
@@ -97,7 +147,13 @@ class Pipeline:
         """Measure new prices by the last journaled tick of each symbol."""
         for tick in ticks:
             if (line := self._lines.get(tick.symbol)) is not None:
-                line.validator.seed(tick.timestamp, tick.price, tick.bid, tick.ask)
+                line.validator.seed(
+                    tick.timestamp,
+                    tick.price,
+                    tick.bid,
+                    tick.ask,
+                    timely=Flag.FUTURE not in tick.flags,
+                )
 
     def restore(self, records: Iterable[Record]) -> None:
         """Rebuild the open bars from what was journaled before the restart, oldest first."""
@@ -108,10 +164,13 @@ class Pipeline:
             if line is None:
                 continue
             if isinstance(record, Tick):
-                if record.trading_session and not _KEEP_OUT_OF_BARS.intersection(record.flags):
+                if _KEEP_OUT_OF_BARS.intersection(record.flags):
+                    continue
+                line.validator.remember(record.timestamp, record.price)
+                if record.trading_session:
                     line.aggregator.add(record)
             elif isinstance(record, BarUpdate):
-                line.aggregator.resume(record.bar.open_time, record.bar.revision)
+                line.aggregator.resume(record.bar)
 
     def begin_epoch(self, now: float, previous: Mapping[str, tuple[int, int]]) -> None:
         """Journal and announce the epoch of this process.
@@ -125,48 +184,71 @@ class Pipeline:
         self._journal.append(started)
         self._publish(started)
 
-    def interrupted(self, start: float, end: float) -> None:
-        """Nothing was collected in ``[start, end)``: bars touching it will say ``partial``."""
-        for line in self._lines.values():
-            line.aggregator.interrupted(start, end)
+    def interrupted(self, start: float, end: float, symbol: str | None = None) -> None:
+        """Nothing was collected in ``[start, end)``: bars touching it will say ``partial``.
+
+        :param symbol: only this one's feed was interrupted, and it is known afterwards: bars that were
+            published meanwhile get a revision that says so, unless the vendor's have replaced them.
+        """
+        if symbol is None:
+            for line in self._lines.values():
+                line.aggregator.interrupted(start, end)
+        elif symbol in self._lines:
+            self._lines[symbol].aggregator.interrupted(start, end, published=True)
 
     def on_quotes(self, quotes: Sequence[Quote], now: float) -> None:
         """Take one batch in arrival order.
 
         :raises JournalError: nothing of the batch counts as accepted, and none was published.
         """
-        self.counts.quotes += len(quotes)
+        latest = now + self._future_tolerance_s
         rejections: list[Rejection] = []
         ticks: list[Tick] = []
+        repeated: set[tuple[str, int]] = set()
         numbered: dict[str, int] = {}
-        before = [(line.validator, line.validator.state()) for line in self._lines.values()]
+        before = self._before()
         for quote in quotes:
             line = self._lines.get(quote.symbol)
             if line is None:
                 rejections.append(rejection(quote, "unknown_symbol"))
                 continue
-            if line.validator.is_resent(quote):
-                self.counts.resent += 1
+            validator, hygiene = line.validator, line.hygiene
+            hygiene.quotes += 1
+            if quote.first_after_subscribe and validator.is_resent(quote):
+                hygiene.resent += 1
                 self._metrics.resent.inc()
                 continue
-            accepted, refused = line.validator.check(quote)
+            if not quote.stamped and validator.is_unchanged(quote):
+                hygiene.unchanged += 1
+                accepted, refused = validator.on_rest_price(quote.price, quote.received_at)
+            else:
+                accepted, refused = validator.check(quote, timely=quote.timestamp <= latest)
             rejections += refused
             for one in accepted:
                 offset = numbered.get(quote.symbol, line.offset) + 1
                 numbered[quote.symbol] = offset
                 ticks.append(self._tick(line, one, offset, now))
-        if not ticks and not rejections:
+                if one.repeated:
+                    repeated.add((quote.symbol, offset))
+        self._take(ticks, rejections, before, repeated)
+
+    def on_rest_price(self, symbol: str, price: float, now: float) -> None:
+        """A REST price that becomes no tick, e.g. a sample of liveness: held quotes that agree with it
+        are accepted; when it agrees with the last price and is surely younger, they are outliers.
+
+        :param now: when it was received.
+        :raises JournalError: as if it had not come.
+        """
+        line = self._lines.get(symbol)
+        if line is None or not line.validator.held:
             return
-        self._append([*rejections, *ticks], before)
-        self._count_rejections(rejections)
-        published: list[Event] = []
-        for tick in ticks:
-            line = self._lines[tick.symbol]
-            line.offset = tick.offset
-            if self._aggregate(line, tick):
-                published.append(tick)
-        if published:
-            self._publish(published)
+        before = self._before()
+        accepted, rejections = line.validator.on_rest_price(price, now)
+        ticks = [
+            self._tick(line, one, line.offset + number, now)
+            for number, one in enumerate(accepted, 1)
+        ]
+        self._take(ticks, rejections, before)
 
     def on_time(self, now: float, grace: float) -> None:
         """Close the bars that are due. ``grace``: seconds for which a late tick revises a bar.
@@ -176,7 +258,7 @@ class Pipeline:
         self._closed += [
             BarUpdate(bar, self.epoch, line.offset, now)
             for line in self._lines.values()
-            for bar in line.aggregator.advance(now, grace)
+            for bar in line.aggregator.advance(now, grace, line.validator.held_stamps)
         ]
         if not self._closed:
             return
@@ -190,8 +272,9 @@ class Pipeline:
     def on_vendor_bars(self, bars: Sequence[Bar], now: float) -> list[Bar]:
         """Journal and publish new versions of slots that the vendor's bars settle, oldest first.
 
-        Refused are those that ticks can still change: a live revision after the vendor's would claim
-        to be better. The caller numbers the revisions and comes again with what was refused.
+        Refused are those that ticks can still change, and those whose number a live revision has
+        taken: a live bar after the vendor's would claim to be better. The caller numbers the
+        revisions and comes again with what was refused.
 
         :returns: those published.
         :raises JournalError: none was.
@@ -199,7 +282,9 @@ class Pipeline:
         taken = [
             bar
             for bar in bars
-            if bar.symbol in self._lines and not self.changeable(bar.symbol, bar.open_time)
+            if bar.symbol in self._lines
+            and not self.changeable(bar.symbol, bar.open_time)
+            and bar.revision > self._lines[bar.symbol].aggregator.revision(bar.open_time)
         ]
         if taken:
             self._publish_bars(
@@ -208,6 +293,8 @@ class Pipeline:
                     for bar in sorted(taken, key=lambda bar: bar.open_time)
                 ]
             )
+            for bar in taken:
+                self._lines[bar.symbol].aggregator.settle(bar.open_time)
         return taken
 
     def next_close(self) -> float | None:
@@ -216,29 +303,76 @@ class Pipeline:
         return min((at for at in instants if at is not None), default=None)
 
     def flush_held(self) -> None:
-        """The session is over: quotes still held outside the price band were never confirmed."""
-        before = [(line.validator, line.validator.state()) for line in self._lines.values()]
-        rejections = [one for line in self._lines.values() for one in line.validator.flush()]
-        if rejections:
-            self._append(rejections, before)
-            self._count_rejections(rejections)
+        """The session is over: quotes still held outside the price band were never confirmed.
+
+        Nor were they refuted: the bars they may belong to are partial.
+        """
+        before = self._before()
+        rejections: list[Rejection] = []
+        for line in self._lines.values():
+            rejections += line.validator.flush()
+        if not rejections:
+            return
+        self._take([], rejections, before)
+        for one in rejections:
+            line = self._lines[one.symbol]
+            if line.calendar.is_open(one.timestamp):
+                line.aggregator.doubt(one.timestamp)
+
+    def _take(
+        self,
+        ticks: Sequence[Tick],
+        rejections: Sequence[Rejection],
+        before: _Before,
+        repeated: Collection[tuple[str, int]] = (),
+    ) -> None:
+        """Journal, aggregate, publish and count what was decided."""
+        if not ticks and not rejections:
+            return
+        self._append([*rejections, *ticks], before)
+        for one in rejections:
+            self._metrics.rejected.labels(one.reason).inc()
+            if (line := self._lines.get(one.symbol)) is None:
+                self._strangers += 1
+            else:
+                line.hygiene.reject(one)
+        if not ticks:
+            return
+        published: list[Tick] = []
+        for tick in ticks:
+            line = self._lines[tick.symbol]
+            line.offset = tick.offset
+            if self._aggregate(line, tick):
+                published.append(tick)
+        for symbol, _ in repeated:
+            line = self._lines[symbol]
+            line.hygiene.repeated += 1
+            line.odd = True
+        self._meter.count(ticks, published)
+        for symbol, line in self._lines.items():
+            if line.odd:
+                line.odd = False
+                self._meter.oddities(symbol, line.hygiene)
+        if published:
+            self._publish(published)
 
     def _publish_bars(self, updates: list[BarUpdate]) -> None:
         self._journal.append(updates)
+        self._bars_published += len(updates)
         for update in updates:
-            self.counts.bars += 1
             self._metrics.bars.labels(update.bar.status).inc()
         self._publish(updates)
 
     def _tick(self, line: _Line, accepted: Accepted, offset: int, now: float) -> Tick:
         quote, flags = accepted.quote, accepted.flags
         stamp = quote.timestamp
-        session = line.calendar.session_on(stamp)
+        # No calendar knows the days at the end of time, and no bar waits for tomorrow's tick.
+        session = line.calendar.session_on(stamp) if stamp < now + DAY_S else None
         inside = session is not None and session.opens <= stamp < session.closes
         if stamp > now + self._future_tolerance_s:
-            flags = (*flags, Flag.FUTURE)
+            flags += (Flag.FUTURE,)
         elif inside and not line.aggregator.accepts(stamp):
-            flags = (*flags, Flag.LATE)
+            flags += (Flag.LATE,)
         return Tick(
             symbol=quote.symbol,
             epoch=self.epoch,
@@ -256,26 +390,36 @@ class Pipeline:
 
     def _aggregate(self, line: _Line, tick: Tick) -> bool:
         """Count ``tick`` and add it to its bar; whether it is to be published."""
-        counts = self.counts
-        counts.ticks += 1
-        self._metrics.ticks.labels(tick.symbol, tick.source).inc()
-        if Flag.FUTURE in tick.flags:
-            counts.future += 1
-            return False
+        hygiene, flags = line.hygiene, tick.flags
+        hygiene.ticks += 1
+        if is_float32_noise(tick.price):
+            hygiene.float32_noise += 1
+            line.odd = True
+        if flags:
+            line.odd = True
+            hygiene.crossed += Flag.CROSSED in flags
+            hygiene.confirmed += Flag.HELD in flags
+            hygiene.out_of_order += Flag.OUT_OF_ORDER in flags
+            if Flag.FUTURE in flags:
+                hygiene.future += 1
+                return False
         if not tick.trading_session:
-            counts.outside_session += 1
+            hygiene.outside_session += 1
+            line.odd = True
             return False
-        if Flag.LATE in tick.flags:
-            counts.late += 1
+        if Flag.LATE in flags:
+            hygiene.late += 1
             self._metrics.late.inc()
+            slot = tick.timestamp - tick.timestamp % BAR_SECONDS
+            self._incomplete(tick.symbol, slot, slot + BAR_SECONDS)
         else:
             line.aggregator.add(tick)
-        self._metrics.tick_price.labels(tick.symbol).set(tick.price)
         return True
 
-    def _append(
-        self, records: Sequence[Record], before: Sequence[tuple[QuoteValidator, ValidatorState]]
-    ) -> None:
+    def _before(self) -> _Before:
+        return [(line.validator, line.validator.state()) for line in self._lines.values()]
+
+    def _append(self, records: Sequence[Record], before: _Before) -> None:
         """Journal ``records``; when that fails, the validators never saw them."""
         try:
             self._journal.append(records)
@@ -284,8 +428,3 @@ class Pipeline:
             for validator, state in before:
                 validator.go_back(state)
             raise
-
-    def _count_rejections(self, rejections: Sequence[Rejection]) -> None:
-        for one in rejections:
-            self.counts.rejected[one.reason] = self.counts.rejected.get(one.reason, 0) + 1
-            self._metrics.rejected.labels(one.reason).inc()

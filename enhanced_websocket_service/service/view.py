@@ -175,6 +175,7 @@ class View:
             ],
             credits=self._credits(now),
             reconciliation=self._reconciler.status(),
+            hygiene=self._pipeline.hygiene(),
             provider=self._provider.name,
             simulated=self._provider.simulated,
         )

@@ -243,6 +243,8 @@ class StatusView(View):
     credits: dict[str, Any] = {}
     reconciliation: dict[str, Any] = {}
     """By symbol: how much of the L0 window is final, and how far live bars were from the vendor's."""
+    hygiene: dict[str, Any] = {}
+    """By symbol: what was odd about its quotes since the start, in counts."""
     provider: str
     simulated: bool
 

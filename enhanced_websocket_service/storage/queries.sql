@@ -188,6 +188,8 @@ SELECT extract(epoch FROM datetime)::bigint AS slot, coalesce(source, 'unknown')
     bar_epoch IS NOT NULL AS published,
     coalesce(extract(epoch FROM published_at), 0)::float8 AS seen_at,
     coalesce((certificate ->> 'partial')::boolean, false) AS partial,
+    CASE WHEN jsonb_typeof(certificate -> 'ticks') = 'object' THEN
+        (SELECT count(*) > 1 FROM jsonb_object_keys(certificate -> 'ticks')) ELSE false END AS mixed,
     ews_grade(grade, certificate) AS grade
 FROM market_data
 WHERE symbol = $1 AND datetime BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4

@@ -132,6 +132,7 @@ def _source_bar(row: Any) -> SourceBar:
         published=row["published"],
         seen_at=row["seen_at"],
         partial=row["partial"],
+        mixed=row["mixed"],
         grade=row["grade"],
     )
 

@@ -89,12 +89,29 @@ ON CONFLICT (symbol, interval_s, datetime, source, epoch, revision) DO NOTHING
 
 -- name: upsert_vendor_bars
 -- $1 the clock's now. A bar whose values are as before stays the version it was; the same values may
--- become 'reconciled', which is not a new version.
+-- become 'reconciled', which is not a new version. A new version is above every revision that the slot
+-- has from anybody: a client may hold a live one.
 INSERT INTO market_data AS old
     (symbol, datetime, open, high, low, close, volume, source, bar_revision, bar_status,
      published_at)
-SELECT symbol, datetime, open, high, low, close, volume, source, bar_revision, bar_status, $1
-FROM incoming_bars ORDER BY symbol, datetime, source
+SELECT new.symbol, new.datetime, open, high, low, close, volume, source,
+    greatest(bar_revision, known.revision + 1), bar_status, $1
+FROM incoming_bars AS new
+LEFT JOIN (
+    SELECT symbol, datetime, simulated, max(revision) AS revision
+    FROM (
+        SELECT symbol, datetime, ews_is_simulated(old.source) AS simulated,
+            old.bar_revision AS revision
+        FROM market_data AS old JOIN incoming_bars AS new USING (symbol, datetime)
+        UNION ALL
+        SELECT new.symbol, datetime, ews_is_simulated(old.source), old.revision
+        FROM bar_revisions AS old JOIN incoming_bars AS new USING (symbol, datetime)
+        WHERE old.interval_s = 300
+    ) AS versions
+    GROUP BY symbol, datetime, simulated
+) AS known ON known.symbol = new.symbol AND known.datetime = new.datetime
+    AND known.simulated = ews_is_simulated(new.source)
+ORDER BY new.symbol, new.datetime, source
 ON CONFLICT (symbol, datetime, source) WHERE published_at IS NOT NULL DO UPDATE SET
     open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
     volume = excluded.volume, bar_status = excluded.bar_status, updated_at = now(),

@@ -182,12 +182,13 @@ async def test_the_vendor_speaks_for_a_slot_and_others_can_be_asked_for(
     assert await database.last_bar(SYMBOL) == live
     assert await database.last_bar(SYMBOL, vendor_only=True) is None
     await database.upsert_vendor_bars([bar(close=2.0)])
-    assert (await database.bars(SYMBOL)).bars == [bar(close=2.0)]
+    vendor = bar(close=2.0, revision=1)  # above the live one that clients hold
+    assert (await database.bars(SYMBOL)).bars == [vendor]
     assert (await database.bars(SYMBOL, source="simulator_websocket")).bars == [live]
     assert await database.slots_present(SYMBOL, OPEN, OPEN) == {
         OPEN: ["simulator", "simulator_websocket"]
     }
-    assert await database.last_bar(SYMBOL, vendor_only=True) == bar(close=2.0)
+    assert await database.last_bar(SYMBOL, vendor_only=True) == vendor
 
 
 async def test_as_of_is_what_a_consumer_saw(
@@ -219,8 +220,8 @@ async def test_as_of_is_what_a_consumer_saw(
     assert await close_at(OPEN + 699.0) == [5000.0]
     assert await close_at(OPEN + 700.0) == [5001.0]
     vendor = (await database.bars(SYMBOL, as_of=OPEN + 500.0, source="simulator")).bars
-    assert [(b.close, b.revision) for b in vendor] == [(5000.0, 0)]
-    assert [(b.close, b.revision) for b in (await database.bars(SYMBOL)).bars] == [(5001.0, 1)]
+    assert [(b.close, b.revision) for b in vendor] == [(5000.0, 3)]
+    assert [(b.close, b.revision) for b in (await database.bars(SYMBOL)).bars] == [(5001.0, 4)]
     # What was composed of it then.
     for instant, close in ((OPEN + 1000.0, [5001.0]), (OPEN + 899.0, [])):
         page = await database.bars(SYMBOL, 900, as_of=instant)

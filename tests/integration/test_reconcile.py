@@ -1,170 +1,26 @@
 """Reconciliation on real PostgreSQL and a real journal: two answers, drift, versions, restarts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from datetime import date
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from enhanced_websocket_service.errors import VendorUnavailable
 from enhanced_websocket_service.l0.continuity import Continuity
-from enhanced_websocket_service.l0.reconcile import FIRST_BACKOFF_S, Reconciler
-from enhanced_websocket_service.market.bar import Bar, BarUpdate
-from enhanced_websocket_service.market.events import Event
+from enhanced_websocket_service.l0.reconciliation_state import FIRST_BACKOFF_S
 from enhanced_websocket_service.market.reconciliation import Credits
 from enhanced_websocket_service.market.tick import Quote
-from enhanced_websocket_service.service.pipeline import Pipeline
-from enhanced_websocket_service.storage.journal import Journal
-from enhanced_websocket_service.storage.postgres import Database
-from enhanced_websocket_service.storage.slot_store import SlotStore
-from enhanced_websocket_service.storage.writer import JournalWriter
-from enhanced_websocket_service.telemetry import Metrics
-from tests.storage_samples import rows, writing
-from tests.unit.l0.fakes import CALENDAR, SIMULATOR, StillClock, at, bar
+from tests.storage_samples import rows
+from tests.unit.l0.fakes import CALENDAR, SIMULATOR, at, bar
 
-DAY = date(2025, 6, 25)
-LABELS = CALENDAR.expected_labels(DAY)
-LIVE = LABELS[:4]
-HOLE = LABELS[4]
-
-
-def first_seen(open_time: int, **changes: object) -> Bar:
-    return msgspec.structs.replace(bar(open_time), status="closed", **changes)  # type: ignore[arg-type]
-
-
-class PacedClock(StillClock):
-    """Lets others run while it sleeps."""
-
-    async def sleep(self, seconds: float) -> None:
-        await super().sleep(seconds)
-        await asyncio.sleep(0)
-
-
-class Vendor:
-    """Has a whole session; a test changes what it has."""
-
-    def __init__(self) -> None:
-        self.bars = {label: first_seen(label) for label in LABELS}
-        self.calls: list[tuple[int, int]] = []
-        self.away = False
-
-    async def time_series(
-        self,
-        symbol: str,
-        *,
-        start: int,
-        end: int,
-        interval_s: int = 300,
-        outputsize: int = 5000,
-        purpose: str,
-    ) -> list[Bar]:
-        assert (symbol, interval_s, purpose) == ("USDCOP", 300, "reconcile")
-        self.calls.append((start, end))
-        if self.away:
-            raise VendorUnavailable("The vendor did not answer.")
-        return [one for label, one in self.bars.items() if start <= label <= end]
-
-
-class House:
-    """Everything between the vendor's answer and the tables, but no process and no socket."""
-
-    def __init__(
-        self, database: Database, journal: Journal, writer: JournalWriter, clock: StillClock
-    ) -> None:
-        self.database, self.journal, self.writer, self.clock = database, journal, writer, clock
-        self.vendor = Vendor()
-        self.events: list[Event] = []
-        self.sets: list[str] = []
-        self.store = SlotStore(database)
-        self.credits = Credits(700, 80)
-        self.pipeline = Pipeline(
-            {"USDCOP": CALENDAR},
-            journal=journal,
-            publish=self.events.extend,
-            metrics=Metrics(),
-            epoch=1,
-        )
-        self.restart()
-
-    def restart(self) -> None:
-        """A reconciler that remembers nothing."""
-
-        async def write_backup(symbol: str) -> None:
-            self.sets.append(symbol)
-
-        self.reconciler = Reconciler(
-            rest=self.vendor,
-            store=self.store,
-            calendar=CALENDAR,
-            clock=self.clock,
-            provider=SIMULATOR,
-            symbols=["USDCOP"],
-            publish=self.pipeline.on_vendor_bars,
-            changeable=self.pipeline.changeable,
-            stored=lambda timeout_s: self.writer.reached(self.journal.end.record, timeout_s),
-            may_run=lambda: True,
-            credits=lambda _: self.credits,
-            write_backup=write_backup,
-            window_days=1,
-            metrics=Metrics(),
-        )
-
-    def collect(self, labels: Sequence[int]) -> None:
-        """Two ticks a bar, its open and its close; so the vendor's high and low are beyond."""
-        for label in labels:
-            truth = bar(label)
-            for second, price in ((1, truth.open), (290, truth.close)):
-                quote = Quote(
-                    "USDCOP", label + second, price, "simulator_websocket", label + second
-                )
-                self.pipeline.on_quotes([quote], label + second + 0.1)
-            self.pipeline.on_time(label + 301.0, 60.0)
-        self.pipeline.on_time(labels[-1] + 400.0, 60.0)
-
-    async def look(self, local: str) -> list[BarUpdate]:
-        """One round at that time of the day; what clients were told."""
-        self.clock.instant = at(f"{DAY}T{local}")
-        self.pipeline.on_time(self.clock.instant, 60.0)
-        before = len(self.events)
-        await self.reconciler.look("USDCOP")
-        return [event for event in self.events[before:] if isinstance(event, BarUpdate)]
-
-    async def settled(self) -> None:
-        assert await self.writer.reached(self.journal.end.record, 10)
+from .reconciling import DAY, HOLE, LABELS, LIVE, House, first_seen, open_house, told
 
 
 @pytest.fixture
 async def house(database_dsn: str, tmp_path: Path) -> AsyncIterator[House]:
-    async with _house(database_dsn, tmp_path) as made:
+    async with open_house(database_dsn, tmp_path) as made:
         yield made
-
-
-@asynccontextmanager
-async def _house(dsn: str, directory: Path) -> AsyncIterator[House]:
-    clock = PacedClock(float(LABELS[0]))
-    database = Database(dsn, SIMULATOR, clock=clock)
-    journal = Journal.open(directory / "journal")
-    syncing = asyncio.create_task(journal.run(), name="journal")
-    try:
-        await database.connect()
-        # The session before is complete, so that only this one matters.
-        past = [bar(label) for label in CALENDAR.expected_labels(date(2025, 6, 24))]
-        await database.upsert_vendor_bars(past)
-        async with writing(journal, database) as writer:
-            yield House(database, journal, writer, clock)
-    finally:
-        syncing.cancel()
-        await asyncio.gather(syncing, return_exceptions=True)
-        journal.close()
-        await database.close()
-
-
-def told(updates: Sequence[BarUpdate]) -> dict[int, tuple[str, int]]:
-    assert len({update.bar.open_time for update in updates}) == len(updates)
-    return {update.bar.open_time: (update.bar.status, update.bar.revision) for update in updates}
 
 
 async def test_two_answers_make_a_bar_final_and_each_version_is_told_once(house: House) -> None:
@@ -234,9 +90,13 @@ async def test_as_of_tells_what_a_consumer_saw(house: House) -> None:
 async def test_bars_that_l0_stored_by_itself_stay_answerable(house: House) -> None:
     """A repair writes vendor bars without telling clients; the first news must not erase them."""
     house.collect(LIVE)
+    await house.settled()
     house.clock.instant = at(f"{DAY}T08:25:00")
     await house.database.upsert_vendor_bars([first_seen(label) for label in LIVE])
-    assert told(await house.look("13:06:00"))[LIVE[0]] == ("reconciled", 1)
+    page = await house.database.bars("USDCOP", start=LIVE[0], end=LIVE[0])
+    # Above the live bar that clients hold.
+    assert [(one.source, one.revision) for one in page.bars] == [("simulator", 1)]
+    assert told(await house.look("13:06:00"))[LIVE[0]] == ("reconciled", 2)
     await house.settled()
     page = await house.database.bars(
         "USDCOP", start=LIVE[0], end=LIVE[0], as_of=at(f"{DAY}T09:00:00")
@@ -250,9 +110,6 @@ async def test_a_bar_the_vendor_revises_waits_for_another_answer(house: House) -
     house.vendor.bars[LIVE[1]] = first_seen(LIVE[1], close=bar(LIVE[1]).close + 0.5)
     assert told(await house.look("13:06:00"))[LIVE[1]] == ("revised", 2)
     assert told(await house.look("13:09:00"))[LIVE[1]] == ("reconciled", 3)
-    # Also one that was final already.
-    house.vendor.bars[LIVE[2]] = first_seen(LIVE[2], close=bar(LIVE[2]).close + 0.25)
-    assert await house.look("13:30:00") == []  # nobody asks for it any more
     await house.settled()
     drift = await rows(
         house.database,
@@ -293,7 +150,10 @@ async def test_a_slot_that_ticks_can_still_change_is_refused(house: House) -> No
     assert house.pipeline.on_vendor_bars([first_seen(label)], label + 400.0) == []
     house.pipeline.on_time(label + 301.0, 60.0)
     house.pipeline.on_time(label + 400.0, 60.0)
-    assert len(house.pipeline.on_vendor_bars([first_seen(label)], label + 400.0)) == 1
+    # Nor one whose number the live bar has.
+    assert house.pipeline.on_vendor_bars([first_seen(label)], label + 400.0) == []
+    numbered = first_seen(label, revision=1)
+    assert len(house.pipeline.on_vendor_bars([numbered], label + 400.0)) == 1
 
 
 async def test_failures_are_backed_off_from_and_forgotten(house: House) -> None:

@@ -139,3 +139,69 @@ def test_every_slot_ends_final_or_given_up(seed: int, cap: int, absent: float, l
         assert agreeing[-1] - agreeing[0] >= CONFIRM_AFTER_S
     if cap == 5000 and not absent and live == 1.0:
         assert world.calls <= 9
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    delays=st.lists(st.integers(18, 600), min_size=1, max_size=8),
+    handed_back=st.integers(0, 3000),
+    revises=st.booleans(),
+)
+def test_what_a_feed_lost_is_there_soon_after_the_vendor_has_it(
+    delays: list[int], handed_back: int, revises: bool
+) -> None:
+    """Candles appear 18 s to 10 minutes after their end, and may be revised once."""
+    shown = {LABELS[n]: LABELS[n] + 300 + delay for n, delay in enumerate(delays)}
+    stored = {label: SlotEvidence(label) for label in shown}
+    first_told: dict[int, float] = {}
+    prices: dict[int, float] = {}
+    last_call: float | None = None
+    calls = 0
+    now = float(OPEN + handed_back)
+    end = now + 4 * 3600
+    while now < end:
+        # A minute after its end no late tick can change a bar any more.
+        found = [one for label, one in stored.items() if label + 360 <= now]
+        wishes = [w for one in found if (w := wish(one, OVER, now, VENDOR, lost=True)) is not None]
+        ask = plan(wishes, now, credits=Credits(700, 80), last_call_at=last_call)
+        if ask is not None:
+            last_call, calls = now, calls + 1
+            bars = []
+            for label in (one for one in LABELS if ask.start <= one <= ask.end):
+                if label in shown and now >= shown[label]:
+                    price = 4000.0 + (revises and now >= shown[label] + 100)
+                    bars.append(
+                        Bar("USDCOP", 300, label, *(price,) * 4, 0, "twelvedata", 0, "closed")
+                    )
+            by_slot = {bar.open_time: bar for bar in bars}
+            for slot in answered(ask, bars):
+                bar = by_slot.get(slot)
+                if bar is None:
+                    if now >= slot + 300 + SETTLE_S:
+                        gap = stored[slot].gap
+                        asked = 0 if gap is None else gap.asked
+                        stored[slot] = replace(stored[slot], gap=VendorGap(asked + 1, now))
+                    continue
+                version = to_publish(
+                    stored[slot], bar, judge(stored[slot], bar, now, VENDOR), today=True
+                )
+                if version is not None:
+                    first_told.setdefault(slot, now)
+                    prices[slot] = version.close
+                    row = SourceBar(
+                        *("twelvedata", *(version.close,) * 4, 0, version.revision, version.status),
+                        published=True,
+                        seen_at=now,
+                    )
+                    stored[slot] = replace(
+                        stored[slot], bars=(row,), highest_revision=version.revision
+                    )
+        now += 5
+    for label, since in shown.items():
+        possible = max(float(since), label + 360.0, float(OPEN + handed_back))
+        # Within the usual three minutes, a minute; later, not longer than it was away already.
+        patience = 65.0 + max(0.0, possible - (label + 300 + SETTLE_S))
+        assert first_told[label] <= possible + patience
+        assert stored[label].bars[0].status == "reconciled"
+        assert prices[label] == 4000.0 + revises
+    assert calls <= 8 + 6 * len(delays)

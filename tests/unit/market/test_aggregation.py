@@ -1,5 +1,6 @@
 """Bars against polars, an independent implementation, and the rules about late ticks."""
 
+import msgspec
 import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -109,8 +110,124 @@ def test_replaying_the_journal_restores_revision_and_pending_ticks() -> None:
     (closed,) = before.advance(START + 301, grace=60)
     after = BarAggregator("USDCOP")
     after.add(tick(START + 10, 4100.0))
-    after.resume(START, closed.revision)
+    after.resume(closed)
     assert after.advance(START + 302, grace=60) == []
     after.add(tick(START + 20, 4090.0))
     (revised,) = after.advance(START + 303, grace=60)
     assert (revised.revision, revised.status, revised.low) == (1, "revised", 4090.0)
+
+
+def partial(bar: Bar) -> bool:
+    assert bar.certificate is not None
+    return bar.certificate.partial
+
+
+def test_a_bar_is_called_after_the_source_of_its_first_tick_by_stamp() -> None:
+    aggregator = BarAggregator("USDCOP")
+    aggregator.add(tick(START + 10, 4100.0, "simulator_rest"))
+    aggregator.add(tick(START + 5, 4090.0, "simulator_websocket"))
+    (bar,) = aggregator.advance(START + 301, grace=60)
+    assert (bar.source, bar.open, bar.close) == ("simulator_websocket", 4090.0, 4100.0)
+    aggregator.add(tick(START + 1, 4080.0, "simulator_rest"))
+    (revised,) = aggregator.advance(START + 302, grace=60)
+    # It is known by that name now.
+    assert (revised.source, revised.open) == ("simulator_websocket", 4080.0)
+
+
+def test_a_gap_is_remembered_for_the_slot_it_lies_in_however_late_its_first_tick() -> None:
+    aggregator = BarAggregator("USDCOP")
+    aggregator.interrupted(START - 900, START - 800)
+    aggregator.interrupted(START, START + 10)
+    aggregator.advance(START + 200, grace=60)
+    aggregator.add(tick(START + 210, 4100.0))
+    (bar,) = aggregator.advance(START + 301, grace=60)
+    assert partial(bar)
+
+
+def test_a_gap_told_afterwards_revises_what_was_published_and_only_once() -> None:
+    aggregator = BarAggregator("USDCOP")
+    for slot in range(3):
+        aggregator.add(tick(START + 300 * slot + 10, 4100.0 + slot))
+    first, second, _ = aggregator.advance(START + 901, grace=60)
+    assert not partial(first)
+    aggregator.interrupted(START + 290, START + 320, published=True)
+    revised = aggregator.advance(START + 902, grace=60)
+    assert [(bar.open_time, bar.revision, bar.status) for bar in revised] == [
+        (START, 1, "revised"),
+        (START + 300, 1, "revised"),
+    ]
+    assert all(partial(bar) for bar in revised)
+    assert [bar.close for bar in revised] == [first.close, second.close]
+    aggregator.interrupted(START + 290, START + 320, published=True)
+    aggregator.interrupted(START + 300, START + 310, published=True)
+    assert aggregator.advance(START + 903, grace=60) == []
+    assert aggregator.revision(START) == 1
+
+
+def test_the_gap_of_a_restart_leaves_published_bars_alone() -> None:
+    aggregator = BarAggregator("USDCOP")
+    aggregator.add(tick(START + 10, 4100.0))
+    aggregator.advance(START + 301, grace=60)
+    aggregator.interrupted(START + 299, START + 400)
+    assert aggregator.advance(START + 402, grace=60) == []
+
+
+def test_a_bar_of_the_vendor_is_touched_by_no_tick_and_no_gap() -> None:
+    aggregator = BarAggregator("USDCOP")
+    aggregator.add(tick(START + 10, 4100.0))
+    aggregator.advance(START + 400, grace=60)
+    aggregator.interrupted(START, START + 300, published=True)
+    aggregator.settle(START)
+    assert aggregator.advance(START + 401, grace=60) == []
+    # Not even when the clock is set back over it.
+    assert aggregator.advance(START + 100, grace=60) == []
+    assert not aggregator.add(tick(START + 20, 1.0))
+    assert aggregator.accepts(START + 310)
+
+
+def test_after_a_clock_was_ahead_for_a_while_bars_are_built_again() -> None:
+    aggregator = BarAggregator("USDCOP")
+    aggregator.add(tick(START + 10, 4100.0))
+    (early,) = aggregator.advance(START + 7200, grace=60)
+    assert not aggregator.accepts(START + 900)
+    assert aggregator.advance(START + 15, grace=60) == []
+    assert aggregator.accepts(START + 900)
+    # What was published is not begun anew under revision 0.
+    assert not aggregator.accepts(START + 20)
+    assert early.revision == 0
+
+
+def test_a_clock_that_runs_on_a_little_unevenly_is_not_set_back() -> None:
+    aggregator = BarAggregator("USDCOP")
+    aggregator.advance(START + 400, grace=60)
+    # The grace may grow with the speed of the clock; what is beyond revision stays so.
+    aggregator.advance(START + 399.5, grace=4000)
+    assert not aggregator.accepts(START + 10)
+
+
+def test_quotes_in_doubt_make_their_bar_partial_until_they_are_decided() -> None:
+    aggregator = BarAggregator("USDCOP")
+    aggregator.add(tick(START + 10, 4100.0))
+    (closed,) = aggregator.advance(START + 301, 60, [START + 299])
+    assert partial(closed)
+    assert aggregator.advance(START + 302, 60, [START + 299]) == []
+    (decided,) = aggregator.advance(START + 303, 60)
+    assert (decided.revision, decided.status, partial(decided)) == (1, "revised", False)
+    aggregator.doubt(START + 299)
+    (lost,) = aggregator.advance(START + 304, 60)
+    assert (lost.revision, partial(lost)) == (2, True)
+
+
+def test_a_restart_remembers_what_was_partial_and_what_was_the_vendors() -> None:
+    before = BarAggregator("USDCOP")
+    before.interrupted(START, START + 5)
+    before.add(tick(START + 10, 4100.0))
+    (closed,) = before.advance(START + 301, grace=60)
+    after = BarAggregator("USDCOP")
+    after.add(tick(START + 10, 4100.0))
+    after.resume(closed)
+    after.add(tick(START + 299, 4101.0))
+    (revised,) = after.advance(START + 302, grace=60)
+    assert (revised.revision, partial(revised)) == (1, True)
+    after.resume(msgspec.structs.replace(closed, source="simulator", certificate=None, revision=2))
+    assert not after.accepts(START + 299)

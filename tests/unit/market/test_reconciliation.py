@@ -8,7 +8,9 @@ from enhanced_websocket_service.market.reconciliation import (
     CALL_SPACING_S,
     CONFIRM_AFTER_S,
     FINAL_AGE_S,
+    FIRST_CANDLE_S,
     GIVE_UP_S,
+    MAX_SPAN_S,
     RETRY_S,
     ROUTINE_RESERVE,
     Ask,
@@ -137,8 +139,45 @@ def test_a_call_begins_at_a_bar_the_vendor_has() -> None:
     wishes = [w for w in [wish(absent, OVER, now, VENDOR)] if w]
     anchors = [SLOT - 300, SLOT, SLOT + 600]
     ask = plan(wishes, now, credits=PLENTY, last_call_at=None, anchors=anchors)
-    assert ask == Ask(SLOT, SLOT + 300, (SLOT + 300,), urgent=True)
+    assert ask == Ask(SLOT, SLOT + 300, (SLOT + 300,), urgent=True, repair=True)
     assert answered(ask, [vendor_bar(open_time=SLOT)]) == (SLOT + 300,)
+
+
+MIXED = stored("twelvedata_websocket", mixed=True)
+
+
+@pytest.mark.parametrize(
+    ("known", "lost", "due"),
+    [
+        (evidence(MIXED), False, READY),  # two feeds in one bar: one of them failed
+        (evidence(LIVE), True, SLOT + 300 + FIRST_CANDLE_S),
+        (evidence(), True, SLOT + 300 + FIRST_CANDLE_S),
+        (evidence(stored(seen_at=READY)), True, READY + RETRY_S),
+        (evidence(stored(seen_at=SLOT + 350)), True, SLOT + 350 + RETRY_S),
+        (evidence(gap=VendorGap(1, READY)), True, READY + CALL_SPACING_S),
+        (evidence(gap=VendorGap(3, READY)), True, READY + 4 * CALL_SPACING_S),
+    ],
+)
+def test_what_a_feed_lost_is_asked_for_as_soon_as_it_can_help(
+    known: SlotEvidence, lost: bool, due: float
+) -> None:
+    found = wish(known, OVER, READY + 700.0, VENDOR, lost=lost)
+    assert found is not None
+    assert (found.due, found.urgent, found.repair) == (due, True, True)
+    assert found.useful_from <= found.due
+    ask = plan([found], due, credits=Credits(1, 0), last_call_at=None)
+    assert ask is not None
+    assert ask.repair
+
+
+def test_a_call_looks_back_at_what_is_final_without_giving_up_what_it_is_for() -> None:
+    now = READY + 3600.0
+    wishes = [w for w in [wish(evidence(slot=SLOT + 300), SLOT, now, VENDOR)] if w]
+    ask = plan(wishes, now, credits=PLENTY, last_call_at=None, look_back_to=SLOT - 86_400)
+    assert ask == Ask(SLOT - 86_400, SLOT + 300, (SLOT + 300,), urgent=True)
+    ask = plan(wishes, now, credits=PLENTY, last_call_at=None, look_back_to=0)
+    assert ask is not None
+    assert ask.end - ask.start == MAX_SPAN_S
 
 
 OLD = float(SLOT + 300 + FINAL_AGE_S)
@@ -152,7 +191,9 @@ OLD = float(SLOT + 300 + FINAL_AGE_S)
         (evidence(stored(seen_at=READY), LIVE), READY + CONFIRM_AFTER_S - 1.0, "same"),
         (evidence(stored(seen_at=SLOT + 301.0)), OLD - 1, "same"),  # too young
         (evidence(stored(seen_at=READY, close=4004.0)), OLD + 300, "changed"),
-        (evidence(stored(seen_at=READY, close=4004.0, status="reconciled")), OLD, "changed"),
+        (evidence(stored(seen_at=READY, close=4004.0, status="reconciled")), OLD, "corrected"),
+        # 4005.0 through a 32-bit float is no other price.
+        (evidence(stored(seen_at=READY, high=4010.0002), LIVE), OLD + 300, "final"),
         (evidence(stored(seen_at=READY, status="reconciled")), OLD + 300, "same"),
     ],
 )
@@ -189,3 +230,7 @@ def test_drift_is_live_minus_vendor() -> None:
     assert found is not None
     assert found.by_field() == {"open": 0.5, "high": -1.0, "low": 0.25, "close": 0.0}
     assert drift(evidence(stored()), vendor_bar(), VENDOR) is None
+    noisy = stored("twelvedata_websocket", close=4005.00018)
+    found = drift(evidence(noisy), vendor_bar(), VENDOR)
+    assert found is not None
+    assert found.close == 0.0
