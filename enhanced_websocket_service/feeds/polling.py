@@ -56,6 +56,8 @@ class PollingFeed(BackgroundFeed):
         self._pace = pace
         self._is_open = is_open
         self._backoff = backoff or Backoff(base=2.0, cap=60.0)
+        self.on_answer: Callable[[str, float, float], None] | None = None
+        """Told every price that was answered, changed or not, and when it was asked."""
         self._turn = 0
         self._known: dict[str, float] = {}  # the last price by symbol, whoever brought it
         self._last_error: str | None = None
@@ -116,6 +118,7 @@ class PollingFeed(BackgroundFeed):
             self._turn += 1
             symbol = self._active[self._turn % len(self._active)]
             try:
+                asked_at = clock.now()
                 price = await self._rest.price(symbol, POLL, retries=0)
             except VendorError as error:
                 pace = max(pace, self._backoff.next())
@@ -123,6 +126,8 @@ class PollingFeed(BackgroundFeed):
                     log.warning("Price poll failed", symbol=symbol, error=str(error))
                 self._last_error = str(error)
             else:
+                if self.on_answer is not None:
+                    self.on_answer(symbol, price, asked_at)
                 await self._on_price(symbol, price)
             await clock.sleep_until(began + pace)
 

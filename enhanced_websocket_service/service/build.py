@@ -10,8 +10,9 @@ from enhanced_websocket_service.bus.memory import MemoryBus
 from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import ConfigurationError, EwsError
-from enhanced_websocket_service.feeds.base import Feed
+from enhanced_websocket_service.feeds.base import Feed, FeedGap
 from enhanced_websocket_service.feeds.failover import FailoverFeed
+from enhanced_websocket_service.feeds.liveness import PURPOSE, Liveness
 from enhanced_websocket_service.feeds.polling import PollingFeed
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.l0.continuity import Continuity
@@ -19,6 +20,7 @@ from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.calendar import BAR_SECONDS
 from enhanced_websocket_service.market.reconciliation import Credits
+from enhanced_websocket_service.market.silence import SilenceProfile
 from enhanced_websocket_service.market.source import is_simulated
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.api import create_app
@@ -40,6 +42,7 @@ from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle, Schedule
 from .pipeline import Pipeline
 from .running import Service
+from .silence_file import SilenceFile
 from .states import ServiceState, StateMachine
 from .supervisor import Supervisor
 from .view import View
@@ -50,6 +53,8 @@ RESTORE_S = 1200
 """How far back the journal is replayed at a start: more than a bar and its grace."""
 RECONCILING = frozenset({ServiceState.READY, ServiceState.ACTIVE, ServiceState.MARKET_CLOSED})
 """States in which history is neither awaited from L0 nor being repaired."""
+COMPARING_SHARE = 0.2
+"""The share of the day's credits that may be spent on telling dead sockets from quiet markets."""
 EPOCH_TIMEOUT_S = 3.0
 """Real seconds that the start waits for others to tell the highest epoch they know."""
 
@@ -129,6 +134,30 @@ async def build_service(
     bus.subscribe(hub.on_events)
     supervisor = Supervisor(metrics)
 
+    profile = SilenceProfile()
+
+    def may_compare(at: float) -> bool:
+        budget = keys.budget(at)
+        spent = budget.spent.get(PURPOSE, 0)
+        return budget.left > 0 and spent < COMPARING_SHARE * budget.day_total
+
+    liveness = Liveness(
+        settings.symbols,
+        clock,
+        metrics,
+        profile=profile,
+        session_at=lambda at: calendar.session_on(at) if calendar.is_open(at) else None,
+        ask=lambda symbol: rest.price(symbol, PURPOSE, retries=0),
+        may_ask=may_compare,
+        spacing=lambda at: keys.budget(at).min_interval_s,
+    )
+
+    def on_gap(gap: FeedGap) -> None:
+        log.info(
+            "The stream did not cover", symbol=gap.symbol, seconds=round(gap.end - gap.start, 1)
+        )
+        pipeline.interrupted(gap.start, gap.end)
+
     def make_feed() -> Feed:
         planner = CreditPlanner(keys)
 
@@ -142,7 +171,7 @@ async def build_service(
             clock,
             provider,
             metrics,
-            is_open=calendar.is_open,
+            liveness=liveness,
         )
         polling = PollingFeed(
             rest, settings.symbols, clock, provider, pace, is_open=calendar.is_open
@@ -150,7 +179,7 @@ async def build_service(
         for symbol in settings.symbols:
             if (known := bus.latest(symbol)) is not None:
                 polling.note_price(symbol, known.price)  # polled again, it is no change
-        return FailoverFeed(stream, polling, metrics, settings.feed_mode)
+        return FailoverFeed(stream, polling, metrics, settings.feed_mode, on_gap=on_gap)
 
     monitor = HealthMonitor(
         clock=clock,
@@ -225,6 +254,7 @@ async def build_service(
         keys=keys,
         continuity=Continuity(slots, calendar, clock, provider, epoch=epoch),
         reconciler=reconciler,
+        liveness=liveness,
     )
     app = create_app(
         view,
@@ -256,6 +286,9 @@ async def build_service(
         api=api,
         rest=rest,
         ledgers=KeyLedgers(keys, settings.state_dir),
+        liveness=liveness,
+        silences=SilenceFile(profile, settings.state_dir, simulated=provider.simulated),
+        calendar=calendar,
         reconciler=reconciler,
         last_ticks=recovery.last,
         late_grace_s=settings.late_grace_s,

@@ -11,6 +11,7 @@ import pytest
 from enhanced_websocket_service.clock import VirtualClock
 from enhanced_websocket_service.errors import CreditsExhausted, InvalidKey, VendorUnavailable
 from enhanced_websocket_service.feeds.failover import FailoverFeed
+from enhanced_websocket_service.feeds.liveness import PURPOSE, Liveness
 from enhanced_websocket_service.feeds.polling import PollingFeed
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.market.calendar import TradingCalendar
@@ -75,6 +76,14 @@ async def stage(
     provider, metrics = Provider("simulator"), Metrics()
     rest = RestClient(simulator.rest_url, pool, clock, provider, metrics)
     planner = CreditPlanner(pool)
+    liveness = Liveness(
+        ["USDCOP"],
+        clock,
+        metrics,
+        session_at=lambda at: CALENDAR.session_on(at) if CALENDAR.is_open(at) else None,
+        ask=lambda symbol: rest.price(symbol, PURPOSE, retries=0),
+        spacing=lambda at: pool.budget(at).min_interval_s,
+    )
     stream = StreamFeed(
         simulator.ws_url,
         pool,
@@ -82,7 +91,7 @@ async def stage(
         clock,
         provider,
         metrics,
-        is_open=CALENDAR.is_open,
+        liveness=liveness,
     )
     polling = PollingFeed(
         rest,
@@ -159,7 +168,7 @@ async def test_a_mute_socket_is_replaced_by_rest() -> None:
         await it.delivered("simulator_websocket")
         it.simulator.inject({"mute": True})
         await it.delivered("simulator_rest", 1)
-        assert "no price" in (it.feed._stream.status().last_error or "")  # type: ignore[union-attr]
+        assert "the vendor moved" in (it.feed.status().last_error or "")
         it.simulator.inject({"mute": False})
         await it.delivered("simulator_websocket", 10)
 
@@ -211,6 +220,6 @@ async def test_before_the_open_it_connects_spends_nothing_and_finds_no_fault() -
         await until(lambda: it.feed.status().websocket_connected)
         await until(lambda: it.clock.now() > OPENS - 5)
         assert it.feed.status().verdict == "closed"
+        assert it.simulator.status()["calls"] == {}
         await until(lambda: any(quote.timestamp >= OPENS for quote in it.quotes))
         assert it.feed.status().reconnects == 0
-        assert it.simulator.status()["calls"] == {}
