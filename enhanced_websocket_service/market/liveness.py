@@ -84,6 +84,7 @@ class SymbolJudge:
         self._said = ""  # why the link is not up
         self._failed = False  # and no price has proved the stream since
         self._recent = RecentPrices()
+        self._connected_at = 0.0
         self._told_since = 0.0  # from here on the socket tells every price
         self._brought = False  # at least one price on this connection
         self._heard = 0.0  # the last price, or when the silence began otherwise
@@ -120,7 +121,7 @@ class SymbolJudge:
         self._brought = False
         self._recent.clear()
         self._pace.restart()
-        self._told_since = at
+        self._told_since = self._connected_at = at
         self._begin_silence(at)
         self._clean_since = at
         self.look(at)
@@ -325,7 +326,7 @@ class SymbolJudge:
             return self._doubt(what, limit)
         if self._failed:
             return "suspect", "connected again, no new price yet"
-        if self.last_price_at is None or self.last_price_at < self._heard:
+        if self.last_price_at is None or self.last_price_at < self._connected_at:
             return "quiet", "connected, no price yet"
         if silence > LIVE_S:
             return "quiet", f"{what}, usual at this time of the session"
