@@ -1,7 +1,7 @@
 """The feeds against the vendor simulator: real sockets, virtual time, injected faults."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -10,6 +10,7 @@ import pytest
 
 from enhanced_websocket_service.clock import VirtualClock
 from enhanced_websocket_service.errors import CreditsExhausted, InvalidKey, VendorUnavailable
+from enhanced_websocket_service.feeds.base import FeedGap
 from enhanced_websocket_service.feeds.failover import FailoverFeed
 from enhanced_websocket_service.feeds.liveness import PURPOSE, Liveness
 from enhanced_websocket_service.feeds.polling import PollingFeed
@@ -44,6 +45,7 @@ class Stage:
     keys: KeyPool
     feed: FailoverFeed
     metrics: Metrics
+    gaps: list[FeedGap]
     quotes: list[Quote] = field(default_factory=list)
 
     def sources(self, since: int = 0) -> set[str]:
@@ -68,10 +70,14 @@ async def stage(
     secrets: str = "key",
     begin: float = OPENS + 600,
     speed: float = 60.0,
+    ticks_per_bar: int | None = None,
+    faults: Mapping[str, object] | None = None,
 ) -> AsyncIterator[Stage]:
     clock = VirtualClock(begin, speed, is_trading_day=CALENDAR.is_trading_day)
-    simulator = Simulator(SimulatorConfig(market_from_options(seed=7), plan=plan), clock)
+    market = market_from_options(seed=7, ticks_per_bar=ticks_per_bar)
+    simulator = Simulator(SimulatorConfig(market, plan=plan), clock)
     await simulator.start("127.0.0.1", 0)
+    simulator.inject(faults or {})
     pool = KeyPool([ApiKey(f"G1_{i + 1}", f"{secrets}-{i:04}-secret") for i in range(keys)])
     provider, metrics = Provider("simulator"), Metrics()
     rest = RestClient(simulator.rest_url, pool, clock, provider, metrics)
@@ -101,7 +107,9 @@ async def stage(
         pace=lambda now: planner.poll_interval(now, CLOSES),
         is_open=CALENDAR.is_open,
     )
-    one = Stage(simulator, clock, rest, pool, FailoverFeed(stream, polling, metrics), metrics)
+    gaps: list[FeedGap] = []
+    feed = FailoverFeed(stream, polling, metrics, on_gap=gaps.append)
+    one = Stage(simulator, clock, rest, pool, feed, metrics, gaps)
     consumer = asyncio.create_task(one.consume(), name="consumer")
     try:
         yield one
