@@ -197,6 +197,30 @@ class Metrics:
         self.feed_reconnects = Counter(
             "ews_feed_reconnects", "Vendor socket reconnects", registry=self.registry
         )
+        self.feed_verdict = Gauge(
+            "ews_feed_verdict",
+            "1 for the present verdict on a symbol's stream",
+            ["symbol", "verdict"],
+            registry=self.registry,
+        )
+        self.feed_silence = Gauge(
+            "ews_feed_silence_seconds",
+            "Since the last price of the stream",
+            ["symbol"],
+            registry=self.registry,
+        )
+        self.liveness_samples = Counter(
+            "ews_liveness_samples",
+            "REST prices asked to compare with, by result",
+            ["symbol", "result"],
+            registry=self.registry,
+        )
+        self.feed_gaps = Counter(
+            "ews_feed_gaps",
+            "Times in which the stream did not deliver",
+            ["symbol", "cause"],
+            registry=self.registry,
+        )
         self.vendor_frames = Counter(
             "ews_vendor_frames", "Frames from the vendor by kind", ["kind"], registry=self.registry
         )

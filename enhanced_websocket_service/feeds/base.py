@@ -7,16 +7,17 @@ so that the vendor's socket is paused instead of memory growing.
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import Literal, Protocol, Self
+from collections.abc import Mapping
+from typing import Protocol, Self
 
 import msgspec
 import structlog
 
 from enhanced_websocket_service.market.tick import Quote
+from enhanced_websocket_service.market.verdict import SymbolVerdict
+from enhanced_websocket_service.market.verdict import Verdict as Verdict
 
 log = structlog.get_logger(__name__)
-
-Verdict = Literal["live", "quiet", "suspect", "dead", "closed"]
 
 BATCH_LIMIT = 20_000
 """Quotes waiting for the consumer before the feed stops reading: some seconds of the worst burst."""
@@ -34,15 +35,39 @@ class FeedStatus(msgspec.Struct, frozen=True):
     last_quote_at: float | None  # receipt of the last quote, or of the last unchanged poll
     subscribed: tuple[str, ...]
     refused: tuple[str, ...]  # symbols the vendor does not stream to us
+    verdicts: tuple[SymbolVerdict, ...] = ()  # on the stream of each symbol, where there is one
+    sources: Mapping[str, str] = {}  # by symbol, the source name of its quotes now
 
 
 class FeedGap(msgspec.Struct, frozen=True):
-    """A symbol was without the stream in ``[start, end)``; instants in unix seconds UTC."""
+    """Prices of ``symbol`` that the stream did not bring: the vendor's bars must repair them.
+
+    From the last streamed price to the hand-back, unix seconds UTC.
+    """
 
     symbol: str
-    start: float  # the last streamed price
-    end: float  # the hand-back to the stream
-    cause: str  # why, one sentence
+    start: float
+    end: float
+    cause: str  # disconnected, silent, refused, unentitled, leased
+
+
+class KeyLeases(Protocol):
+    """One process per API key streams: the vendor closes the older socket of two."""
+
+    async def acquire(self, fingerprint: str) -> bool:
+        """Take the lease; ``False``: another process streams with this key.
+
+        A store that cannot be reached answers ``True``: availability first.
+        """
+        ...
+
+    async def lost(self, fingerprint: str) -> None:
+        """Return once another process has taken a lease we held."""
+        ...
+
+    async def release(self, fingerprint: str) -> None:
+        """Give the lease back; nothing when we do not hold it."""
+        ...
 
 
 class Batches(Protocol):
@@ -68,25 +93,6 @@ class Feed(Protocol):
 
     async def aclose(self) -> None:
         """Stop: no task and no socket is left when this returns."""
-        ...
-
-
-class KeyLeases(Protocol):
-    """At most one process streams with a key: the vendor closes the older connection."""
-
-    async def acquire(self, fingerprint: str) -> bool:
-        """Whether this process may stream with the key now; ``False``: another process does.
-
-        ``True`` as well when nobody can be asked: two sockets are better than none.
-        """
-        ...
-
-    async def lost(self, fingerprint: str) -> None:
-        """Return once another process has taken a lease we held."""
-        ...
-
-    async def release(self, fingerprint: str) -> None:
-        """Give the lease back; no harm when it is not ours."""
         ...
 
 
@@ -149,14 +155,26 @@ class BackgroundFeed(ABC):
 
     async def _deliver(self, quotes: list[Quote]) -> None:
         """Hand quotes to the consumer; waits while it is too far behind."""
-        while len(self._batch) >= self._batch_limit:
-            self._held_up = True
-            self._space.clear()
-            await self._space.wait()
-        self._held_up = False
+        try:
+            while len(self._batch) >= self._batch_limit:
+                self._held_up = True
+                self._space.clear()
+                await self._space.wait()
+            self._held_up = False
+        finally:
+            # Also when cancelled while waiting: what was read must not be lost.
+            self._keep(quotes)
+
+    def _keep(self, quotes: list[Quote]) -> None:
+        """Hand quotes to the consumer without waiting, for use on the way out."""
         if quotes:
             self._batch += quotes
             self._changed.set()
+
+    def take_rest(self) -> list[Quote]:
+        """What was read and not taken, once the feed is closed."""
+        batch, self._batch = self._batch, []
+        return batch
 
     async def _taken(self) -> None:
         """Wait until the consumer has taken everything."""

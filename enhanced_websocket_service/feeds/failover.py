@@ -8,12 +8,14 @@ Every symbol has one owner at a time, and only the owner's quotes pass:
   (the first one after a subscription, equal to the last one the stream brought): that proves nothing
   and is withheld, so that a mute socket cannot take the symbol back by reconnecting;
 - a REST answer that arrives after the hand-back is dropped: no price from both at once. Stream quotes
-  are never dropped otherwise: what was read before a connection broke still passes.
+  are never dropped otherwise: what was read before a connection broke still passes;
+- while another process streams with our key, nobody polls: the credits are that process's, too;
+- whatever the stream did not bring is reported as a gap when it delivers again, or at the end.
 """
 
 import asyncio
 import math
-from contextlib import aclosing
+from collections.abc import Callable
 from typing import Literal
 
 import structlog
@@ -22,7 +24,8 @@ from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.market.tick import Quote
 from enhanced_websocket_service.telemetry import Metrics
 
-from .base import BackgroundFeed, FeedStatus
+from .base import BackgroundFeed, FeedGap, FeedStatus
+from .liveness import worst
 from .polling import PollingFeed
 from .stream import StreamEvent, StreamFeed
 
@@ -30,9 +33,15 @@ log = structlog.get_logger(__name__)
 
 FeedMode = Literal["auto", "websocket", "rest"]
 
+_NEVER_OURS = frozenset({"refused", "unentitled"})
+"""Failures that are no gap for a symbol that was never streamed: REST is its feed then."""
+
 
 class FailoverFeed(BackgroundFeed):
-    """The feed of the service. ``mode`` is ``FEED_MODE``; the part it excludes may be ``None``."""
+    """The feed of the service. ``mode`` is ``FEED_MODE``; the part it excludes may be ``None``.
+
+    :param on_gap: told of every stretch of time the stream did not cover; must not block.
+    """
 
     def __init__(
         self,
@@ -40,6 +49,8 @@ class FailoverFeed(BackgroundFeed):
         polling: PollingFeed | None,
         metrics: Metrics,
         mode: FeedMode = "auto",
+        *,
+        on_gap: Callable[[FeedGap], None] | None = None,
     ) -> None:
         super().__init__("feed")
         self._stream = None if mode == "rest" else stream
@@ -51,13 +62,19 @@ class FailoverFeed(BackgroundFeed):
         self._metrics = metrics
         self._on_rest: set[str] = set()
         self._last_streamed: dict[str, tuple[int, float, float | None, float | None]] = {}
+        self._last_streamed_at: dict[str, float] = {}
+        self._outages: dict[str, FeedGap] = {}  # end: not known yet
+        self._on_gap = on_gap
+        self._began_at: float | None = None
         self.switches = 0
         if self._stream is not None:
             self._stream.on_event = self._on_stream_event
         if self._polling is not None:
             if self._stream is None:
                 self._on_rest = set(self._polling.symbols)
-            self._polling.set_symbols(self._on_rest)
+            else:
+                self._polling.on_answer = self._stream.liveness.polled
+            self._share_out()
 
     @property
     def on_rest(self) -> frozenset[str]:
@@ -71,37 +88,63 @@ class FailoverFeed(BackgroundFeed):
             only = stream or polling
             assert only is not None
             return only
-        streaming = len(self._on_rest) < len(self._stream.symbols if self._stream else ())
-        owner = stream if streaming else polling
+        streamed = [one for one in stream.verdicts if one.symbol not in self._on_rest]
+        # The worst of what serves the symbols now: a dead stream that REST replaces is no outage.
+        verdicts = [one.verdict for one in streamed]
+        if self._on_rest:
+            verdicts.append(polling.verdict)
+        verdict = worst(verdicts)
+        detail = next((one.evidence for one in streamed if one.verdict == verdict), None)
+        if detail is None:
+            detail = f"by REST: {polling.detail}; stream: {stream.last_error}"
         moments = [at for at in (stream.last_quote_at, polling.last_quote_at) if at is not None]
         return FeedStatus(
-            source=owner.source,
+            source=stream.source if streamed else polling.source,
             websocket_connected=stream.websocket_connected,
-            verdict=owner.verdict,
-            detail=owner.detail if streaming else f"by REST; stream: {stream.last_error}",
+            verdict=verdict,
+            detail=detail,
             reconnects=stream.reconnects,
-            last_error=owner.last_error or stream.last_error,
+            last_error=(stream if streamed else polling).last_error or stream.last_error,
             last_quote_at=max(moments, default=None),
             subscribed=stream.subscribed,
             refused=stream.refused,
+            verdicts=stream.verdicts,
+            sources={**stream.sources, **dict.fromkeys(self._on_rest, polling.source)},
         )
 
     async def _run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            if self._stream is not None:
-                group.create_task(self._pump_stream(self._stream), name="feed-from-stream")
-            if self._polling is not None:
-                group.create_task(self._pump_polling(self._polling), name="feed-from-polling")
+        if self._stream is not None:
+            self._began_at = self._stream.now()
+        try:
+            async with asyncio.TaskGroup() as group:
+                if self._stream is not None:
+                    group.create_task(self._pump_stream(self._stream), name="feed-from-stream")
+                if self._polling is not None:
+                    group.create_task(self._pump_polling(self._polling), name="feed-from-polling")
+        finally:
+            for symbol in list(self._outages):
+                self._close_gap(symbol, None)
 
     async def _pump_stream(self, stream: StreamFeed) -> None:
-        async with aclosing(stream) as batches:
-            async for batch in batches:
+        try:
+            async for batch in stream:
                 await self._deliver(self._from_stream(batch, stream.connected))
+        finally:
+            connected = stream.connected
+            await stream.aclose()
+            # A batch that was read in the very turn of the loop in which we were cancelled.
+            self._keep(self._from_stream(stream.take_rest(), connected))
 
     async def _pump_polling(self, polling: PollingFeed) -> None:
-        async with aclosing(polling) as batches:
-            async for batch in batches:
-                await self._deliver([quote for quote in batch if quote.symbol in self._on_rest])
+        try:
+            async for batch in polling:
+                await self._deliver(self._from_polling(batch))
+        finally:
+            await polling.aclose()
+            self._keep(self._from_polling(polling.take_rest()))
+
+    def _from_polling(self, batch: list[Quote]) -> list[Quote]:
+        return [quote for quote in batch if quote.symbol in self._on_rest]
 
     def _from_stream(self, batch: list[Quote], connected: bool) -> list[Quote]:
         passed: list[Quote] = []
@@ -111,23 +154,26 @@ class FailoverFeed(BackgroundFeed):
                 passed.append(quote)
                 continue
             seen = (quote.timestamp, quote.price, quote.bid, quote.ask)
-            if symbol in self._on_rest and connected:
+            if connected and (symbol in self._on_rest or symbol in self._outages):
                 if quote.first_after_subscribe and self._last_streamed.get(symbol) == seen:
                     self._metrics.resent.inc()
                     continue
-                self._to_stream(symbol)
+                self._to_stream(symbol, quote.received_at)
             self._last_streamed[symbol] = seen
+            self._last_streamed_at[symbol] = quote.received_at
             if self._polling is not None:
                 self._polling.note_price(symbol, quote.price)
             passed.append(quote)
         return passed
 
     def _on_stream_event(self, event: StreamEvent) -> None:
+        for symbol in event.symbols:
+            self._open_gap(symbol, event)
         new = set(event.symbols) - self._on_rest
-        if self._polling is None or not new:
+        if self._polling is None or not new or event.kind == "leased":
             return
         self._on_rest |= new
-        self._polling.set_symbols(self._on_rest)
+        self._share_out()
         self.switches += 1
         log.warning(
             "Quotes come by REST until the stream delivers again",
@@ -136,9 +182,33 @@ class FailoverFeed(BackgroundFeed):
             why=event.message,
         )
 
-    def _to_stream(self, symbol: str) -> None:
-        self._on_rest.discard(symbol)
+    def _to_stream(self, symbol: str, at: float) -> None:
+        if symbol in self._on_rest:
+            self._on_rest.discard(symbol)
+            self._share_out()
+            self.switches += 1
+        log.info("The stream delivers again", symbol=symbol)
+        self._close_gap(symbol, at)
+
+    def _share_out(self) -> None:
         if self._polling is not None:
             self._polling.set_symbols(self._on_rest)
-        self.switches += 1
-        log.info("The stream delivers again", symbol=symbol)
+            if self._stream is not None:
+                self._stream.liveness.covered = frozenset(self._on_rest)
+
+    def _open_gap(self, symbol: str, event: StreamEvent) -> None:
+        streamed_at = self._last_streamed_at.get(symbol)
+        if symbol in self._outages or (streamed_at is None and event.kind in _NEVER_OURS):
+            return
+        start = self._began_at if streamed_at is None else streamed_at
+        start = event.at if start is None else start
+        self._outages[symbol] = FeedGap(symbol, start, math.inf, event.kind)
+        self._metrics.feed_gaps.labels(symbol, event.kind).inc()
+
+    def _close_gap(self, symbol: str, at: float | None) -> None:
+        """The stream delivers again at ``at`` or, ``None``, will not any more in this session."""
+        gap = self._outages.pop(symbol, None)
+        if gap is None or self._stream is None or self._on_gap is None:
+            return
+        end = self._stream.now() if at is None else at
+        self._on_gap(FeedGap(symbol, gap.start, end, gap.cause))

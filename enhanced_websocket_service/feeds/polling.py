@@ -68,6 +68,8 @@ class PollingFeed(BackgroundFeed):
         self._asked = 0  # polls so far: each has its number
         self._answered = 0  # the highest number that was answered, or failed
         self._newest: dict[str, int] = {}  # by symbol: answers up to this number are old
+        self.on_answer: Callable[[str, float, float], None] | None = None
+        """Told every price that was answered, changed or not, and when it was asked."""
         self._known: dict[str, float] = {}  # the last price by symbol, whoever brought it
         self._under_way = 0
         self._ended = asyncio.Event()
@@ -179,11 +181,14 @@ class PollingFeed(BackgroundFeed):
 
     async def _poll(self, number: int, symbol: str) -> None:
         again = 1 if self._last_error is None else 0
+        asked_at = self._clock.now()
         try:
             price = await self._rest.price(symbol, POLL, retries=again)
         except VendorError as error:
             self._on_failure(number, symbol, error)
         else:
+            if self.on_answer is not None:
+                self.on_answer(symbol, price, asked_at)
             await self._on_price(number, symbol, price)
         finally:
             self._under_way -= 1

@@ -1,60 +1,63 @@
-"""The vendor's socket as a feed: connect, subscribe, keep alive, notice silence, come back.
+"""The vendor's socket as a feed: connect, subscribe, keep alive, come back.
 
 Owns: one connection at a time and the decision when to give it up. Does not own: what frames mean
-(``twelvedata.protocol``), what happens meanwhile (``failover``). Rules:
+(``twelvedata.protocol``), whether silence is death (``market.liveness``), what happens meanwhile
+(``failover``). Rules:
 
-- heartbeats and pongs are not data: only a usable price resets the watchdog;
-- a socket mute from birth is silent from the moment it should have spoken, not after a first price;
-- back-off is capped, jittered, and resets only after real data: a price that is not the first one
-  after a subscription, since the vendor re-sends its last price there.
+- heartbeats and pongs are not data: only prices speak for a socket;
+- a dead symbol among living ones is subscribed anew; the connection is replaced when none lives;
+- back-off is capped, jittered, and resets only after data on a connection that has lasted: neither
+  a re-sent price nor being connected counts, so that two processes cannot evict each other for ever;
+- of several processes with one key only the holder of its lease streams; the others wait.
 """
 
 import asyncio
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import msgspec
 import structlog
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import NotEntitled
+from enhanced_websocket_service.market.liveness import SymbolJudge
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
-from enhanced_websocket_service.telemetry import REDACTED, Metrics
+from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata import protocol
-from enhanced_websocket_service.twelvedata.answers import classify_error
 from enhanced_websocket_service.twelvedata.backoff import Backoff
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
-from enhanced_websocket_service.twelvedata.rest import is_loopback_url
 
-from .base import BackgroundFeed, FeedStatus, Verdict
+from .base import BackgroundFeed, FeedStatus, KeyLeases
+from .connection import (
+    OPEN_TIMEOUT_REAL_S,
+    Failure,
+    Lost,
+    broken,
+    open_stream,
+    refused_handshake,
+)
+from .event_budget import EventBudget
+from .liveness import Liveness, worst
 
 log = structlog.get_logger(__name__)
 
-# Real seconds: what networks, this machine's scheduler and a busy event loop need.
-OPEN_TIMEOUT_REAL_S = 10.0
-CLOSE_TIMEOUT_REAL_S = 1.0
-PING_INTERVAL_REAL_S = 15.0
-PING_TIMEOUT_REAL_S = 10.0
-SILENCE_AT_LEAST_REAL_S = 3.0
+STABLE_S, STABLE_AT_LEAST_REAL_S = 30.0, 0.5
+"""A connection that has lasted this long and still brings prices ends the back-off."""
+ANSWER_S, ANSWER_AT_LEAST_REAL_S = 15.0, 1.0
+"""A subscription that is not answered within this is a fault."""
+LEASE_RETRY_S = 2.0  # real seconds, or of the clock if that is longer
+RESUBSCRIBE_S, LONGEST_RESUBSCRIBE_S = 10.0, 300.0
 HEARTBEAT_AT_LEAST_REAL_S = 1.0
-CHECK_AT_LEAST_REAL_S = 0.2
+CHECK_AT_LEAST_REAL_S = 0.05
 RETRY_AT_LEAST_REAL_S = 0.05
 
-MAX_FRAME_BYTES = 1_048_576
-QUEUED_FRAMES = (4096, 1024)
-"""Frames read ahead before the socket is paused, and how few before it goes on."""
 KINDS_REMEMBERED = 100
 """Unknown kinds of frames are logged once each; beyond this many they are only counted."""
 
-EVICTION_CODES = frozenset({1000, 1008})
-"""Closed on purpose: another process uses the key, or a policy forbids it. Try the next key."""
-
-Failure = Literal["refused", "unentitled", "disconnected", "silent"]
+_Seen = tuple[int, float, float | None, float | None]
 
 
 class StreamEvent(msgspec.Struct, frozen=True):
@@ -66,28 +69,13 @@ class StreamEvent(msgspec.Struct, frozen=True):
     at: float  # unix seconds UTC
 
 
-class _Lost(Exception):
-    """The connection is over."""
-
-    def __init__(self, kind: Failure, message: str, *, rotate: bool = False) -> None:
-        self.kind: Failure = kind
-        self.rotate = rotate  # the fault may be the key's: try the next one
-        super().__init__(message)
-
-
-class _Connect(connect):
-    """Redirects are refused: the key must not travel to wherever they point."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
-
-
 class StreamFeed(BackgroundFeed):
     """Quotes of ``symbols`` from the vendor's socket, reconnecting for ever.
 
-    ``silence_s`` and ``heartbeat_s`` are seconds of the clock, stretched where real time needs it.
+    ``heartbeat_s`` and ``backoff_cap_s`` are seconds of the clock, stretched where real time needs it.
 
-    :param is_open: whether prices are due at an instant; outside, silence is no fault.
+    :param liveness: judges the silence of the symbols; by default without hours and without REST.
+    :param leases: who may stream with a key; ``None``: nobody else does.
     :param on_event: told of every failure at once, before the next attempt; must not block.
     """
 
@@ -100,146 +88,168 @@ class StreamFeed(BackgroundFeed):
         provider: Provider,
         metrics: Metrics,
         *,
+        liveness: Liveness | None = None,
+        leases: KeyLeases | None = None,
         heartbeat_s: float = 10.0,
-        silence_s: float = 90.0,
         backoff_cap_s: float = 60.0,
-        is_open: Callable[[float], bool] = lambda _: True,
         on_event: Callable[[StreamEvent], None] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         super().__init__("feed-stream")
         self.symbols = tuple(symbols)
-        self._wanted = frozenset(symbols)
+        self.liveness = liveness or Liveness(symbols, clock, metrics)
         self.on_event = on_event
+        self._wanted = frozenset(symbols)
         self._url = ws_url
         self._keys = keys
         self._clock = clock
         self._source = provider.websocket
         self._metrics = metrics
         self._price_frames = metrics.vendor_frames.labels("price")
+        self._leases = leases
         self._heartbeat_s = heartbeat_s
-        self._silence_s = silence_s
-        self._is_open = is_open
+        self._jitter = jitter
         self._backoff = Backoff(cap=backoff_cap_s, jitter=jitter)
+        self._events = EventBudget()
         self._kinds: set[str] = set()
         # The current connection.
         self.connected = False
+        self._connected_at = 0.0
         self._answered = False  # to our subscription
-        self._delivered = False  # at least one usable price
-        self._heard = 0.0  # the last usable price, or when the first one became due
         self._first: set[str] = set()  # symbols whose first price since the subscription is due
         self._subscribed: frozenset[str] = frozenset()
         self._refused: frozenset[str] = frozenset()
+        self._revive_at: dict[str, float] = {}  # when to subscribe dead symbols anew
         # Since the start.
+        self._last_seen: dict[str, _Seen] = {}
+        self._revivals = {one: self._revival() for one in symbols}
         self._attempts = 0
         self._last_error: str | None = None
         self._last_quote_at: float | None = None
 
+    def now(self) -> float:
+        """The feed's clock."""
+        return self._clock.now()
+
     def status(self) -> FeedStatus:
-        verdict, detail = self._verdict()
+        verdicts = self.liveness.shown()
+        verdict = worst([one.verdict for one in verdicts])
         return FeedStatus(
             source=self._source,
             websocket_connected=self.connected,
             verdict=verdict,
-            detail=detail,
+            detail=next((one.evidence for one in verdicts if one.verdict == verdict), ""),
             reconnects=max(0, self._attempts - 1),
             last_error=self._last_error,
             last_quote_at=self._last_quote_at,
             subscribed=tuple(sorted(self._subscribed)),
             refused=tuple(sorted(self._refused)),
+            verdicts=verdicts,
+            sources=dict.fromkeys(self.symbols, self._source),
         )
-
-    def _verdict(self) -> tuple[Verdict, str]:
-        now = self._clock.now()
-        if not self.running:
-            return "closed", "the feed is not running"
-        if not self._is_open(now):
-            return "closed", "the market is closed"
-        if not self.connected:
-            if self._last_error is None:
-                return "suspect", "connecting"
-            return "dead", self._last_error
-        silence = now - self._heard
-        limit = self._silence_limit()
-        if not self._delivered and silence <= limit:
-            # Connecting proves nothing: after a failure only a price does.
-            return "suspect" if self._last_error else "quiet", "connected, no price yet"
-        detail = f"{max(0.0, silence):.0f} s since the last price"
-        if silence > limit:
-            return "dead", detail
-        if silence > limit / 2:
-            return "suspect", detail
-        return ("quiet" if silence > limit / 6 else "live"), detail
 
     async def _run(self) -> None:
         rotate = False
         try:
+            self._tell(lambda judge, now: judge.connecting("connecting", now))
             while True:
-                key = self._keys.stream_key(rotate=rotate)
+                key = await self._key(rotate=rotate)
                 if key is None:
-                    lost = _Lost("refused", "every API key is disabled; check the settings")
+                    lost = Lost("refused", "every API key is disabled; check the settings")
+                    retry_s = self._lose(lost, None)
                 else:
-                    self._attempts += 1
-                    if self._attempts > 1:
-                        self._metrics.feed_reconnects.inc()
-                    lost = await self._connection(key)
+                    try:
+                        lost, retry_s = await self._connection(key)
+                    finally:
+                        if self._leases is not None:
+                            await self._leases.release(key.fingerprint)
                 rotate = lost.rotate
-                retry_s = self._backoff.next()
-                self._report(lost, key, retry_s)
                 await self._taken()
-                await self._clock.sleep(self._clock.span(retry_s, RETRY_AT_LEAST_REAL_S))
+                clock = self._clock
+                await clock.sleep(clock.span(retry_s, RETRY_AT_LEAST_REAL_S))
+                await clock.sleep(self._events.wait_s(clock.now()))
         finally:
             self._disconnected()
+            self._tell(lambda judge, now: judge.stopped(now))
 
-    async def _connection(self, key: ApiKey) -> _Lost:
-        """One connection from handshake to end; says why it ended."""
+    async def _key(self, *, rotate: bool) -> ApiKey | None:
+        """The key to connect with, its lease taken; waits while other processes hold every lease."""
+        key = self._keys.stream_key(rotate=rotate)
+        if self._leases is None:
+            return key
+        tried: set[str] = set()
+        while key is not None and not await self._leases.acquire(key.fingerprint):
+            why = f"another process streams with key {key.label}; waiting for its lease"
+            if self._last_error != why:
+                log.info("The lease of the key is taken", key=key.label)
+            self._last_error = why
+            for judge in self.liveness.judges.values():
+                judge.connecting(why, self._clock.now(), waiting=True)
+            tried.add(key.label)
+            key = self._keys.stream_key(rotate=True)
+            if key is not None and key.label in tried:
+                tried.clear()
+                await self._clock.sleep(self._clock.span(LEASE_RETRY_S, LEASE_RETRY_S))
+        return key
+
+    async def _connection(self, key: ApiKey) -> tuple[Lost, float]:
+        """One connection from handshake to end; why it ended, and how long to wait now."""
+        self._attempts += 1
+        if self._attempts > 1:
+            self._metrics.feed_reconnects.inc()
+        told: tuple[Lost, float] | None = None
         try:
-            async with _Connect(
-                self._url,
-                additional_headers={"X-TD-APIKEY": key.secret},
-                compression=None,
-                proxy=None if is_loopback_url(self._url) else True,
-                open_timeout=OPEN_TIMEOUT_REAL_S,
-                close_timeout=CLOSE_TIMEOUT_REAL_S,
-                ping_interval=PING_INTERVAL_REAL_S,
-                ping_timeout=PING_TIMEOUT_REAL_S,
-                max_size=MAX_FRAME_BYTES,
-                max_queue=QUEUED_FRAMES,
-            ) as socket:
+            async with open_stream(self._url, key) as socket:
                 lost = await self._converse(socket, key)
                 # Before the closing handshake: nobody shall wait for a socket known to be dead.
-                self._disconnected()
-                return lost
+                told = lost, self._lose(lost, key)
         except InvalidStatus as error:
-            return self._refused_handshake(error, key)
+            lost = refused_handshake(error, key)
+            if lost.kind == "unentitled":
+                # Not disabled: keys without a streaming plan are refused like this, too, and are
+                # good for REST.
+                self._keys.refuse_stream(key, str(lost))
         except TimeoutError:
-            return _Lost("disconnected", f"no connection within {OPEN_TIMEOUT_REAL_S:g} s")
+            lost = Lost("disconnected", f"no connection within {OPEN_TIMEOUT_REAL_S:g} s")
         except ConnectionClosed as error:
-            return _closed(error)
+            lost = broken(error)
         except (OSError, WebSocketException) as error:
-            return _Lost("disconnected", f"{type(error).__name__}: {error}")
+            lost = Lost("disconnected", f"{type(error).__name__}: {error}")
         finally:
             self._disconnected()
+        return told or (lost, self._lose(lost, key))
 
-    async def _converse(self, socket: ClientConnection, key: ApiKey) -> _Lost:
-        lost: _Lost | None = None
-        self.connected, self._answered, self._delivered = True, False, False
-        self._heard = self._clock.now()
+    async def _converse(self, socket: ClientConnection, key: ApiKey) -> Lost:
+        lost: Lost | None = None
+        self.connected, self._answered = True, False
+        self._connected_at = self._clock.now()
+        self._revive_at.clear()
         self._metrics.feed_connected.set(1)
         log.info("Connected to the vendor's stream", key=key.label, symbols=self.symbols)
         try:
             async with asyncio.TaskGroup() as group:
+                self._events.spend(self._connected_at)
                 await socket.send(protocol.subscribe(self.symbols))
+                self._tell(lambda judge, now: judge.connected(now))
                 group.create_task(self._send_heartbeats(socket), name="feed-stream-heartbeat")
-                group.create_task(self._watch(), name="feed-stream-watchdog")
+                group.create_task(self._await_answer(), name="feed-stream-answer")
+                group.create_task(self._revive(socket), name="feed-stream-revive")
+                group.create_task(
+                    self.liveness.watch(lambda: self._wanted - self._refused, self._on_dead),
+                    name="feed-stream-watch",
+                )
+                if self._leases is not None:
+                    group.create_task(
+                        _until_lost(self._leases, key.fingerprint), name="feed-stream-lease"
+                    )
                 await self._read(socket, key)
-        except* _Lost as failures:
-            lost = next(one for one in failures.exceptions if isinstance(one, _Lost))
+        except* Lost as failures:
+            lost = next(one for one in failures.exceptions if isinstance(one, Lost))
         except* ConnectionClosed as failures:
             one = failures.exceptions[0]
             if lost is None and isinstance(one, ConnectionClosed):
-                lost = _closed(one)
-        return lost or _Lost("disconnected", "the connection ended")
+                lost = broken(one)
+        return lost or Lost("disconnected", "the connection ended")
 
     async def _send_heartbeats(self, socket: ClientConnection) -> None:
         clock = self._clock
@@ -250,27 +260,42 @@ class StreamFeed(BackgroundFeed):
             except ConnectionClosed:
                 return  # the reader says why
 
-    async def _watch(self) -> None:
-        """Raise ``_Lost`` when prices are due and none came for the limit."""
-        clock, strikes = self._clock, 0
-        began = clock.now()
+    async def _await_answer(self) -> None:
+        clock = self._clock
+        await clock.sleep(clock.span(ANSWER_S, ANSWER_AT_LEAST_REAL_S))
+        if not self._answered:
+            raise Lost("silent", f"no answer to the subscription within {ANSWER_S:g} s")
+
+    def _on_dead(self, symbol: str, evidence: str) -> None:
+        """The judge found ``symbol`` dead on a connection that is open."""
+        judges = self.liveness.judges
+        if not any(judges[one].proved for one in self._wanted - self._refused):
+            raise Lost("silent", evidence)
+        if symbol not in self._revive_at:
+            self._revive_at[symbol] = self._clock.now() + self._revivals[symbol].next()
+            log.warning("A symbol is dead among living ones", symbol=symbol, evidence=evidence)
+            self._emit("silent", (symbol,), evidence)
+
+    async def _revive(self, socket: ClientConnection) -> None:
+        """Subscribe dead symbols anew, at growing intervals."""
+        clock = self._clock
         while True:
-            await clock.sleep(clock.span(min(5.0, self._silence_s / 6), CHECK_AT_LEAST_REAL_S))
+            await clock.sleep(clock.span(1.0, CHECK_AT_LEAST_REAL_S))
             now = clock.now()
             if self._held_up:
-                self._heard = began = now  # we are not reading: the silence is ours
-                continue
-            limit = self._silence_limit()
-            unanswered = not self._answered and now - began > limit
-            if not self._is_open(now) and not unanswered:
-                self._heard = max(self._heard, now)
-            silence = now - self._heard
-            # Twice in a row: after a stall of this process the reader gets its turn first.
-            strikes = strikes + 1 if unanswered or silence > limit else 0
-            if strikes >= 2:
-                what = "answer to the subscription" if unanswered else "price"
-                since = now - (began if unanswered else self._heard)
-                raise _Lost("silent", f"no {what} for {since:.0f} s")
+                self.liveness.excuse()  # we are not reading: the silence is ours
+            due = [one for one, at in self._revive_at.items() if at <= now]
+            if due and self._events.wait_s(now, 2) == 0:
+                log.info("Subscribing dead symbols anew", symbols=due)
+                self._events.spend(now, 2)
+                try:
+                    await socket.send(protocol.unsubscribe(due))
+                    await socket.send(protocol.subscribe(due))
+                except ConnectionClosed:
+                    return  # the reader says why
+                for symbol in due:
+                    del self._revive_at[symbol]
+                    self.liveness.judges[symbol].connected(clock.now())
 
     async def _read(self, socket: ClientConnection, key: ApiKey) -> None:
         while True:
@@ -293,13 +318,28 @@ class StreamFeed(BackgroundFeed):
             return ()
         if quote.raw or not (math.isfinite(quote.price) and quote.price > 0):
             return (quote,)  # validation stores it; it proves nothing
-        self._answered = self._delivered = True
-        self._heard = self._last_quote_at = quote.received_at
-        if symbol in self._first:
+        self._answered = True
+        at = self._last_quote_at = quote.received_at
+        first = symbol in self._first
+        seen = (quote.timestamp, quote.price, quote.bid, quote.ask)
+        # The vendor sends its last price upon a subscription: a sign of life only if it is new.
+        resent = first and self._last_seen.get(symbol, seen) == seen
+        self._last_seen[symbol] = seen
+        self.liveness.judges[symbol].price(quote.price, at, resent=resent)
+        if first:
             self._first.discard(symbol)
             return (msgspec.structs.replace(quote, first_after_subscribe=True),)
-        self._backoff.reset()
+        if symbol in self._revive_at:
+            del self._revive_at[symbol]
+        if self._backoff.failures or self._revivals[symbol].failures:
+            self._calm_down(symbol, at)
         return (quote,)
+
+    def _calm_down(self, symbol: str, at: float) -> None:
+        stable_s = self._clock.span(STABLE_S, STABLE_AT_LEAST_REAL_S)
+        if at - self._connected_at >= stable_s:
+            self._backoff.reset()
+            self._revivals[symbol].reset()
 
     def _on_other(self, frame: protocol.Frame, key: ApiKey) -> None:
         count = self._metrics.vendor_frames.labels
@@ -339,25 +379,19 @@ class StreamFeed(BackgroundFeed):
                 status.message or f"not permitted: {', '.join(sorted(refused or self._wanted))}"
             )
             self._keys.refuse_stream(key, reason)
-            raise _Lost("unentitled", f"subscription refused: {reason}", rotate=True)
+            raise Lost("unentitled", f"subscription refused: {reason}", rotate=True)
         log.info("Subscribed", granted=sorted(granted), refused=sorted(refused), key=key.label)
         if refused:
-            self._emit("unentitled", tuple(sorted(refused)), "the vendor does not stream it to us")
+            why = "the vendor does not stream it to us"
+            for symbol in refused:
+                self.liveness.judges[symbol].lost(why, self._clock.now())
+            self._emit("unentitled", tuple(sorted(refused)), why)
 
-    def _refused_handshake(self, error: InvalidStatus, key: ApiKey) -> _Lost:
-        status = error.response.status_code
-        said = classify_error(status, bytes(error.response.body or b""))
-        message = f"handshake refused: {said}".replace(key.secret, REDACTED)
-        if status in (401, 403) or isinstance(said, NotEntitled):
-            # Not disabled: keys without a streaming plan are refused like this and are good for REST.
-            self._keys.refuse_stream(key, message)
-            return _Lost("unentitled", message, rotate=True)
-        if status >= 500:
-            return _Lost("disconnected", message)
-        return _Lost("refused", message, rotate=status == 429)
-
-    def _report(self, lost: _Lost, key: ApiKey | None, retry_s: float) -> None:
+    def _lose(self, lost: Lost, key: ApiKey | None) -> float:
+        """Tell everybody that there is no connection; how long to wait before the next attempt."""
+        self._disconnected()
         self._last_error = str(lost)
+        retry_s = self._backoff.next()
         log.warning(
             "Vendor stream lost",
             kind=lost.kind,
@@ -366,7 +400,14 @@ class StreamFeed(BackgroundFeed):
             failures=self._backoff.failures,
             retry_s=round(retry_s, 1),
         )
+        self._tell(lambda judge, now: judge.lost(str(lost), now))
         self._emit(lost.kind, self.symbols, str(lost))
+        return retry_s
+
+    def _tell(self, what: Callable[[SymbolJudge, float], None]) -> None:
+        now = self._clock.now()
+        for judge in self.liveness.judges.values():
+            what(judge, now)
 
     def _emit(self, kind: Failure, symbols: tuple[str, ...], message: str) -> None:
         if self.on_event is not None:
@@ -378,6 +419,9 @@ class StreamFeed(BackgroundFeed):
         self._first.clear()
         self._metrics.feed_connected.set(0)
 
+    def _revival(self) -> Backoff:
+        return Backoff(base=RESUBSCRIBE_S, cap=LONGEST_RESUBSCRIBE_S, jitter=self._jitter)
+
     def _once(self, label: str, kind: str, event: str, **details: str) -> None:
         """Count a frame; log it the first time its kind is seen."""
         self._metrics.vendor_frames.labels(label).inc()
@@ -386,14 +430,7 @@ class StreamFeed(BackgroundFeed):
             self._kinds.add(name)
             log.warning(event, kind=kind, **details)
 
-    def _silence_limit(self) -> float:
-        return self._clock.span(self._silence_s, SILENCE_AT_LEAST_REAL_S)
 
-
-def _closed(error: ConnectionClosed) -> _Lost:
-    frame = error.rcvd
-    if frame is None:
-        return _Lost("disconnected", f"the connection broke: {error}")
-    rotate = frame.code in EVICTION_CODES or frame.code >= 3000
-    said = f"{frame.code} {frame.reason}".strip()
-    return _Lost("disconnected", f"the vendor closed the connection: {said}", rotate=rotate)
+async def _until_lost(leases: KeyLeases, fingerprint: str) -> None:
+    await leases.lost(fingerprint)
+    raise Lost("leased", "another process took the lease of the key", rotate=True)

@@ -16,12 +16,14 @@ class EpochStarted(msgspec.Struct, frozen=True, gc=False):
 
 
 class StatusChanged(msgspec.Struct, frozen=True, gc=False):
-    """The service state or the verdict on the feed changed."""
+    """The service state or a verdict changed."""
 
     state: str  # one of the eight states, lower case
     reason: str
     feed_verdict: str  # live, quiet, suspect, dead, closed
     at: float  # unix seconds UTC
+    evidence: str | None = None  # what the verdict on the feed rests on
+    verdicts: dict[str, str] = {}  # on the stream of each symbol
 
 
 Event = Tick | BarUpdate | EpochStarted | StatusChanged

@@ -11,8 +11,9 @@ from enhanced_websocket_service.bus.memory import MemoryBus
 from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import ConfigurationError, EwsError
-from enhanced_websocket_service.feeds.base import Feed
+from enhanced_websocket_service.feeds.base import Feed, FeedGap
 from enhanced_websocket_service.feeds.failover import FailoverFeed
+from enhanced_websocket_service.feeds.liveness import Liveness
 from enhanced_websocket_service.feeds.polling import PollingFeed
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.l0.continuity import Continuity
@@ -20,6 +21,7 @@ from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.calendar import BAR_SECONDS
 from enhanced_websocket_service.market.reconciliation import Credits
+from enhanced_websocket_service.market.silence import SilenceProfile
 from enhanced_websocket_service.market.source import is_simulated
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.api import create_app
@@ -34,6 +36,7 @@ from enhanced_websocket_service.storage.slot_store import SlotStore
 from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
+from enhanced_websocket_service.twelvedata.spending import LIVENESS
 
 from .connections import data_servers, l0_pipeline, require, vendor
 from .health import HealthMonitor
@@ -41,6 +44,7 @@ from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle, Schedule
 from .pipeline import Pipeline
 from .running import Service
+from .silence_file import SilenceFile
 from .states import ServiceState, StateMachine
 from .supervisor import Supervisor
 from .view import View
@@ -134,6 +138,30 @@ async def build_service(
     bus.subscribe(hub.on_events)
     supervisor = Supervisor(metrics)
 
+    profile = SilenceProfile()
+
+    def may_compare(at: float) -> bool:
+        session = calendar.current_or_next(at)
+        return planner.may_spend(LIVENESS, at, session.closes, session.opens)
+
+    liveness = Liveness(
+        settings.symbols,
+        clock,
+        metrics,
+        profile=profile,
+        session_at=lambda at: calendar.session_on(at) if calendar.is_open(at) else None,
+        ask=lambda symbol: rest.price(symbol, LIVENESS, retries=0),
+        may_ask=may_compare,
+        spacing=lambda at: keys.budget(at).min_interval_s,
+    )
+
+    def on_gap(gap: FeedGap) -> None:
+        log.info(
+            "The stream did not cover", symbol=gap.symbol, seconds=round(gap.end - gap.start, 1)
+        )
+        pipeline.interrupted(gap.start, gap.end, gap.symbol)
+        reconciler.repair(gap.symbol, gap.start, gap.end)
+
     def make_feed() -> Feed:
         def pace(at: float) -> float:
             session = calendar.current_or_next(at)
@@ -146,7 +174,8 @@ async def build_service(
             clock,
             provider,
             metrics,
-            is_open=calendar.is_open,
+            liveness=liveness,
+            leases=leases,
         )
         polling = PollingFeed(
             rest,
@@ -160,7 +189,7 @@ async def build_service(
         for symbol in settings.symbols:
             if (known := bus.latest(symbol)) is not None:
                 polling.note_price(symbol, known.price)  # polled again, it is no change
-        return FailoverFeed(stream, polling, metrics, settings.feed_mode)
+        return FailoverFeed(stream, polling, metrics, settings.feed_mode, on_gap=on_gap)
 
     monitor = HealthMonitor(
         clock=clock,
@@ -236,6 +265,7 @@ async def build_service(
         planner=planner,
         continuity=Continuity(slots, calendar, clock, provider, epoch=epoch),
         reconciler=reconciler,
+        liveness=liveness,
     )
     app = create_app(
         view,
@@ -268,6 +298,9 @@ async def build_service(
         api=api,
         rest=rest,
         ledgers=ledgers,
+        liveness=liveness,
+        silences=SilenceFile(profile, settings.state_dir, simulated=provider.simulated),
+        calendar=calendar,
         reconciler=reconciler,
         last_ticks=recovery.last,
         late_grace_s=settings.late_grace_s,

@@ -10,9 +10,13 @@ from enhanced_websocket_service.bus.leases import RedisKeyLeases
 from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import EpochFenced, EwsError
+from enhanced_websocket_service.feeds.base import FeedStatus
+from enhanced_websocket_service.feeds.liveness import Liveness
 from enhanced_websocket_service.l0.reconcile import Reconciler
+from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.events import StatusChanged
 from enhanced_websocket_service.market.tick import Tick
+from enhanced_websocket_service.market.verdict import is_news
 from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.storage.journal import Journal
@@ -25,6 +29,7 @@ from .health import HealthMonitor
 from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle
 from .pipeline import Pipeline
+from .silence_file import SilenceFile
 from .states import ServiceState, StateChange
 from .supervisor import Supervisor
 
@@ -55,6 +60,9 @@ class Service:
         api: ApiServer,
         rest: RestClient,
         ledgers: KeyLedgers,
+        liveness: Liveness,
+        silences: SilenceFile,
+        calendar: TradingCalendar,
         reconciler: Reconciler,
         last_ticks: Mapping[str, Tick],
         late_grace_s: float,
@@ -76,11 +84,14 @@ class Service:
         self._hub = hub
         self._rest = rest
         self._ledgers = ledgers
+        self._silences = silences
+        self._calendar = calendar
+        liveness.on_news = self._on_verdict
         self._reconciler = reconciler
         self._last_ticks = last_ticks
         self._late_grace_s = late_grace_s
         self._shutdown_timeout_s = shutdown_timeout_s
-        self._verdict = "closed"
+        self._told: dict[str, str] = {}  # the verdicts last published: overall, and by symbol
         self._started = False
         self._fenced = False
 
@@ -103,6 +114,8 @@ class Service:
             self._metrics.state.labels(state.value).set(state is change.state)
         self._monitor.note(change)
         self._publish_status(change)
+        if change.state is ServiceState.MARKET_CLOSED:
+            self._silences.save()  # a session is over: what it taught must not get lost
 
     async def start(self) -> None:
         """Listen, begin the epoch, start every component; raises as ``run``."""
@@ -110,6 +123,7 @@ class Service:
         self._started = True
         self._ledgers.sync()
         now = self._clock.now()
+        self._silences.load(self._calendar.local_date(now))
         self._pipeline.begin_epoch(
             now, {symbol: (tick.epoch, tick.offset) for symbol, tick in self._last_ticks.items()}
         )
@@ -124,6 +138,7 @@ class Service:
             start("key-leases", self._leases.run)
         start("health", self._monitor.run)
         start("ledgers", self._ledgers.keep)
+        start("silences", self._silences.keep)
         start("verdict", self._watch_verdict)
         start("l0-watch", self.lifecycle.watch_data)
         start("reconciliation", self._reconciler.run)
@@ -164,9 +179,10 @@ class Service:
             self._pipeline.on_time(self._clock.now(), self._late_grace_s)
         except EwsError as error:
             log.error("The last bars could not be journaled", error=str(error))
-        for name in ("reconciliation", "l0-watch", "verdict", "ledgers", "health"):
+        for name in ("reconciliation", "l0-watch", "verdict", "silences", "ledgers", "health"):
             await self._supervisor.stop(name, left(0.2))
         self._ledgers.sync()
+        self._silences.save()
         # A database that was never reached, or is another's by now, takes nothing any more.
         hopeless = self._fenced or not self._database.connected
         if not await self._writer.drain(0.0 if hopeless else left(0.5)):
@@ -187,21 +203,36 @@ class Service:
 
     def _publish_status(self, change: StateChange) -> None:
         feed = self.lifecycle.feed
-        self._verdict = "closed" if feed is None else feed.status().verdict
+        status = None if feed is None else feed.status()
+        self._told = _verdicts(status)
         self.bus.publish(
-            [StatusChanged(change.state.value, change.reason, self._verdict, self._clock.now())]
+            [
+                StatusChanged(
+                    change.state.value,
+                    change.reason,
+                    "closed" if status is None else status.verdict,
+                    self._clock.now(),
+                    evidence=None if status is None else status.detail,
+                    verdicts={} if status is None else _by_symbol(status),
+                )
+            ]
         )
 
     async def _watch_verdict(self) -> None:
-        """Tell clients when the verdict on the feed changes."""
+        """Tell clients when the verdict on the feed changes, also where nobody told us at once."""
         while True:
             await self._clock.sleep(self._clock.span(VERDICT_CHECK_S, at_least_real=0.25))
-            feed = self.lifecycle.feed
-            verdict = "closed" if feed is None else feed.status().verdict
-            # Between live and quiet a thin market changes by the minute: no news for anybody.
-            if _news(verdict) != _news(self._verdict):
-                log.info("Feed verdict", verdict=verdict, before=self._verdict)
-                self._publish_status(self.lifecycle.current)
+            self._on_verdict()
+
+    def _on_verdict(self) -> None:
+        feed = self.lifecycle.feed
+        verdicts = _verdicts(None if feed is None else feed.status())
+        if verdicts.keys() != self._told.keys() or any(
+            is_news(self._told[name], verdict) for name, verdict in verdicts.items()
+        ):
+            if verdicts[""] != self._told.get(""):
+                log.info("Feed verdict", verdict=verdicts[""], before=self._told.get(""))
+            self._publish_status(self.lifecycle.current)
 
     async def _watch_api(self) -> None:
         await self.api.wait()
@@ -218,5 +249,12 @@ class Service:
             await asyncio.Event().wait()
 
 
-def _news(verdict: str) -> str:
-    return "live" if verdict == "quiet" else verdict
+def _by_symbol(status: FeedStatus) -> dict[str, str]:
+    return {one.symbol: one.verdict for one in status.verdicts}
+
+
+def _verdicts(status: FeedStatus | None) -> dict[str, str]:
+    """By symbol and, under the empty name, the verdict on the feed."""
+    if status is None:
+        return {"": "closed"}
+    return {"": status.verdict, **_by_symbol(status)}

@@ -8,6 +8,8 @@ from typing import Any
 
 from enhanced_websocket_service.bus.base import Bus
 from enhanced_websocket_service.clock import Clock
+from enhanced_websocket_service.feeds.base import FeedStatus
+from enhanced_websocket_service.feeds.liveness import Liveness
 from enhanced_websocket_service.l0.continuity import Continuity
 from enhanced_websocket_service.l0.continuity_page import summary_dict
 from enhanced_websocket_service.l0.readiness import ReadyFlag
@@ -16,8 +18,10 @@ from enhanced_websocket_service.market.bar import INTERVALS, Bar
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Tick
+from enhanced_websocket_service.market.verdict import SymbolVerdict
 from enhanced_websocket_service.serving.models import (
     ApiKeyUsage,
+    ComparisonCounts,
     ComponentStatus,
     ContinuityRangeView,
     ContinuityView,
@@ -31,6 +35,8 @@ from enhanced_websocket_service.serving.models import (
     StateInfo,
     StatusView,
     StorageStatus,
+    SymbolVerdictView,
+    VerdictChange,
 )
 from enhanced_websocket_service.serving.session import session_view
 from enhanced_websocket_service.serving.views import BarQuery, HealthView, TickQuery
@@ -73,6 +79,7 @@ class View:
         planner: CreditPlanner,
         continuity: Continuity,
         reconciler: Reconciler,
+        liveness: Liveness,
     ) -> None:
         self.symbols = tuple(symbols)
         self._clock = clock
@@ -92,6 +99,7 @@ class View:
         self._planner = planner
         self._continuity = continuity
         self._reconciler = reconciler
+        self._liveness = liveness
         self._started = time.monotonic()  # real time: how long the process has been up
 
     def now(self) -> float:
@@ -119,6 +127,7 @@ class View:
                 expected=self._states.state is ServiceState.ACTIVE
                 and self._calendar.is_open(self.now()),
                 verdict="closed" if status is None else status.verdict,
+                evidence=None if status is None else status.detail,
             ),
         )
 
@@ -154,6 +163,7 @@ class View:
                 ticks_accepted=counts.ticks,
                 ticks_rejected=sum(counts.rejected.values()),
                 reconnects=0 if feed_status is None else feed_status.reconnects,
+                verdicts=self._verdicts(feed_status),
             ),
             state=_state_info(self._states.current),
             history=[_state_info(change) for change in self._states.history],
@@ -236,6 +246,11 @@ class View:
             days=[DayNumbers(**summary_dict(one)) for one in days],
         )
 
+    def _verdicts(self, status: FeedStatus | None) -> dict[str, SymbolVerdictView]:
+        shown = self._liveness.shown() if status is None else status.verdicts
+        sources = {} if status is None else status.sources
+        return {one.symbol: _symbol_verdict(one, sources.get(one.symbol)) for one in shown}
+
     def _l0(self, now: float) -> L0Status:
         flag = self._flag.read()
         found = self._lifecycle.assessment
@@ -289,6 +304,28 @@ class View:
 
 def _state_info(change: StateChange) -> StateInfo:
     return StateInfo(state=change.state.value, reason=change.reason, since=change.at)
+
+
+def _symbol_verdict(one: SymbolVerdict, source: str | None) -> SymbolVerdictView:
+    return SymbolVerdictView(
+        verdict=one.verdict,
+        evidence=one.evidence,
+        since=one.since,
+        source=source,
+        silence_s=None if one.silence_s is None else round(one.silence_s, 1),
+        suspect_after_s=round(one.suspect_after_s, 1),
+        usual_silence_s=round(one.usual_silence_s, 1),
+        usual_gap_s=round(one.usual_gap_s, 2),
+        learned_days=one.learned_days,
+        last_price_at=one.last_price_at,
+        rest_price=one.rest_price,
+        rest_asked_at=one.rest_asked_at,
+        samples=ComparisonCounts(**one.samples),
+        history=[
+            VerdictChange(verdict=change.verdict, evidence=change.evidence, at=change.at)
+            for change in one.history
+        ],
+    )
 
 
 def _key_view(shown: Mapping[str, Any], now: float) -> KeyView:

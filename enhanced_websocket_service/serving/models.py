@@ -74,6 +74,7 @@ class FeedHealth(View):
     connected: bool
     expected: bool
     verdict: Verdict = "closed"
+    evidence: str | None = None
 
 
 class ServiceInfo(View):
@@ -176,6 +177,47 @@ class ApiKeyUsage(View):
     keys: list[KeyView] = []
 
 
+class VerdictChange(View):
+    """A verdict of the past; changes between live and quiet are no news and not listed."""
+
+    verdict: Verdict
+    evidence: str
+    at: Instant
+
+
+class ComparisonCounts(View):
+    """REST prices compared with the stream's, since the start of the process, by result."""
+
+    agrees: int = 0
+    differs: int = 0
+    unclear: int = 0
+    late: int = 0
+    failed: int = 0
+    refused: int = 0
+
+
+class SymbolVerdictView(View):
+    """The verdict on the stream of one symbol, and the numbers behind it (seconds).
+
+    ``source`` tells who delivers the symbol now: while REST does, the stream stays ``dead`` here.
+    """
+
+    verdict: Verdict
+    evidence: str
+    since: Instant
+    source: str | None
+    silence_s: float | None
+    suspect_after_s: float
+    usual_silence_s: float
+    usual_gap_s: float
+    learned_days: int
+    last_price_at: Instant | None
+    rest_price: float | None
+    rest_asked_at: Instant | None
+    samples: ComparisonCounts
+    history: list[VerdictChange]
+
+
 class RealtimeCollection(View):
     """The live feed: what it delivers and how we judge its silence."""
 
@@ -188,6 +230,8 @@ class RealtimeCollection(View):
     ticks_accepted: int = 0
     ticks_rejected: int = 0
     reconnects: int = 0
+    verdicts: dict[str, SymbolVerdictView] = {}
+    """By symbol; ``verdict`` and ``evidence`` above speak for what is delivered, REST included."""
 
 
 class StorageStatus(View):

@@ -146,6 +146,8 @@ def status(change: StatusChanged) -> bytes:
             "server_status": change.state,
             "reason": change.reason,
             "feed_verdict": change.feed_verdict,
+            "evidence": change.evidence,
+            "verdicts": change.verdicts,
             "timestamp": iso_local(change.at),
         }
     )

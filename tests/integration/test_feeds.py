@@ -1,7 +1,7 @@
 """The feeds against the vendor simulator: real sockets, virtual time, injected faults."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -10,7 +10,9 @@ import pytest
 
 from enhanced_websocket_service.clock import VirtualClock
 from enhanced_websocket_service.errors import CreditsExhausted, InvalidKey, VendorUnavailable
+from enhanced_websocket_service.feeds.base import FeedGap
 from enhanced_websocket_service.feeds.failover import FailoverFeed
+from enhanced_websocket_service.feeds.liveness import PURPOSE, Liveness
 from enhanced_websocket_service.feeds.polling import PollingFeed
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.market.calendar import TradingCalendar
@@ -43,6 +45,7 @@ class Stage:
     keys: KeyPool
     feed: FailoverFeed
     metrics: Metrics
+    gaps: list[FeedGap]
     quotes: list[Quote] = field(default_factory=list)
 
     def sources(self, since: int = 0) -> set[str]:
@@ -67,14 +70,26 @@ async def stage(
     secrets: str = "key",
     begin: float = OPENS + 600,
     speed: float = 60.0,
+    ticks_per_bar: int | None = None,
+    faults: Mapping[str, object] | None = None,
 ) -> AsyncIterator[Stage]:
     clock = VirtualClock(begin, speed, is_trading_day=CALENDAR.is_trading_day)
-    simulator = Simulator(SimulatorConfig(market_from_options(seed=7), plan=plan), clock)
+    market = market_from_options(seed=7, ticks_per_bar=ticks_per_bar)
+    simulator = Simulator(SimulatorConfig(market, plan=plan), clock)
     await simulator.start("127.0.0.1", 0)
+    simulator.inject(faults or {})
     pool = KeyPool([ApiKey(f"G1_{i + 1}", f"{secrets}-{i:04}-secret") for i in range(keys)])
     provider, metrics = Provider("simulator"), Metrics()
     rest = RestClient(simulator.rest_url, pool, clock, provider, metrics)
     planner = CreditPlanner(pool)
+    liveness = Liveness(
+        ["USDCOP"],
+        clock,
+        metrics,
+        session_at=lambda at: CALENDAR.session_on(at) if CALENDAR.is_open(at) else None,
+        ask=lambda symbol: rest.price(symbol, PURPOSE, retries=0),
+        spacing=lambda at: pool.budget(at).min_interval_s,
+    )
     stream = StreamFeed(
         simulator.ws_url,
         pool,
@@ -82,7 +97,7 @@ async def stage(
         clock,
         provider,
         metrics,
-        is_open=CALENDAR.is_open,
+        liveness=liveness,
     )
     polling = PollingFeed(
         rest,
@@ -92,7 +107,9 @@ async def stage(
         pace=lambda now: planner.poll_interval(now, CLOSES),
         is_open=CALENDAR.is_open,
     )
-    one = Stage(simulator, clock, rest, pool, FailoverFeed(stream, polling, metrics), metrics)
+    gaps: list[FeedGap] = []
+    feed = FailoverFeed(stream, polling, metrics, on_gap=gaps.append)
+    one = Stage(simulator, clock, rest, pool, feed, metrics, gaps)
     consumer = asyncio.create_task(one.consume(), name="consumer")
     try:
         yield one
@@ -159,7 +176,7 @@ async def test_a_mute_socket_is_replaced_by_rest() -> None:
         await it.delivered("simulator_websocket")
         it.simulator.inject({"mute": True})
         await it.delivered("simulator_rest", 1)
-        assert "no price" in (it.feed._stream.status().last_error or "")  # type: ignore[union-attr]
+        assert "the vendor moved" in (it.feed.status().last_error or "")
         it.simulator.inject({"mute": False})
         await it.delivered("simulator_websocket", 10)
 
@@ -211,6 +228,6 @@ async def test_before_the_open_it_connects_spends_nothing_and_finds_no_fault() -
         await until(lambda: it.feed.status().websocket_connected)
         await until(lambda: it.clock.now() > OPENS - 5)
         assert it.feed.status().verdict == "closed"
+        assert it.simulator.status()["calls"] == {}
         await until(lambda: any(quote.timestamp >= OPENS for quote in it.quotes))
         assert it.feed.status().reconnects == 0
-        assert it.simulator.status()["calls"] == {}

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.feeds.base import FeedGap
 from enhanced_websocket_service.feeds.failover import FailoverFeed, FeedMode
 from enhanced_websocket_service.feeds.polling import PollingFeed
 from enhanced_websocket_service.feeds.stream import StreamFeed
@@ -44,7 +45,10 @@ class Bench:
             vendor.url, keys, symbols, self.clock, provider, self.metrics, jitter=lambda: 1.0
         )
         self.polling = PollingFeed(self.rest, symbols, self.clock, provider, pace=lambda _: 2.0)
-        self.feed = FailoverFeed(self.stream, self.polling, self.metrics, mode)
+        self.gaps: list[FeedGap] = []
+        self.feed = FailoverFeed(
+            self.stream, self.polling, self.metrics, mode, on_gap=self.gaps.append
+        )
         self.quotes: list[Quote] = []
         self._consumer = asyncio.create_task(self._consume())
 
@@ -129,7 +133,8 @@ async def test_a_resent_last_price_does_not_take_the_symbol_back(bench: Bench) -
     await until(lambda: bench.vendor.count("subscribe") == 2)
     await bench.connected()
     await bench.vendor.send(price(4000))  # the same stamp, price, bid and ask
-    await until(lambda: bench.stream.status().verdict == "live")
+    await until(lambda: bench.stream.status().last_quote_at == bench.clock.now())
+    assert bench.stream.status().verdict == "suspect"
     for _ in range(50):
         await asyncio.sleep(0)
     assert bench.feed.on_rest == {"USDCOP"}
@@ -165,7 +170,7 @@ async def test_every_failure_of_the_stream_leads_to_rest(fault: str) -> None:
             vendor.handshake = lambda _: 403
         else:
             await bench.connected()
-            await bench.clock.pass_time(105, step=5)
+            await bench.clock.pass_time(105, step=1)
         await until(lambda: bench.quotes)
         assert set(bench.sources) == {"rest"}
         await bench.stop()
@@ -190,6 +195,7 @@ async def test_never_both_at_once(bench: Bench) -> None:
     await bench.connected()
     value = 4000.0
     for _ in range(5):
+        await bench.clock.pass_time(30, step=10)  # or the back-off would grow
         value += 1
         await bench.streamed(value)
         bench.prices.values["USDCOP"] = value + 0.25
@@ -248,3 +254,106 @@ async def test_a_defect_in_one_feed_reaches_the_consumer(monkeypatch: pytest.Mon
         await bench.feed.aclose()
         await bench.rest.aclose()
         await until(lambda: vendor.open_sockets == 0)
+
+
+async def test_what_the_stream_did_not_bring_is_reported_at_the_hand_back(bench: Bench) -> None:
+    await bench.connected()
+    await bench.streamed(4000)
+    last = bench.clock.now()
+    await bench.clock.pass_time(3)
+    await bench.vendor.sockets[-1].close(1011)
+    await until(lambda: bench.feed.on_rest)
+    await bench.clock.pass_time(5)
+    await until(lambda: bench.stream.status().subscribed)
+    assert bench.gaps == []
+    await bench.streamed(4012)
+    assert bench.gaps == [FeedGap("USDCOP", last, bench.clock.now(), "disconnected")]
+    await bench.streamed(4013)
+    assert len(bench.gaps) == 1
+    counted = bench.metrics.registry.get_sample_value(
+        "ews_feed_gaps_total", {"symbol": "USDCOP", "cause": "disconnected"}
+    )
+    assert counted == 1
+
+
+async def test_a_gap_still_open_at_the_end_of_the_session_is_reported() -> None:
+    async with running_vendor() as vendor:
+        bench = Bench(vendor)
+        await bench.connected()
+        await bench.streamed(4000)
+        last = bench.clock.now()
+        vendor.handshake = lambda _: 500
+        await vendor.sockets[-1].close(1011)
+        await until(lambda: bench.feed.on_rest)
+        await bench.clock.pass_time(7)
+        await bench.stop()
+        assert bench.gaps == [FeedGap("USDCOP", last, last + 7, "disconnected")]
+
+
+async def test_a_symbol_that_was_never_streamed_has_no_gap() -> None:
+    async with running_vendor() as vendor:
+        bench = Bench(vendor)
+        vendor.greeting = [refused()]
+        await until(lambda: bench.quotes)
+        await bench.stop()
+        assert bench.gaps == []
+
+
+async def test_without_rest_gaps_are_reported_too() -> None:
+    async with running_vendor() as vendor:
+        bench = Bench(vendor, mode="websocket")
+        await bench.connected()
+        await bench.streamed(4000)
+        await vendor.sockets[-1].close(1011)
+        await until(lambda: not bench.stream.connected)
+        await bench.clock.pass_time(5)
+        await until(lambda: bench.stream.status().subscribed)
+        await bench.streamed(4001)
+        assert [gap.cause for gap in bench.gaps] == ["disconnected"]
+        await bench.stop()
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_closing_loses_no_batch_that_was_read(turns: int) -> None:
+    """Read by the inner feed while the outer one is being closed, in whichever turn of the loop."""
+    async with running_vendor() as vendor:
+        bench = Bench(vendor)
+        await bench.connected()
+        await bench.streamed(4000)
+        bench._consumer.cancel()
+        await asyncio.gather(bench._consumer, return_exceptions=True)
+        late = msgspec.structs.replace(bench.quotes[0], price=4003.0, first_after_subscribe=False)
+        closing = asyncio.create_task(bench.feed.aclose())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if reading := bench.stream.running:
+            await bench.stream._deliver([late])
+        await closing
+        left = [quote.price async for batch in _rest(bench) for quote in batch]
+        assert left == ([4003.0] if reading else [])
+        await bench.rest.aclose()
+        await until(lambda: vendor.open_sockets == 0)
+
+
+async def _rest(bench: Bench):  # type: ignore[no-untyped-def]
+    while True:
+        try:
+            yield await anext(bench.feed)
+        except StopAsyncIteration:
+            return
+
+
+async def test_polled_prices_are_compared_for_free(bench: Bench) -> None:
+    """A socket that is mute again after a reconnect is found out by what is polled anyway."""
+    await bench.connected()
+    await bench.streamed(4000)
+    await bench.vendor.sockets[-1].close(1011)
+    await until(lambda: bench.feed.on_rest)
+    for second in range(60):
+        bench.prices.values["USDCOP"] = 4001.37 + second
+        await bench.clock.pass_time(1)
+    await until(lambda: "the vendor moved" in (bench.stream.status().last_error or ""))
+    assert bench.feed.status().verdict == "live", "REST delivers"
+    assert bench.feed.status().source == "simulator_rest"
+    (shown,) = bench.feed.status().verdicts
+    assert "dead" in [change.verdict for change in shown.history]

@@ -1,0 +1,59 @@
+"""The learned silences on file: what was usual yesterday is known after a restart."""
+
+import asyncio
+import json
+from datetime import date
+from pathlib import Path
+
+import structlog
+
+from enhanced_websocket_service.market.silence import SilenceProfile
+from enhanced_websocket_service.storage.atomic_file import replace_file
+
+log = structlog.get_logger(__name__)
+
+SAVE_EVERY_S = 60.0  # real seconds
+
+
+class SilenceFile:
+    """``STATE_DIR/silence.json``. A file that cannot be used is reported and costs only knowledge.
+
+    :param simulated: the pace of invented prices has a file of its own, and teaches nothing about
+        the real ones.
+    """
+
+    def __init__(self, profile: SilenceProfile, state_dir: Path, *, simulated: bool) -> None:
+        self._profile = profile
+        self._path = state_dir / ("silence-simulated.json" if simulated else "silence.json")
+        self._saved: bytes | None = None
+
+    def load(self, today: date) -> None:
+        """Take over what was saved; ``today`` is the local day of the market."""
+        try:
+            self._profile.restore(json.loads(self._path.read_bytes()), today.isoformat())
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            log.warning("Saved silence profile ignored", path=str(self._path), error=str(error))
+
+    def save(self) -> None:
+        """Write the profile if there is anything new in it."""
+        self._write(json.dumps(self._profile.export(), separators=(",", ":")).encode())
+
+    async def keep(self) -> None:
+        """Save now and then, with the waiting for the disk in a thread, until cancelled."""
+        while True:
+            await asyncio.sleep(SAVE_EVERY_S)
+            content = json.dumps(self._profile.export(), separators=(",", ":")).encode()
+            await asyncio.to_thread(self._write, content)
+
+    def _write(self, content: bytes) -> None:
+        if content == self._saved:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self._path, content)
+        except OSError as error:
+            log.warning("Silence profile not saved", path=str(self._path), error=str(error))
+        else:
+            self._saved = content

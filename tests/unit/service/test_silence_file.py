@@ -1,0 +1,64 @@
+"""The learned silences survive a restart; a damaged file costs only knowledge."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from enhanced_websocket_service.market.silence import PRIOR, SilenceProfile
+from enhanced_websocket_service.service.silence_file import SilenceFile
+
+TODAY = date(2026, 11, 20)
+
+
+def taught() -> SilenceProfile:
+    profile = SilenceProfile()
+    for minute in range(10):
+        profile.learn("USDCOP", "2026-11-19", minute, 2, 50.0)
+    return profile
+
+
+def test_what_was_learned_is_there_again(tmp_path: Path) -> None:
+    SilenceFile(taught(), tmp_path / "new", simulated=False).save()
+    profile = SilenceProfile()
+    SilenceFile(profile, tmp_path / "new", simulated=False).load(TODAY)
+    assert profile.usual("USDCOP", TODAY.isoformat(), 5).silence_s == 50.0
+
+
+def test_invented_prices_teach_nothing_about_real_ones(tmp_path: Path) -> None:
+    SilenceFile(taught(), tmp_path, simulated=True).save()
+    profile = SilenceProfile()
+    SilenceFile(profile, tmp_path, simulated=False).load(TODAY)
+    assert profile.usual("USDCOP", TODAY.isoformat(), 5) == PRIOR
+
+
+def test_nothing_saved_is_no_fault(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        SilenceFile(SilenceProfile(), tmp_path, simulated=False).load(TODAY)
+    assert logs == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 9, "symbols": {}}', b"\xff"])
+def test_a_damaged_file_is_reported_and_ignored(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "silence.json").write_bytes(content)
+    profile = SilenceProfile()
+    with capture_logs() as logs:
+        SilenceFile(profile, tmp_path, simulated=False).load(TODAY)
+    assert [entry["event"] for entry in logs] == ["Saved silence profile ignored"]
+    assert profile.usual("USDCOP", TODAY.isoformat(), 5) == PRIOR
+
+
+def test_the_same_content_is_not_written_again(tmp_path: Path) -> None:
+    file = SilenceFile(taught(), tmp_path, simulated=False)
+    file.save()
+    before = (tmp_path / "silence.json").stat().st_mtime_ns
+    file.save()
+    assert (tmp_path / "silence.json").stat().st_mtime_ns == before
+
+
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with capture_logs() as logs:
+        SilenceFile(taught(), tmp_path / "file", simulated=False).save()
+    assert [entry["event"] for entry in logs] == ["Silence profile not saved"]
