@@ -60,7 +60,7 @@ class Expectation:
     credits: Mapping[str, Bounds] = field(default_factory=dict)
     """By purpose, from the beginning of the fault until it is over; others: any."""
     repair: Bounds = ANY
-    """Calls of ``/time_series`` that ask for a slot of the fault, until the close of the session."""
+    """Calls of ``/time_series`` that ask for a slot of the fault, until 15 minutes after it."""
     rest_prices: Bounds = ANY
     """Ticks by REST while it lasts."""
     ticks: Ticks = "all"

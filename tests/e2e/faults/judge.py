@@ -16,6 +16,7 @@ Said = tuple[int, float, float | None, float | None]
 PRICE_TOLERANCE = 0.51
 """What a REST price may be rounded to."""
 REST_LAG_S = 30
+REPAIR_WITHIN_S = 900
 
 
 @dataclass
@@ -126,17 +127,20 @@ def _counts(report: Report, seen: Seen) -> list[str]:
             wrong.append(f"{spent} credits for {purpose}, allowed {bounds}")
     calls = repair_calls(report, seen)
     if calls not in one.repair:
-        wrong.append(f"{calls} calls for its bars before the close, allowed {one.repair}")
+        wrong.append(f"{calls} calls for its bars, allowed {one.repair}")
     return wrong
 
 
 def repair_calls(report: Report, seen: Seen) -> int:
-    """The calls of ``/time_series`` during the session that asked for one of the fault's slots."""
-    closes = _instant(f"{report.continuity.get('date', '')}T13:10:00-05:00")
+    """The calls of ``/time_series`` that asked for one of the fault's slots, soon enough after it.
+
+    Later ones ask for the slots of other faults as well, and would be counted for all of them.
+    """
+    until = (seen.back or seen.cleared) + REPAIR_WITHIN_S
     slots = slots_of(seen)
     calls = 0
     for call in report.requests:
-        if call["path"] != "/time_series" or not seen.began < call["at"] < closes:
+        if call["path"] != "/time_series" or not seen.began < call["at"] < until:
             continue
         start = _instant(f"{str(call['start_date']).replace(' ', 'T')}+00:00")
         end = _instant(f"{str(call['end_date']).replace(' ', 'T')}+00:00")
