@@ -145,12 +145,24 @@ POLLING = Stage(
     "polling",
     title="REST fails while prices come by REST",
     speed=20,
-    starts="12:57:00",
+    starts="12:56:00",
     by_rest=True,
     closed_speed=1500.0,  # the day's credits come back at midnight UTC
     environ={"FEED_MODE": "rest"},
     simulate=("--plan", "basic"),
     faults=(
+        Expectation(
+            "rest_slow",
+            "answers take half a second, and have the noise of 32-bit floats",
+            {"rest_delay_ms": [300, 700], "rest_float32": True},
+            lasts_s=40.0,
+            verdicts=("suspect, live*",),
+            found_s=None,
+            reconnects=NONE,
+            credits={"poll": Bounds(5, 40)},
+            ticks="polled",
+            live_bars=False,
+        ),
         _unanswered(
             "rest_200_error",
             "errors with HTTP status 200",

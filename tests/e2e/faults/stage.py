@@ -174,10 +174,9 @@ async def _fault(
     seen = Seen(one, began)
     async with contextlib.AsyncExitStack() as intruders:
         if not at_start:
+            await running.set_faults(one.sets)
             if one.also:
                 await _intrude(running, intruders, stage)
-            if one.sets:
-                await running.set_faults(one.sets)
         try:
             await _endure(running, one, seen)
         finally:
