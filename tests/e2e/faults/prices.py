@@ -237,14 +237,14 @@ HISTORY = Stage(
     title="A thin market, and bars that are late, wrong or missing",
     about="2 to 40 ticks a bar; with each fault of the bars a connection breaks, so that there is a gap",
     speed=100,
-    starts="12:01:00",
+    starts="11:52:00",
     ticks_per_bar=None,
     faults=(
         Expectation(
             "thin_market",
             "few prices, while REST lags up to 20 s and rounds",
             {"rest_lag_s": [0, 20], "rest_decimals": 2},
-            lasts_s=1200.0,
+            lasts_s=900.0,
             verdicts=("suspect, live*", "suspect?"),
             found_s=None,
             reconnects=NONE,

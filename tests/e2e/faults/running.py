@@ -22,7 +22,7 @@ from .expectation import Stage
 T = TypeVar("T")
 
 TAUGHT_DAY, DAY = date(2024, 5, 9), date(2024, 5, 10)
-OPENS, CLOSES = "12:00", "13:10"
+OPENS, CLOSES = "11:30", "13:10"
 """The clock leaves its session speed at 13:10: what follows the close passes in no time."""
 SYMBOL, VENDOR_SYMBOL = "USDCOP", "USD/COP"
 LOOK_S = 0.12
