@@ -110,7 +110,10 @@ def _verdict(seen: Seen, speed: float) -> list[str]:
         if real_s > one.real_found_s:
             wrong.append(f"{one.noticed} after {real_s:.1f} real s, allowed {one.real_found_s:g}")
     elif first - seen.began > one.found_s:
-        wrong.append(f"{one.noticed} after {first - seen.began:.1f} s, allowed {one.found_s:g}")
+        changes = "; ".join(f"{at - seen.began:.1f} s {name}" for at, name in seen.path)
+        wrong.append(
+            f"{one.noticed} after {first - seen.began:.1f} s, allowed {one.found_s:g}: {changes}"
+        )
     if one.back_s is not None and seen.back is not None and seen.back - seen.cleared > one.back_s:
         wrong.append(f"back after {seen.back - seen.cleared:.0f} s, allowed {one.back_s:g}")
     return wrong

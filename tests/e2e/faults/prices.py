@@ -84,8 +84,8 @@ TICKS = Stage(
         ),
         _strange(
             "delay",
-            "ticks leave 10 s after their stamps",
-            {"delay_s": 10},
+            "ticks leave 5 s after their stamps",
+            {"delay_s": 5},
             verdicts=DOUBTED,
             liveness=Bounds(0, 4),
         ),
