@@ -56,16 +56,16 @@ def _mute(
     what: str,
     sets: dict[str, object],
     *,
-    lasts_s: float = 60.0,
-    verdicts: tuple[str, ...] = GIVEN_UP,
+    lasts_s: float = 45.0,
+    found_s: float = 30.0,
 ) -> Expectation:
     return Expectation(
         name,
         what,
         sets,
         lasts_s=lasts_s,
-        verdicts=verdicts,
-        found_s=30.0,
+        verdicts=GIVEN_UP,
+        found_s=found_s,
         reconnects=Bounds(1, 8),
         credits={"liveness": Bounds(2, 10), "poll": Bounds(1, 80)},
         rest_prices=Bounds(1, 80),
@@ -160,10 +160,10 @@ REFUSALS = Stage(
 SILENCE = Stage(
     "silence",
     title="The socket says nothing",
-    about="The service has seen the session of the day before",
-    speed=10,
-    starts="13:01:30",
-    calm_s=15.0,
+    about="The service has seen the same minutes of the day before",
+    speed=12,
+    starts="12:58:30",
+    calm_s=75.0,  # what is usual today counts from the sixtieth price on
     taught=True,
     set_before_start=True,
     faults=(
@@ -182,6 +182,7 @@ SILENCE = Stage(
             "one socket stops bringing prices while REST lags 20 s and rounds",
             {"stall": True, "rest_lag_s": 20, "rest_decimals": 2},
             lasts_s=30.0,
+            found_s=35.0,  # the first price that proves something can be asked after 21 s
         ),
         _mute(
             "half_open",

@@ -100,9 +100,14 @@ def keys_of(stage: Stage) -> tuple[str, ...]:
     return tuple(f"key{i}-{stage.name}-0123456789abcdef" for i in range(1, stage.keys + 1))
 
 
+def at(day: date, time_of_day: str) -> float:
+    """A local time as unix seconds."""
+    return datetime.fromisoformat(f"{day}T{time_of_day}-05:00").timestamp()
+
+
 def closing(day: date) -> float:
     """The close of the session of ``day``."""
-    return datetime.fromisoformat(f"{day}T{CLOSES}:00-05:00").timestamp()
+    return at(day, f"{CLOSES}:00")
 
 
 def judged(status: Mapping[str, Any]) -> Mapping[str, Any]:
