@@ -56,16 +56,16 @@ def _mute(
     what: str,
     sets: dict[str, object],
     *,
-    lasts_s: float = 60.0,
-    verdicts: tuple[str, ...] = GIVEN_UP,
+    lasts_s: float = 45.0,
+    found_s: float = 30.0,
 ) -> Expectation:
     return Expectation(
         name,
         what,
         sets,
         lasts_s=lasts_s,
-        verdicts=verdicts,
-        found_s=30.0,
+        verdicts=GIVEN_UP,
+        found_s=found_s,
         reconnects=Bounds(1, 8),
         credits={"liveness": Bounds(2, 10), "poll": Bounds(1, 80)},
         rest_prices=Bounds(1, 80),
@@ -78,7 +78,7 @@ CONNECTIONS = Stage(
     "connections",
     title="The connection breaks",
     speed=20,
-    starts="12:52:00",
+    starts="12:51:00",
     calm_s=STEADY_S,
     faults=(
         _broken("reset", "TCP RST", {"drop": True}),
@@ -89,10 +89,11 @@ CONNECTIONS = Stage(
         _broken("close_1011", "close frame 1011 (internal error)", {"close": 1011}),
         _broken(
             "eviction",
-            "another process connects with the same key, and the vendor closes the older connection",
-            {},
-            also="three connections with the key in use",
+            "another process connects with the same key, of which the vendor allows one connection",
+            {"max_connections": 1},
+            also="connections with the key in use",
         ),
+        _broken("evict", "close frame 1008, as for a newer connection", {"evict": True}),
         Expectation(
             "garbage_frames",
             "200 frames that are no price: not JSON, arrays, unknown events",
@@ -124,7 +125,7 @@ REFUSALS = Stage(
     "refusals",
     title="The connection is refused",
     speed=20,
-    starts="12:54:00",
+    starts="12:51:00",
     calm_s=STEADY_S,
     faults=(
         _refused("handshake_503", "the handshake is answered with 503", {"refuse_handshake": 503}),
@@ -138,16 +139,31 @@ REFUSALS = Stage(
             {"fails": ["USD/COP"]},
             verdicts=("suspect?", "dead", "suspect, dead*", "suspect?", "live"),
         ),
+        Expectation(
+            "hang_handshake",
+            "the handshake is never answered; given up after 10 real seconds",
+            {"hang_handshake": True, "drop": True},
+            lasts_s=40.0,
+            verdicts=DIED,
+            real_found_s=AT_ONCE_REAL_S,
+            back_s=300.0,
+            reconnects=Bounds(1, 4),
+            credits={"poll": Bounds(5, 220), "liveness": Bounds(0, 2)},
+            rest_prices=Bounds(3, 220),
+            ticks="broken_off",
+            live_bars=False,
+            partial=True,
+        ),
     ),
 )
 
 SILENCE = Stage(
     "silence",
     title="The socket says nothing",
-    about="The service has seen the session of the day before",
-    speed=10,
-    starts="13:01:30",
-    calm_s=15.0,
+    about="The service has seen the same minutes of the day before",
+    speed=12,
+    starts="12:58:30",
+    calm_s=75.0,  # what is usual today counts from the sixtieth price on
     taught=True,
     set_before_start=True,
     faults=(
@@ -166,6 +182,7 @@ SILENCE = Stage(
             "one socket stops bringing prices while REST lags 20 s and rounds",
             {"stall": True, "rest_lag_s": 20, "rest_decimals": 2},
             lasts_s=30.0,
+            found_s=35.0,  # the first price that proves something can be asked after 21 s
         ),
         _mute(
             "half_open",

@@ -60,7 +60,7 @@ class Expectation:
     credits: Mapping[str, Bounds] = field(default_factory=dict)
     """By purpose, from the beginning of the fault until it is over; others: any."""
     repair: Bounds = ANY
-    """Calls of ``/time_series`` that ask for a slot of the fault, until the close of the session."""
+    """Calls of ``/time_series`` that ask for a slot of the fault, until 15 minutes after it."""
     rest_prices: Bounds = ANY
     """Ticks by REST while it lasts."""
     ticks: Ticks = "all"
@@ -82,7 +82,7 @@ class Stage:
     :ivar starts: COT time at which the first fault may happen; the session ends at 13:10.
     :ivar by_rest: prices come by REST, as usual.
     :ivar calm_s: seconds of undisturbed prices before each fault.
-    :ivar taught: the service has seen the session of the day before.
+    :ivar taught: the service has seen the same minutes of the day before.
     :ivar set_before_start: the first fault is set before the service starts.
     """
 

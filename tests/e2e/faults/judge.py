@@ -16,6 +16,7 @@ Said = tuple[int, float, float | None, float | None]
 PRICE_TOLERANCE = 0.51
 """What a REST price may be rounded to."""
 REST_LAG_S = 30
+REPAIR_WITHIN_S = 900
 
 
 @dataclass
@@ -109,7 +110,10 @@ def _verdict(seen: Seen, speed: float) -> list[str]:
         if real_s > one.real_found_s:
             wrong.append(f"{one.noticed} after {real_s:.1f} real s, allowed {one.real_found_s:g}")
     elif first - seen.began > one.found_s:
-        wrong.append(f"{one.noticed} after {first - seen.began:.1f} s, allowed {one.found_s:g}")
+        changes = "; ".join(f"{at - seen.began:.1f} s {name}" for at, name in seen.path)
+        wrong.append(
+            f"{one.noticed} after {first - seen.began:.1f} s, allowed {one.found_s:g}: {changes}"
+        )
     if one.back_s is not None and seen.back is not None and seen.back - seen.cleared > one.back_s:
         wrong.append(f"back after {seen.back - seen.cleared:.0f} s, allowed {one.back_s:g}")
     return wrong
@@ -126,17 +130,20 @@ def _counts(report: Report, seen: Seen) -> list[str]:
             wrong.append(f"{spent} credits for {purpose}, allowed {bounds}")
     calls = repair_calls(report, seen)
     if calls not in one.repair:
-        wrong.append(f"{calls} calls for its bars before the close, allowed {one.repair}")
+        wrong.append(f"{calls} calls for its bars, allowed {one.repair}")
     return wrong
 
 
 def repair_calls(report: Report, seen: Seen) -> int:
-    """The calls of ``/time_series`` during the session that asked for one of the fault's slots."""
-    closes = _instant(f"{report.continuity.get('date', '')}T13:10:00-05:00")
+    """The calls of ``/time_series`` that asked for one of the fault's slots, soon enough after it.
+
+    Later ones ask for the slots of other faults as well, and would be counted for all of them.
+    """
+    until = (seen.back or seen.cleared) + REPAIR_WITHIN_S
     slots = slots_of(seen)
     calls = 0
     for call in report.requests:
-        if call["path"] != "/time_series" or not seen.began < call["at"] < closes:
+        if call["path"] != "/time_series" or not seen.began < call["at"] < until:
             continue
         start = _instant(f"{str(call['start_date']).replace(' ', 'T')}+00:00")
         end = _instant(f"{str(call['end_date']).replace(' ', 'T')}+00:00")

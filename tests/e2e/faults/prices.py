@@ -84,8 +84,8 @@ TICKS = Stage(
         ),
         _strange(
             "delay",
-            "ticks leave 10 s after their stamps",
-            {"delay_s": 10},
+            "ticks leave 5 s after their stamps",
+            {"delay_s": 5},
             verdicts=DOUBTED,
             liveness=Bounds(0, 4),
         ),
@@ -145,12 +145,24 @@ POLLING = Stage(
     "polling",
     title="REST fails while prices come by REST",
     speed=20,
-    starts="12:57:00",
+    starts="12:56:00",
     by_rest=True,
     closed_speed=1500.0,  # the day's credits come back at midnight UTC
     environ={"FEED_MODE": "rest"},
     simulate=("--plan", "basic"),
     faults=(
+        Expectation(
+            "rest_slow",
+            "answers take half a second, and have the noise of 32-bit floats",
+            {"rest_delay_ms": [300, 700], "rest_float32": True},
+            lasts_s=40.0,
+            verdicts=("suspect, live*",),
+            found_s=None,
+            reconnects=NONE,
+            credits={"poll": Bounds(5, 40)},
+            ticks="polled",
+            live_bars=False,
+        ),
         _unanswered(
             "rest_200_error",
             "errors with HTTP status 200",
@@ -225,14 +237,14 @@ HISTORY = Stage(
     title="A thin market, and bars that are late, wrong or missing",
     about="2 to 40 ticks a bar; with each fault of the bars a connection breaks, so that there is a gap",
     speed=100,
-    starts="12:01:00",
+    starts="11:52:00",
     ticks_per_bar=None,
     faults=(
         Expectation(
             "thin_market",
             "few prices, while REST lags up to 20 s and rounds",
             {"rest_lag_s": [0, 20], "rest_decimals": 2},
-            lasts_s=1200.0,
+            lasts_s=900.0,
             verdicts=("suspect, live*", "suspect?"),
             found_s=None,
             reconnects=NONE,

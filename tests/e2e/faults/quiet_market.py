@@ -29,6 +29,7 @@ from .consumer import Consumer, consuming
 
 LAGGING_REST = {"rest_lag_s": [0, 20], "rest_decimals": 2}
 """What REST shows is up to 20 s old, drawn anew every second, and rounded as the stream is not."""
+POISSON = ("--arrivals", "poisson", "--ticks-per-bar", "2-40")
 FALLS_AT = 5400
 """Seconds after the open at which a tick a second becomes a tick a minute."""
 
@@ -122,7 +123,7 @@ async def prove(
         closed_speed=closed_speed,
         ticks=ticks,
         scale=3000.0 if ticks else 1.0,
-        simulate=() if ticks else ("--seed", str(seed)),
+        simulate=() if ticks else ("--seed", str(seed), *POISSON),
         environ={
             "EXTRA_CLOSURES": closures(days, calendar),
             "L0_POLICY": "degraded",

@@ -22,7 +22,7 @@ from .expectation import Stage
 T = TypeVar("T")
 
 TAUGHT_DAY, DAY = date(2024, 5, 9), date(2024, 5, 10)
-OPENS, CLOSES = "12:00", "13:10"
+OPENS, CLOSES = "11:30", "13:10"
 """The clock leaves its session speed at 13:10: what follows the close passes in no time."""
 SYMBOL, VENDOR_SYMBOL = "USDCOP", "USD/COP"
 LOOK_S = 0.12
@@ -100,9 +100,14 @@ def keys_of(stage: Stage) -> tuple[str, ...]:
     return tuple(f"key{i}-{stage.name}-0123456789abcdef" for i in range(1, stage.keys + 1))
 
 
+def at(day: date, time_of_day: str) -> float:
+    """A local time as unix seconds."""
+    return datetime.fromisoformat(f"{day}T{time_of_day}-05:00").timestamp()
+
+
 def closing(day: date) -> float:
     """The close of the session of ``day``."""
-    return datetime.fromisoformat(f"{day}T{CLOSES}:00-05:00").timestamp()
+    return at(day, f"{CLOSES}:00")
 
 
 def judged(status: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -29,6 +29,7 @@ from .running import (
     VENDOR_SYMBOL,
     Place,
     Running,
+    at,
     closing,
     judged,
     keys_of,
@@ -36,8 +37,9 @@ from .running import (
     verdict_history,
 )
 
-TEACHING_SPEED = 80.0
-TAUGHT_FROM = "12:54:00"
+TEACHING_SPEED = 40.0
+TAUGHT_FROM, TAUGHT_UNTIL = "12:55:30", "13:02:30"
+"""Slow enough that a busy machine's pauses are no silences; only the minutes that matter."""
 TEACHING_PREPARATION_S = 12.0
 TOLD_WITHIN_REAL_S = 0.5
 """Consumers are told a verdict when it is next looked at."""
@@ -174,10 +176,9 @@ async def _fault(
     seen = Seen(one, began)
     async with contextlib.AsyncExitStack() as intruders:
         if not at_start:
+            await running.set_faults(one.sets)
             if one.also:
                 await _intrude(running, intruders, stage)
-            if one.sets:
-                await running.set_faults(one.sets)
         try:
             await _endure(running, one, seen)
         finally:
@@ -289,7 +290,7 @@ async def _collect(running: Running, report: Report) -> None:
 
 
 async def _teach(stage: Stage, place: Place, begun: asyncio.Event) -> Path:
-    """Let the service see the session of the day before at a tick a second; its STATE_DIR then.
+    """Let the service see minutes of the day before at a tick a second; its STATE_DIR then.
 
     :param begun: set when everything runs, so that others can start while this one waits.
     """
@@ -313,7 +314,7 @@ async def _teach(stage: Stage, place: Place, begun: asyncio.Event) -> Path:
             lesson, taught, keys_of(lesson), day=TAUGHT_DAY, preparation_s=TEACHING_PREPARATION_S
         ) as running:
             begun.set()
-            await running.reach(closing(TAUGHT_DAY) + 60)
+            await running.reach(at(TAUGHT_DAY, TAUGHT_UNTIL))
             assert await running.service.stop() == 0, running.service.text()[-2000:]
     finally:
         begun.set()

@@ -33,7 +33,7 @@ _COLUMNS = {
     "and from its end until prices come as usual. *real*: seconds of the machine, where the network "
     "decides",
     "reconnects": "attempts to connect while it lasts",
-    "credits": "spent by purpose until it is over; *bars*: calls for its bars until the close",
+    "credits": "spent by purpose until it is over; *bars*: calls for its bars until 15 minutes later",
     "ticks": "what must be stored of what the simulator sent: *all*, in order, offsets without a "
     "hole; *broken off*: all but what was under way when the connection died; and how many prices "
     "come by REST",

@@ -1,5 +1,7 @@
 """The reference of faults says what the tests expect, no more and no less."""
 
+from enhanced_websocket_service.twelvedata.simulator import FAULTS
+
 from .catalogue import ALL
 from .expectation import Bounds, accepts
 from .table import PAGE, page
@@ -14,6 +16,11 @@ def test_every_fault_has_a_name_of_its_own_and_a_row() -> None:
     assert len(names) == len(set(names))
     text = page()
     assert [one.what for _, one in ALL if one.what not in text] == []
+
+
+def test_every_fault_of_the_simulator_is_proven() -> None:
+    proven = {name for _, one in ALL for name in one.sets}
+    assert set(FAULTS) - proven == set()
 
 
 def test_paths_are_told_apart() -> None:
