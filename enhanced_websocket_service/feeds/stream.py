@@ -46,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 STABLE_S, STABLE_AT_LEAST_REAL_S = 30.0, 0.5
 """A connection that has lasted this long and still brings prices ends the back-off."""
-ANSWER_S, ANSWER_AT_LEAST_REAL_S = 15.0, 1.0
+ANSWER_S, ANSWER_AT_LEAST_REAL_S = 15.0, 3.0
 """A subscription that is not answered within this is a fault."""
 LEASE_RETRY_S = 2.0  # real seconds, or of the clock if that is longer
 RESUBSCRIBE_S, LONGEST_RESUBSCRIBE_S = 10.0, 300.0

@@ -57,12 +57,12 @@ async def test_a_thin_market_is_left_alone(ticks_per_bar: int) -> None:
         assert shown(it).samples["agrees"] > 0
 
 
-async def test_no_pong_and_no_data_but_rest_is_down_too() -> None:
+async def test_a_mute_socket_while_rest_is_down_is_dead_late() -> None:
     """Silence alone decides, late, and says that it had to."""
-    async with stage(ticks_per_bar=300, speed=60.0) as it:
+    async with stage(ticks_per_bar=300, speed=40.0) as it:
         await it.delivered("simulator_websocket", 30)
         it.simulator.inject({"mute": True, "rest_status": "500"})
         muted = it.clock.now()
         await until(lambda: dead(it))
-        assert 80 <= dead(it)[0].at - muted <= 200
+        assert 80 <= dead(it)[0].at - muted <= 500
         assert "no REST price to compare with" in dead(it)[0].evidence
