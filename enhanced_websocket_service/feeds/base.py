@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 BATCH_LIMIT = 20_000
 """Quotes waiting for the consumer before the feed stops reading: some seconds of the worst burst."""
 
-CANCEL_AGAIN_REAL_S = 2.0
+CANCEL_AGAIN_REAL_S = 5.0
 """Longer than a feed needs to say goodbye to the vendor."""
 
 

@@ -163,6 +163,8 @@ class StreamFeed(BackgroundFeed):
                     finally:
                         if self._leases is not None:
                             await self._leases.release(key.fingerprint)
+                if self._closed:
+                    return  # the cancellation met a task group that was ending already
                 rotate = lost.rotate
                 await self._taken()
                 clock = self._clock

@@ -122,6 +122,35 @@ async def test_no_answer_to_the_subscription_is_a_fault_even_when_closed(
     assert "no answer to the subscription" in bench.events[0].message
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_closing_in_the_turn_in_which_it_dies_ends_it(vendor: Vendor, turns: int) -> None:
+    """A task group that is ending because of a fault swallows a cancellation from outside."""
+    bench = Bench(vendor)
+    await bench.start()
+    await streamed(bench, 3)
+    start = bench.clock.now()
+    bench.rest = lambda now: round(4001.11 + (now - start) * 0.17, 2)
+    closing: list[asyncio.Task[None]] = []
+
+    async def close() -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await bench.feed.aclose()
+
+    def on_news() -> None:
+        if not closing and bench.feed.liveness.judges["USDCOP"].verdict == "dead":
+            closing.append(asyncio.create_task(close()))
+
+    bench.feed.liveness.on_news = on_news
+    while not closing:
+        await bench.clock.pass_time(1)
+    async with asyncio.timeout(5):
+        await closing[0]
+    assert not bench.feed.running
+    await bench.stop()
+    await until(lambda: vendor.open_sockets == 0)
+
+
 class TestOneOfTwo:
     """USDCOP falls silent while EURUSD goes on."""
 
