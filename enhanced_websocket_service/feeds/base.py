@@ -21,6 +21,9 @@ Verdict = Literal["live", "quiet", "suspect", "dead", "closed"]
 BATCH_LIMIT = 20_000
 """Quotes waiting for the consumer before the feed stops reading: some seconds of the worst burst."""
 
+CANCEL_AGAIN_REAL_S = 2.0
+"""Longer than a feed needs to say goodbye to the vendor."""
+
 
 class FeedStatus(msgspec.Struct, frozen=True):
     """What a feed says of itself; instants in unix seconds UTC."""
@@ -132,11 +135,19 @@ class BackgroundFeed(ABC):
         task, self._task = self._task, None
         if task is None:
             return
-        task.cancel()
-        await asyncio.wait({task})
+        interrupted: asyncio.CancelledError | None = None
+        while not task.done():
+            # Again and again: a task group of 3.11 that fails in the same moment swallows it.
+            task.cancel()
+            try:
+                await asyncio.wait({task}, timeout=CANCEL_AGAIN_REAL_S)
+            except asyncio.CancelledError as cancelled:
+                interrupted = cancelled  # by whoever closes us: all the more must nothing be left
         self._changed.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("Feed failed before it was closed", feed=self._name, error=repr(error))
+        if interrupted is not None:
+            raise interrupted
 
     async def _deliver(self, quotes: list[Quote]) -> None:
         """Hand quotes to the consumer; waits while it is too far behind."""

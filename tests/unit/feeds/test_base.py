@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 import pytest
 
+from enhanced_websocket_service.feeds import base
 from enhanced_websocket_service.feeds.base import BackgroundFeed
 from enhanced_websocket_service.market.tick import Quote
 
@@ -36,11 +37,49 @@ class Counting(BackgroundFeed):
             self.released += 1
 
 
+class Deaf(BackgroundFeed):
+    """Swallows the first cancellation, as a task group does that fails in the same moment."""
+
+    def __init__(self) -> None:
+        super().__init__("feed-deaf")
+        self.cancelled = 0
+
+    async def _run(self) -> None:
+        await self._deliver([quote(0)])
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+        await asyncio.Event().wait()
+
+
 async def take(feed: BackgroundFeed, count: int) -> list[int]:
     stamps: list[int] = []
     while len(stamps) < count:
         stamps += [one.timestamp - 1_000_000_000 for one in await anext(feed)]
     return stamps
+
+
+async def test_a_swallowed_cancellation_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "CANCEL_AGAIN_REAL_S", 0.01)
+    feed = Deaf()
+    await take(feed, 1)
+    async with asyncio.timeout(10):
+        await feed.aclose()
+    assert feed.cancelled == 1
+    assert not feed.running
+
+
+async def test_closing_that_is_interrupted_leaves_nothing() -> None:
+    feed = Deaf()
+    await take(feed, 1)
+    closing = asyncio.create_task(feed.aclose())
+    await until(lambda: feed.cancelled)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(10):
+            await closing
+    assert [task for task in asyncio.all_tasks() if task.get_name() == "feed-deaf"] == []
 
 
 async def test_nothing_starts_before_the_first_pull() -> None:
