@@ -14,7 +14,7 @@ import structlog
 
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import VendorError
-from enhanced_websocket_service.market.noise import same_price
+from enhanced_websocket_service.market.noise import same_but_noise
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote, quantise
 from enhanced_websocket_service.telemetry import Metrics
@@ -218,7 +218,7 @@ class PollingFeed(BackgroundFeed):
             self._polls("superseded").inc()
             return
         self._newest[symbol] = number
-        if symbol in self._known and same_price(self._known[symbol], price):
+        if symbol in self._known and same_but_noise(self._known[symbol], price):
             self._polls("unchanged").inc()
             return
         self._polls("changed").inc()

@@ -11,7 +11,7 @@ _FLOAT32: Final = struct.Struct("<f")
 _DECIMALS: Final = range(7)
 
 
-def same_price(one: float, other: float) -> bool:
+def same_but_noise(one: float, other: float) -> bool:
     """Whether both are the same 32-bit float, each rounded to some number of decimals up to 6.
 
     Prices that merely lie close together are two prices.
@@ -26,3 +26,9 @@ def same_price(one: float, other: float) -> bool:
         return False
     spellings = {round(stored, decimals) for decimals in _DECIMALS}
     return one in spellings and other in spellings
+
+
+def is_float32_noise(price: float) -> bool:
+    """Whether ``price`` is a number of 2 decimals that a 32-bit float has blurred."""
+    clean = round(price, 2)
+    return clean != price and same_but_noise(clean, price)

@@ -11,9 +11,9 @@ from typing import Literal
 
 from .bar import Bar
 from .calendar import BAR_SECONDS
+from .noise import same_but_noise
 from .slot import SETTLE_S, SlotEvidence, SourceBar
 from .source import Provider
-from .tick import same_but_noise
 
 FINAL_AGE_S = 300
 """Counted from the end of the bar. Younger bars are still revised."""

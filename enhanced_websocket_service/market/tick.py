@@ -5,7 +5,6 @@ which a float holds exactly enough to compare, print and parse without ever chan
 """
 
 import math
-import struct
 
 import msgspec
 
@@ -28,30 +27,6 @@ class Flag:
 def quantise(value: float) -> float:
     """Round to the 6 decimals in which prices are compared, stored and shown."""
     return round(value, PRICE_DECIMALS)
-
-
-_SINGLE = struct.Struct("f")
-_HALF_ULP = 2.0**-24  # of a 32-bit float, relative
-_SHOWN = 6e-6  # such a float is shown with 5 decimals
-
-
-def same_but_noise(one: float, other: float) -> bool:
-    """Whether two prices are one number of which one may have been through a 32-bit float.
-
-    The vendor shows 4179.96 also as 4179.95996: no change of the price.
-    """
-    if one == other:
-        return True
-    return abs(one - other) <= max(abs(one), abs(other)) * _HALF_ULP + _SHOWN
-
-
-def is_float32_noise(price: float) -> bool:
-    """Whether ``price`` is a number of 2 decimals that a 32-bit float has blurred."""
-    clean = round(price, 2)
-    if clean == price or not same_but_noise(clean, price):
-        return False
-    blurred: float = _SINGLE.unpack(_SINGLE.pack(clean))[0]
-    return abs(blurred - price) <= _SHOWN
 
 
 class Quote(msgspec.Struct, frozen=True, gc=False):

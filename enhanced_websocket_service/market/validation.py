@@ -6,6 +6,7 @@ Owns: the rules of ``docs/reference/ticks.md``. Does not own: numbering, storage
 import math
 from typing import NamedTuple
 
+from .noise import same_but_noise
 from .tick import (
     MAX_PRICE,
     PRICE_DECIMALS,
@@ -14,7 +15,6 @@ from .tick import (
     Rejection,
     quantise,
     rejection,
-    same_but_noise,
 )
 
 AGREEMENT_NEEDED = 2

@@ -10,7 +10,7 @@ from enhanced_websocket_service.bus.leases import RedisKeyLeases
 from enhanced_websocket_service.bus.memory import MemoryBus
 from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import ConfigurationError, EwsError
+from enhanced_websocket_service.errors import ConfigurationError, EwsError, JournalError
 from enhanced_websocket_service.feeds.base import Feed, FeedGap
 from enhanced_websocket_service.feeds.failover import FailoverFeed
 from enhanced_websocket_service.feeds.liveness import Liveness
@@ -36,7 +36,7 @@ from enhanced_websocket_service.storage.slot_store import SlotStore
 from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
-from enhanced_websocket_service.twelvedata.spending import LIVENESS
+from enhanced_websocket_service.twelvedata.spending import LIVENESS, REPAIR
 
 from .connections import data_servers, l0_pipeline, require, vendor
 from .health import HealthMonitor
@@ -124,6 +124,7 @@ async def build_service(
             price_band_pct=settings.price_band_pct,
             bar_close_delay_s=settings.bar_close_delay_ms / 1000,
             future_tolerance_s=settings.future_tolerance_s,
+            incomplete=lambda symbol, start, end: reconciler.repair(symbol, start, end),
         )
         now = clock.now()
 
@@ -151,9 +152,18 @@ async def build_service(
 
     profile = SilenceProfile()
 
-    def may_compare(at: float) -> bool:
+    def may_spend(purpose: str, at: float) -> bool:
         session = calendar.current_or_next(at)
-        return planner.may_spend(LIVENESS, at, session.closes, session.opens)
+        return planner.may_spend(purpose, at, session.closes, session.opens)
+
+    async def compare(symbol: str) -> float:
+        price = await rest.price(symbol, LIVENESS, retries=0)
+        try:
+            # Quotes held outside the price band have their witness in it, too.
+            pipeline.on_rest_price(symbol, price, clock.now())
+        except JournalError as error:
+            lifecycle.interrupt(error)
+        return price
 
     liveness = Liveness(
         settings.symbols,
@@ -161,8 +171,8 @@ async def build_service(
         metrics,
         profile=profile,
         session_at=lambda at: calendar.session_on(at) if calendar.is_open(at) else None,
-        ask=lambda symbol: rest.price(symbol, LIVENESS, retries=0),
-        may_ask=may_compare,
+        ask=compare,
+        may_ask=lambda at: may_spend(LIVENESS, at),
         spacing=lambda at: keys.budget(at).min_interval_s,
     )
 
@@ -243,6 +253,7 @@ async def build_service(
         write_backup=history.write_backup,
         window_days=settings.l0_window_days,
         metrics=metrics,
+        may_repair=lambda at: may_spend(REPAIR, at),
     )
     lifecycle = Lifecycle(
         clock=clock,

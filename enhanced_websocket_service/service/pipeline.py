@@ -16,12 +16,12 @@ from enhanced_websocket_service.market.bar import Bar, BarUpdate
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar
 from enhanced_websocket_service.market.events import EpochStarted, Event
 from enhanced_websocket_service.market.hygiene import TickHygiene
+from enhanced_websocket_service.market.noise import is_float32_noise
 from enhanced_websocket_service.market.tick import (
     Flag,
     Quote,
     Rejection,
     Tick,
-    is_float32_noise,
     quantise,
     rejection,
 )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enhanced_websocket_service.market.noise import same_price
+from enhanced_websocket_service.market.noise import same_but_noise
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ from enhanced_websocket_service.market.noise import same_price
     ],
 )
 def test_float32_noise_is_no_change(one: float, other: float) -> None:
-    assert same_price(one, other)
-    assert same_price(other, one)
+    assert same_but_noise(one, other)
+    assert same_but_noise(other, one)
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,13 @@ def test_float32_noise_is_no_change(one: float, other: float) -> None:
     ],
 )
 def test_close_prices_are_two_prices(one: float, other: float) -> None:
-    assert not same_price(one, other)
-    assert not same_price(other, one)
+    assert not same_but_noise(one, other)
+    assert not same_but_noise(other, one)
 
 
 @given(st.integers(300_000, 600_000), st.sampled_from([5, 6]))
 def test_whatever_the_vendor_makes_of_centavos(centavos: int, decimals: int) -> None:
     price = centavos / 100
     noisy = round(struct.unpack("<f", struct.pack("<f", price))[0], decimals)
-    assert same_price(price, noisy)
-    assert not same_price(price + 0.01, noisy)
+    assert same_but_noise(price, noisy)
+    assert not same_but_noise(price + 0.01, noisy)

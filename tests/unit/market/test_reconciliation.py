@@ -192,8 +192,7 @@ OLD = float(SLOT + 300 + FINAL_AGE_S)
         (evidence(stored(seen_at=SLOT + 301.0)), OLD - 1, "same"),  # too young
         (evidence(stored(seen_at=READY, close=4004.0)), OLD + 300, "changed"),
         (evidence(stored(seen_at=READY, close=4004.0, status="reconciled")), OLD, "corrected"),
-        # 4005.0 through a 32-bit float is no other price.
-        (evidence(stored(seen_at=READY, high=4010.0002), LIVE), OLD + 300, "final"),
+        (evidence(stored(seen_at=READY, high=4010.0002), LIVE), OLD + 300, "changed"),
         (evidence(stored(seen_at=READY, status="reconciled")), OLD + 300, "same"),
     ],
 )
@@ -217,6 +216,11 @@ def test_a_new_version_is_above_every_revision_the_slot_ever_had() -> None:
     assert (final.revision, final.status) == (6, "reconciled")
 
 
+def test_a_price_that_went_through_a_32_bit_float_is_no_other_price() -> None:
+    known = evidence(stored(seen_at=READY, close=4005.30005), LIVE)
+    assert judge(known, vendor_bar(close=4005.3), OLD + 300, VENDOR) == "final"
+
+
 def test_history_that_is_only_confirmed_is_no_news() -> None:
     known = evidence(stored(seen_at=READY))
     assert to_publish(known, vendor_bar(), "final", today=False) is None
@@ -230,7 +234,7 @@ def test_drift_is_live_minus_vendor() -> None:
     assert found is not None
     assert found.by_field() == {"open": 0.5, "high": -1.0, "low": 0.25, "close": 0.0}
     assert drift(evidence(stored()), vendor_bar(), VENDOR) is None
-    noisy = stored("twelvedata_websocket", close=4005.00018)
-    found = drift(evidence(noisy), vendor_bar(), VENDOR)
+    noisy = stored("twelvedata_websocket", close=4005.30005)  # 4005.3 through a 32-bit float
+    found = drift(evidence(noisy), vendor_bar(close=4005.3), VENDOR)
     assert found is not None
     assert found.close == 0.0

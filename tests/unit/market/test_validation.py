@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from enhanced_websocket_service.market.tick import Flag, Quote, is_float32_noise
+from enhanced_websocket_service.market.noise import is_float32_noise
+from enhanced_websocket_service.market.tick import Flag, Quote
 from enhanced_websocket_service.market.validation import (
     HELD_LIMIT,
     REST_LAG_S,
