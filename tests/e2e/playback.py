@@ -46,6 +46,7 @@ class Playback:
     scale: float = 1.0
     ticks_per_bar: int | None = None
     simulate: tuple[str, ...] = ()  # further options of the simulator
+    preparation_s: float = PREPARATION_S
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -164,7 +165,7 @@ async def stack(play: Playback, folder: Path) -> AsyncIterator[Stack]:
         database_url = await servers.start_postgres()
         redis_url = await servers.start_valkey()
         # The anchor lies ahead: until then everything starts and L0 is filled, the same morning.
-        anchor = time.time() + PREPARATION_S
+        anchor = time.time() + play.preparation_s
         specification = f"{start.isoformat()},{play.speed:g},{anchor!r},{play.closed_speed:g}"
         clock = parse_virtual_clock(specification, calendar.is_trading_day)
         port = free_port()
