@@ -52,7 +52,8 @@ def lease_key(fingerprint: str) -> str:
 class RedisKeyLeases:
     """Implements ``feeds.base.KeyLeases``. Run ``run`` as one task; without it leases run out.
 
-    :param owner: what this process is called in the leases; random by default.
+    :param owner: what this process is called in the leases; random by default. One that stays the same
+        over a restart lets it go on with the lease of the process before, without waiting for its end.
     """
 
     def __init__(

@@ -97,7 +97,6 @@ async def build_service(
     database = Database(database_url, provider, clock=clock)
     redis = None if redis_url is None else RedisBus(redis_url)
     bus: Bus = MemoryBus() if redis is None else redis
-    leases = None if redis_url is None else RedisKeyLeases(redis_url)
     planner = CreditPlanner(keys)
     ledgers = KeyLedgers(keys, settings.state_dir, clock)
     rest.shared = ledgers.shared
@@ -108,6 +107,9 @@ async def build_service(
         metrics=metrics,
     )
     try:
+        # One process at a time has the journal: named after it, the lease of one that was killed is ours.
+        owner = str(journal.journal_id)
+        leases = None if redis_url is None else RedisKeyLeases(redis_url, owner=owner)
         recovery = recover(journal.directory, settings.symbols)
         epoch = begin_epoch(
             settings.state_dir,

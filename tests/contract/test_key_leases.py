@@ -92,6 +92,18 @@ async def test_the_lease_of_a_holder_that_vanished_is_taken_over(valkey_url: str
     await vanished.close()
 
 
+async def test_a_process_that_starts_again_under_its_name_need_not_wait(valkey_url: str) -> None:
+    killed = RedisKeyLeases(valkey_url, owner="journal-1", ttl_s=3600.0)
+    assert await killed.acquire(KEY)
+    await killed._client.aclose()  # no goodbye
+    async with (
+        process(valkey_url, owner="journal-2") as other,
+        process(valkey_url, owner="journal-1") as restarted,
+    ):
+        assert not await other.acquire(KEY)
+        assert await restarted.acquire(KEY)
+
+
 async def test_what_another_holds_is_not_deleted(valkey_url: str, client: Any) -> None:
     async with process(valkey_url, renew_s=60.0) as first:
         assert await first.acquire(KEY)
