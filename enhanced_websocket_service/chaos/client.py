@@ -155,7 +155,7 @@ async def _socket(url: str, receive_buffer: int) -> socket.socket:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         assert parts.hostname is not None
         await asyncio.get_running_loop().sock_connect(made, (parts.hostname, parts.port))
-    except BaseException:
+    except BaseException:  # cancellation, too: nobody else has the socket yet
         made.close()
         raise
     return made

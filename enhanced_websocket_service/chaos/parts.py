@@ -38,7 +38,7 @@ class Part:
         await self._servers.__aenter__()
         try:
             await self.start()
-        except BaseException:
+        except BaseException:  # cancellation, too: without us nobody stops the servers
             await self._servers.stop()
             raise
         return self

@@ -81,10 +81,19 @@ class TickTable:
 
     def row(self, i: int) -> TickRow:
         epoch, first = self._epoch_of(i)
+        return self._row(i, epoch, i - first + 1)
+
+    def rows(self) -> Iterator[TickRow]:
+        """All of them, in order."""
+        for epoch, (first, count) in self._epochs.items():
+            for i in range(first, first + count):
+                yield self._row(i, epoch, i - first + 1)
+
+    def _row(self, i: int, epoch: int, offset: int) -> TickRow:
         source, session, flags = self._kind_list[self._kinds[i]]
         return TickRow(
             epoch,
-            i - first + 1,
+            offset,
             self.stamps[i],
             self.prices[i],
             _or_none(self._bids[i]),
@@ -95,25 +104,6 @@ class TickTable:
             session,
             flags,
         )
-
-    def rows(self) -> Iterator[TickRow]:
-        """All of them, in order."""
-        for epoch, (first, count) in self._epochs.items():
-            for i in range(first, first + count):
-                source, session, flags = self._kind_list[self._kinds[i]]
-                yield TickRow(
-                    epoch,
-                    i - first + 1,
-                    self.stamps[i],
-                    self.prices[i],
-                    _or_none(self._bids[i]),
-                    _or_none(self._asks[i]),
-                    self._volumes[i],
-                    source,
-                    self._received[i],
-                    session,
-                    flags,
-                )
 
     def quote(self, i: int) -> tuple[int, float, float | None, float | None]:
         """Stamp, price, bid and ask: what the vendor sent and what clients are shown."""
