@@ -23,6 +23,8 @@ import redis
 
 from enhanced_websocket_service.storage.embedded import EmbeddedServers
 
+from .turns import Turns
+
 T = TypeVar("T")
 
 _WATCHDOG = """
@@ -44,6 +46,19 @@ class PostgresServer:
     """``dsn`` leads to the database ``postgres`` of the session's server."""
 
     dsn: str
+
+
+@pytest.fixture(scope="session")
+def turns(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Turns:
+    """Common to the workers of this run; see ``turns.py``."""
+    base = tmp_path_factory.getbasetemp()
+    return Turns(base.parent if hasattr(request.config, "workerinput") else base)
+
+
+@pytest.fixture(autouse=True)
+def _in_turn(turns: Turns) -> Iterator[None]:
+    with turns.together():
+        yield
 
 
 def _run(coroutine: Coroutine[object, object, T]) -> T:

@@ -1,7 +1,7 @@
-"""All stages at once, when the first test asks: they wait far more than they compute."""
+"""All stages at once, when the first test asks, and nothing beside them: they are a dozen processes."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PostgresServer
+from tests.turns import Turns
 
 from . import secrets
 from .catalogue import STAGES
@@ -43,8 +44,9 @@ def judged(
     tmp_path_factory: pytest.TempPathFactory,
     postgres_server: PostgresServer,
     _valkey_server: str,
+    turns: Turns,
     request: pytest.FixtureRequest,
-) -> Iterator[Mapping[str, Judged]]:
+) -> Mapping[str, Judged]:
     """By name, every stage that a collected test belongs to."""
     folder = tmp_path_factory.mktemp("faults")
     folder.chmod(0o755)
@@ -54,9 +56,9 @@ def judged(
         if hasattr(item, "callspec") and isinstance(item.callspec.params.get("stage"), Stage)
     }
     stages = [stage for stage in STAGES if stage.name in wanted]
-    with ThreadPoolExecutor(1) as pool:
-        # On a thread and loop of its own: pytest-asyncio's loops stay untouched.
-        yield pool.submit(
+    # On a thread and loop of its own: pytest-asyncio's loops stay untouched.
+    with turns.alone(), ThreadPoolExecutor(1) as pool:
+        return pool.submit(
             asyncio.run, _all(stages, folder, postgres_server.dsn, _valkey_server)
         ).result()
 
