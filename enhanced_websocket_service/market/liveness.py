@@ -388,7 +388,7 @@ class SymbolJudge:
         step = self._step(asked_at)
         soon = max(PROMPT_S, 0.75 * step)
         # The first sample that sees beyond the lag says most: do not just miss it.
-        telling = max(since, self._told_since) + LAG_S + 0.5
+        telling = max(since, self._told_since) + LAG_S + 0.1
         if prompt or telling <= asked_at < since + DECISIVE_S:
             wait = soon
         elif asked_at >= since + DECISIVE_S:
