@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .history import BAR, EPOCH, GAP, Entry, Position
+from .limits import Budget
 from .outlet import Outlet
 from .wire import Channel
 
@@ -75,25 +76,6 @@ class Group:
             elif kind == "epoch" or ("ticks" in channels and not conflate):
                 frames.append(frame)
         return b"".join(frames), sum(map(bool, frames))
-
-
-class Budget:
-    """A token bucket: ``burst`` messages at once, ``rate`` a real second on average."""
-
-    def __init__(self, rate: float, burst: int, real_time: Callable[[], float]) -> None:
-        self._rate, self._burst, self._real_time = rate, burst, real_time
-        self._tokens = float(burst)
-        self._at = real_time()
-
-    def take(self) -> bool:
-        """Spend one; False when there is none left."""
-        now = self._real_time()
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 class Client:

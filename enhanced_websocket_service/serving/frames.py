@@ -1,24 +1,39 @@
 """Pre-encoded frames straight to the transport, beside uvicorn's own WebSocket protocol.
 
 uvicorn does the handshake, pings, incoming frames and the closing handshake. This subclass adds an outlet
-to the ASGI scope that writes whole frames to the same transport. It is tied to these attributes of
-``WebSocketsSansIOProtocol`` (checked by tests/unit/serving/test_frames.py against the installed
-version): transport, conn, queue, loop, scope, handshake_complete, close_sent, close_timer, read_paused.
+to the ASGI scope that writes whole frames to the same transport, and a limit on everything a peer may send.
+It is tied to these attributes of ``WebSocketsSansIOProtocol`` (checked by
+tests/unit/serving/test_frames.py against the installed version): transport, conn, client, queue, loop, scope,
+handshake_initiated, handshake_complete, close_sent, close_timer, disconnected, frames, curr_msg_data_type,
+read_paused, ping_timeout, pong_timer.
 """
 
+import contextlib
 from typing import Any, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 from websockets.http11 import Request
 
+from .admission import Admission
+from .limits import Budget
 from .outlet import OutletListener
+from .tcp_state import limit_send_buffer, unread_and_acknowledged
 
 OUTLET_EXTENSION: Final = "ews.outlet"
 """Key of the outlet in ``scope["extensions"]``."""
 
 CLOSE_GRACE_S = 5.0
 """Real seconds a peer has to answer our close frame before its connection is cut."""
+
+SEND_BUFFER_BYTES: Final = 128 * 1024
+"""The operating system's, per client. By itself it would take 4 MB for one that reads nothing."""
+
+_SLICE_BYTES: Final = 1024
+"""Parsed at once: a read of 256 KiB can hold 40,000 frames, and the limit must stop the first hundreds."""
+
+_QUIET_S: Final = 0.1
+_DISCARDED_BYTES_MAX: Final = 16 * 1024 * 1024
 
 
 class FrameOutlet:
@@ -66,6 +81,21 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
     outlet: FrameOutlet | None = None
 
+    def __init__(self, *args: Any, admission: Admission, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        limits = admission.limits
+        self._admission = admission
+        self._budget = Budget(limits.messages_per_s, limits.message_burst, self.loop.time)
+        self._early = b""
+        self._discarding: int | None = None  # bytes still read and thrown away, once it has failed
+        self._unread = self._acknowledged = 0  # when the last ping was sent
+        self.close_timeout = CLOSE_GRACE_S
+        self.has_place = False  # whether it gives one back to ``admission`` when it ends
+
+    @property
+    def _address(self) -> str | None:
+        return self.client[0] if self.client else None
+
     @property
     def can_write(self) -> bool:
         """Whether a data frame may follow now: the handshake is done, no close frame went out."""
@@ -81,6 +111,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if not self.can_write:
             return
         self._end()
+        self._admission.closed(code)
         self.stop_keepalive()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.conn.send_close(code, reason)
@@ -96,9 +127,11 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         scope = getattr(self, "scope", None)  # absent when the handshake was refused
-        if scope is not None:
-            self.outlet = FrameOutlet(self)
-            scope["extensions"][OUTLET_EXTENSION] = self.outlet
+        if scope is None:
+            self._refuse_handshake()
+            return
+        self.outlet = FrameOutlet(self)
+        scope["extensions"][OUTLET_EXTENSION] = self.outlet
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -110,33 +143,40 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if self.outlet is not None:
             self.outlet.drained()
 
-    # Every way a connection ends. The outlet hears it before the close frame is written: a data
-    # frame behind a close frame would be a protocol error.
+    # What the peer sends, and how much of it.
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end()
-        super().connection_lost(exc)
+    def data_received(self, data: bytes) -> None:
+        if self._discarding is not None:
+            self._discarding -= len(data)
+            if self._discarding < 0:
+                self.transport.abort()
+            return
+        if self.handshake_initiated and not self.handshake_complete:
+            self.keep_early(data)
+            return
+        for at in range(0, len(data), _SLICE_BYTES):
+            super().data_received(
+                data[at : at + _SLICE_BYTES] if at or len(data) > _SLICE_BYTES else data
+            )
+            if self._discarding is not None or self.transport.is_closing():
+                return
+        if not self.handshake_initiated and self.conn.handshake_exc is not None:
+            self._refuse_handshake()
 
-    def handle_close(self, event: Frame) -> None:
-        self._end()
-        super().handle_close(event)
+    def keep_early(self, data: bytes) -> None:
+        """Frames before our answer: kept for after it, or a pong would stand before the 101."""
+        self._early += data
+        if len(self._early) > self._admission.limits.message_bytes:
+            self.transport.abort()
 
-    def handle_parser_exception(self) -> None:
-        self._end()
-        super().handle_parser_exception()
-
-    def keepalive_timeout(self) -> None:
-        self._end()
-        super().keepalive_timeout()
-
-    def shutdown(self) -> None:
-        self._end()
-        super().shutdown()
-
-    async def send(self, message: Any) -> None:
-        if message["type"] == "websocket.close":
-            self._end()
-        await super().send(message)
+    def handle_events(self) -> None:
+        for event in self.conn.events:
+            if isinstance(event, Frame) and not self._budget.take():
+                # Also pings and empty fragments, which no application ever sees.
+                self.conn.events.clear()
+                self._fail(1008, "too many frames")
+                return
+        super().handle_events()
 
     def send_receive_event_to_app(self) -> None:
         if self.curr_msg_data_type == "text" and not self.close_sent:
@@ -145,10 +185,112 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             except UnicodeDecodeError:
                 # uvicorn logs a traceback for this: any stranger could fill the disk with them.
                 self.frames = []
-                self.conn.fail(1007, "invalid UTF-8")
-                self.handle_parser_exception()
+                self._fail(1007, "invalid UTF-8")
                 return
         super().send_receive_event_to_app()
+
+    def _refuse_handshake(self) -> None:
+        self._admission.refused("bad_handshake", self._address, "Not a WebSocket handshake.")
+        if not self.handshake_initiated:  # the parser gave up before uvicorn saw a request
+            answer = b"".join(self.conn.data_to_send()) or b"HTTP/1.1 400 Bad Request\r\n\r\n"
+            self.handshake_initiated = self.handshake_complete = self.close_sent = True
+            self.transport.write(answer)
+            self.transport.close()
+
+    # Every way a connection ends. The outlet hears it before the close frame is written: a data
+    # frame behind a close frame would be a protocol error.
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+        super().connection_lost(exc)
+        if self.has_place:
+            self.has_place = False
+            self._admission.disconnect(self._address)
+
+    def handle_close(self, event: Frame) -> None:
+        self._end()
+        super().handle_close(event)
+        self._cut_later()
+
+    def handle_parser_exception(self) -> None:
+        """Tell why the connection fails, and read on for a while.
+
+        Closing a socket with unread bytes resets it, and the reset overtakes the close frame: the peer
+        would never learn which rule it broke.
+        """
+        self._end()
+        self.stop_keepalive()
+        output = b"".join(self.conn.data_to_send())
+        if not self.close_sent:
+            sent = self.conn.close_sent
+            assert sent is not None
+            self._admission.closed(sent.code)
+            self.queue.put_nowait(
+                {"type": "websocket.disconnect", "code": sent.code, "reason": sent.reason}
+            )
+            self.transport.write(output)
+            self.close_sent = True
+        self._discarding = _DISCARDED_BYTES_MAX
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self._cut_later()
+        self.loop.call_later(_QUIET_S, self._end_when_quiet, self._discarding)
+
+    def send_keepalive_ping(self) -> None:
+        super().send_keepalive_ping()
+        self._unread, self._acknowledged = unread_and_acknowledged(self.transport)
+
+    def keepalive_timeout(self) -> None:
+        unread, acknowledged = unread_and_acknowledged(self.transport)
+        if (unread or self._unread) and acknowledged > self._acknowledged and self.can_write:
+            # It reads, slowly: the ping stands in the queue behind data. That is the hub's affair,
+            # which gives such a client less; silence would be ours.
+            assert self.ping_timeout is not None
+            self._unread, self._acknowledged = unread, acknowledged
+            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
+            return
+        self._end()
+        self._admission.closed(1011)
+        super().keepalive_timeout()
+        self._cut_later()
+
+    def shutdown(self) -> None:
+        self._end()
+        super().shutdown()
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "websocket.close":
+            self._end()
+            if self.can_write:
+                self._admission.closed(message.get("code", 1000))
+        await super().send(message)
+        if message["type"] == "websocket.accept" and self.can_write:
+            limit_send_buffer(self.transport, SEND_BUFFER_BYTES)
+            early, self._early = self._early, b""
+            if early:
+                self.data_received(early)
+
+    def _fail(self, code: int, reason: str) -> None:
+        self.conn.fail(code, reason)
+        self.handle_parser_exception()
+
+    def _end_when_quiet(self, left: int | None) -> None:
+        """End our direction once the peer has sent nothing for a moment; it then ends its own."""
+        if self.disconnected or self.transport.is_closing():
+            return
+        if self._discarding != left:
+            self.loop.call_later(_QUIET_S, self._end_when_quiet, self._discarding)
+        elif not self.transport.can_write_eof():  # TLS
+            self.transport.close()
+        else:
+            with contextlib.suppress(OSError):  # the peer has reset the connection meanwhile
+                self.transport.write_eof()
+
+    def _cut_later(self) -> None:
+        """End the connection even when the peer never takes what is still to be written."""
+        if self.close_timer is None and not self.disconnected:
+            self.close_timer = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
 
     def _end(self) -> None:
         if self.outlet is not None:

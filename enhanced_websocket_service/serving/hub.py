@@ -13,7 +13,6 @@ Not owned here: sockets (outlet.py, frames.py), what messages look like (wire.py
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import structlog
@@ -26,6 +25,7 @@ from . import wire
 from .board import Board
 from .catchup import Stretch, announce, every_tick, jump, replay
 from .client import Client, Group, Interest
+from .limits import Limits
 from .models import ClientCounts, StreamPosition
 from .outlet import Outlet, text_frame
 
@@ -35,20 +35,6 @@ Mode = Literal["every", "latest", "bars"]
 
 _TICKS: frozenset[wire.Channel] = frozenset({"ticks"})
 _CHUNK = 512  # history entries handed to one client before the others get their turn again
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds on what clients may cost. Sizes in bytes, times in real seconds."""
-
-    history: int = 50_000  # entries kept per symbol for resume
-    high_water: int = 256 * 1024  # unsent bytes at which a client counts as slow
-    low_water: int = 32 * 1024  # unsent bytes at which it has drained
-    hard: int = 1024 * 1024  # unsent bytes at which it is closed with 4008
-    stall_s: float = 30.0  # slow for so long without draining once: closed with 4008
-    clients: int = 20_000
-    messages_per_s: float = 20.0  # from one client, on average
-    message_burst: int = 100
 
 
 class Hub:
@@ -66,7 +52,7 @@ class Hub:
         self.limits = limits or Limits()
         self._clock = clock
         self._server_status = server_status
-        self._metrics = metrics
+        self.metrics = metrics
         self._board = Board(self.symbols, self.limits.history)
         self._histories = self._board.histories
         self._groups: dict[Interest, Group] = {}
@@ -94,10 +80,6 @@ class Hub:
 
     # --- clients come and go ------------------------------------------------------------------
 
-    @property
-    def full(self) -> bool:
-        return len(self._clients) >= self.limits.clients
-
     def connect(
         self,
         outlet: Outlet,
@@ -117,7 +99,7 @@ class Hub:
         )
         self._clients.add(client)
         self._connected_total += 1
-        self._metrics.clients.set(len(self._clients))
+        self.metrics.clients.set(len(self._clients))
         outlet.bind(client, self.limits.high_water, self.limits.low_water)
         self._send(client, self._welcome(client.interest.symbols))
         resumed = {cursor.symbol for cursor in since}
@@ -137,7 +119,7 @@ class Hub:
         client.open = False
         self._leave(client)
         client.stop_timer()
-        self._metrics.clients.set(len(self._clients))
+        self.metrics.clients.set(len(self._clients))
 
     def close(self, client: Client, code: int, reason: str) -> None:
         """Say goodbye with ``code``; the client gets nothing after it."""
@@ -352,7 +334,7 @@ class Hub:
 
     def _count(self, messages: int) -> None:
         self._sent += messages
-        self._metrics.messages.inc(messages)
+        self.metrics.messages.inc(messages)
 
     def positions(self) -> dict[str, StreamPosition]:
         """The last tick given out per symbol."""

@@ -5,13 +5,16 @@ from contextlib import suppress
 
 import structlog
 from fastapi import FastAPI, WebSocket
+from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
 from . import wire
+from .admission import Admission
 from .client import Client
 from .frames import OUTLET_EXTENSION
 from .hub import Hub, Mode
 from .outlet import AsgiOutlet, Outlet
+from .problems import problem_response
 from .views import ServiceView
 
 log = structlog.get_logger(__name__)
@@ -29,27 +32,57 @@ class _Refused(Exception):
         self.message, self.code = message, code
 
 
-def add_websockets(app: FastAPI, view: ServiceView, hub: Hub) -> None:
+def add_websockets(app: FastAPI, view: ServiceView, hub: Hub, admission: Admission) -> None:
     """Add ``/ws`` and ``/ws/{symbol}``."""
+
+    async def serve(websocket: WebSocket, names: tuple[str, ...]) -> None:
+        address = websocket.client.host if websocket.client is not None else None
+        headers = websocket.headers
+        fault = admission.origin_fault(headers.getlist("origin"), headers.get("host", ""))
+        if fault is not None:
+            # Before the handshake (RFC 6455, 4.2.2): its page must not get a connection at all.
+            admission.refused("origin", address, fault)
+            await _deny(websocket, problem_response(view, 403, fault, "origin_not_allowed"))
+            return
+        await websocket.accept()
+        refusal = admission.enter(address)
+        if refusal is not None:
+            admission.refused(refusal.code, address, refusal.message)
+            await _refuse(websocket, _Refused(wire.error(*refusal), TRY_LATER))
+            return
+        try:
+            await _serve(websocket, hub, names)
+        finally:
+            admission.leave(address)
 
     @app.websocket("/ws")
     async def every_symbol(websocket: WebSocket) -> None:
-        await _serve(websocket, hub, tuple(view.symbols))
+        await serve(websocket, tuple(view.symbols))
 
     @app.websocket("/ws/{symbol:path}")
     async def one_symbol(websocket: WebSocket, symbol: str) -> None:
-        await _serve(websocket, hub, (symbol,))
+        await serve(websocket, (symbol,))
+
+
+async def _deny(websocket: WebSocket, answer: Response) -> None:
+    try:
+        await websocket.send_denial_response(answer)
+    except RuntimeError:  # a server without that extension: it answers with a bare 403
+        await websocket.close()
+
+
+async def _refuse(websocket: WebSocket, refusal: _Refused) -> None:
+    """A browser shows no reason for a refused handshake: once accepted, explain, close."""
+    with suppress(WebSocketDisconnect, RuntimeError):
+        await websocket.send_text(refusal.message.decode())
+        await websocket.close(refusal.code)
 
 
 async def _serve(websocket: WebSocket, hub: Hub, names: tuple[str, ...]) -> None:
-    await websocket.accept()
     try:
         symbols, mode, since = _admit(websocket, hub, names)
     except _Refused as refusal:
-        # A browser shows no reason for a refused handshake: accept, explain, close.
-        with suppress(WebSocketDisconnect, RuntimeError):
-            await websocket.send_text(refusal.message.decode())
-            await websocket.close(refusal.code)
+        await _refuse(websocket, refusal)
         return
     outlet = websocket.scope.get("extensions", {}).get(OUTLET_EXTENSION)
     if outlet is not None:
@@ -62,8 +95,6 @@ def _admit(
     websocket: WebSocket, hub: Hub, names: tuple[str, ...]
 ) -> tuple[list[str], Mode, list[wire.Resume]]:
     """What the client asked for by path and query; :raises _Refused: when it cannot be had."""
-    if hub.full:
-        raise _Refused(wire.error("too_many_clients", "Too many clients; try later."), TRY_LATER)
     symbols = [wire.normalise_symbol(name) for name in names]
     for name, symbol in zip(names, symbols, strict=True):
         if symbol not in hub.symbols:

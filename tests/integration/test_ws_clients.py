@@ -16,8 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from enhanced_websocket_service.market.events import EpochStarted
-from enhanced_websocket_service.serving import server as server_module
-from enhanced_websocket_service.serving.hub import Limits
+from enhanced_websocket_service.serving.limits import Limits
 from tests.unit.serving.fakes import EPOCH, Running, bar_update, running, tick, until
 
 Scenario = Callable[..., Awaitable[None]]
@@ -94,7 +93,7 @@ async def bad_messages_do_not_end_the_connection(api: Running) -> None:
 
 async def oversize_and_flood(api: Running) -> None:
     async with connect(f"{api.ws}/ws") as client:
-        await client.send("x" * (server_module.MAX_MESSAGE_BYTES + 1))
+        await client.send("x" * (Limits().message_bytes + 1))
         assert await close_code(client) == 1009
     async with connect(f"{api.ws}/ws") as client:
         with contextlib.suppress(ConnectionClosed):
