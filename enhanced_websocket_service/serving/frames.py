@@ -4,16 +4,20 @@ uvicorn does the handshake, pings, incoming frames and the closing handshake. Th
 to the ASGI scope that writes whole frames to the same transport, and a limit on everything a peer may send.
 It is tied to these attributes of ``WebSocketsSansIOProtocol`` (checked by
 tests/unit/serving/test_frames.py against the installed version): transport, conn, client, queue, loop, scope,
-handshake_initiated, handshake_complete, close_sent, close_timer, disconnected, frames, curr_msg_data_type,
-read_paused, ping_timeout, pong_timer.
+handshake_initiated, handshake_complete, close_sent, close_timer, disconnected,
+read_paused, config, ping_timeout, pong_timer.
 """
 
+import codecs
 import contextlib
+import logging
 from typing import Any, Final
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
+from websockets.server import ServerProtocol
 
 from .admission import Admission
 from .limits import Budget
@@ -76,6 +80,29 @@ class FrameOutlet:
             listener.on_closed()
 
 
+class StrictProtocol(ServerProtocol):
+    """The parser, which judges each frame before it looks at the next one."""
+
+    _text: codecs.IncrementalDecoder | None = None  # of a text message in fragments
+
+    def recv_frame(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None  # it may stand between two fragments (RFC 6455, 5.4)
+        super().recv_frame(frame)
+        # Here and not where the message is complete: what follows in the same read must not be
+        # answered first. UnicodeDecodeError fails the connection with 1007.
+        if frame.opcode is Opcode.TEXT:
+            if frame.fin:
+                str(frame.data, "utf-8")
+            else:
+                self._text = codecs.getincrementaldecoder("utf-8")()
+                self._text.decode(frame.data)
+        elif frame.opcode is Opcode.CONT and self._text is not None:
+            self._text.decode(frame.data, frame.fin)
+            if frame.fin:
+                self._text = None
+
+
 class FrameProtocol(WebSocketsSansIOProtocol):
     """uvicorn's protocol plus an outlet, which is told the moment writing must stop."""
 
@@ -84,6 +111,9 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, admission: Admission, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         limits = admission.limits
+        self.conn = StrictProtocol(
+            max_size=limits.message_bytes, logger=logging.getLogger("uvicorn.error")
+        )
         self._admission = admission
         self._budget = Budget(limits.messages_per_s, limits.message_burst, self.loop.time)
         self._early = b""
@@ -166,8 +196,9 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     def keep_early(self, data: bytes) -> None:
         """Frames before our answer: kept for after it, or a pong would stand before the 101."""
         self._early += data
-        if len(self._early) > self._admission.limits.message_bytes:
-            self.transport.abort()
+        if len(self._early) > self._admission.limits.message_bytes and not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
 
     def handle_events(self) -> None:
         for event in self.conn.events:
@@ -177,17 +208,6 @@ class FrameProtocol(WebSocketsSansIOProtocol):
                 self._fail(1008, "too many frames")
                 return
         super().handle_events()
-
-    def send_receive_event_to_app(self) -> None:
-        if self.curr_msg_data_type == "text" and not self.close_sent:
-            try:
-                b"".join(self.frames).decode()
-            except UnicodeDecodeError:
-                # uvicorn logs a traceback for this: any stranger could fill the disk with them.
-                self.frames = []
-                self._fail(1007, "invalid UTF-8")
-                return
-        super().send_receive_event_to_app()
 
     def _refuse_handshake(self) -> None:
         self._admission.refused("bad_handshake", self._address, "Not a WebSocket handshake.")
@@ -265,8 +285,17 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             if self.can_write:
                 self._admission.closed(message.get("code", 1000))
         await super().send(message)
-        if message["type"] == "websocket.accept" and self.can_write:
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            self.handshake_complete = True  # with a refusal; uvicorn would log an ERROR
+        if message["type"] != "websocket.accept":
+            return
+        if not self.handshake_complete:
+            raise ClientDisconnected  # it left meanwhile; without this an ERROR in the log
+        if self.can_write:
             limit_send_buffer(self.transport, SEND_BUFFER_BYTES)
+            if self.read_paused:
+                self.read_paused = False
+                self.transport.resume_reading()
             early, self._early = self._early, b""
             if early:
                 self.data_received(early)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -68,7 +69,9 @@ async def nothing_is_left(api: Running) -> None:
 # --- Origin ---------------------------------------------------------------------------------------
 
 
-async def test_pages_of_other_origins_are_refused_before_the_handshake() -> None:
+async def test_pages_of_other_origins_are_refused_before_the_handshake(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with running(cors_origins=["https://dashboard.example"]) as api:
         with pytest.raises(InvalidStatus) as refusal:
             async with connect(f"{api.ws}/ws", origin="https://evil.example"):
@@ -84,6 +87,7 @@ async def test_pages_of_other_origins_are_refused_before_the_handshake() -> None
                 assert (await message(client))["type"] == "welcome"
         assert refused(api) == {"origin": 1}
         await nothing_is_left(api)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 # --- places ---------------------------------------------------------------------------------------

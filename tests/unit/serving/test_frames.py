@@ -24,7 +24,6 @@ OVERRIDDEN = {
     "keepalive_timeout",
     "shutdown",
     "send",
-    "send_receive_event_to_app",
 }
 ATTRIBUTES = {
     "transport",
@@ -36,8 +35,6 @@ ATTRIBUTES = {
     "handshake_initiated",
     "ping_timeout",
     "pong_timer",
-    "frames",
-    "curr_msg_data_type",
     "handshake_complete",
     "close_sent",
     "close_timer",
