@@ -228,34 +228,49 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self._admission.disconnect(self._address)
 
     def handle_close(self, event: Frame) -> None:
-        self._end()
-        super().handle_close(event)
-        self._cut_later()
+        if self.close_sent:  # theirs answers ours
+            super().handle_close(event)
+            self._cut_later()
+        else:
+            self._say_last_word(0.0)
 
     def handle_parser_exception(self) -> None:
-        """Tell why the connection fails, and read on for a while.
+        if not self.close_sent:
+            assert self.conn.close_sent is not None
+            self._admission.closed(self.conn.close_sent.code)
+        self._say_last_word(_QUIET_S)
+
+    def _fail(self, code: int, reason: str) -> None:
+        self.conn.fail(code, reason)
+        self.handle_parser_exception()
+
+    def _say_last_word(self, quiet_s: float) -> None:
+        """Send our close frame, then read on until the peer ends its side too.
 
         Closing a socket with unread bytes resets it, and the reset overtakes the close frame: the peer
-        would never learn which rule it broke.
+        would never learn why. ``quiet_s``: for how long it must have sent nothing before it sees an end.
         """
         self._end()
         self.stop_keepalive()
         output = b"".join(self.conn.data_to_send())
         if not self.close_sent:
-            sent = self.conn.close_sent
-            assert sent is not None
-            self._admission.closed(sent.code)
+            word = self.conn.close_sent
+            assert word is not None
             self.queue.put_nowait(
-                {"type": "websocket.disconnect", "code": sent.code, "reason": sent.reason}
+                {"type": "websocket.disconnect", "code": word.code, "reason": word.reason}
             )
-            self.transport.write(output)
+            if not self.transport.is_closing():
+                self.transport.write(output)
             self.close_sent = True
         self._discarding = _DISCARDED_BYTES_MAX
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
         self._cut_later()
-        self.loop.call_later(_QUIET_S, self._end_when_quiet, self._discarding)
+        if quiet_s:
+            self.loop.call_later(quiet_s, self._end_when_quiet, self._discarding)
+        else:
+            self._end_when_quiet(self._discarding)
 
     def send_keepalive_ping(self) -> None:
         super().send_keepalive_ping()
@@ -270,10 +285,9 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self._unread, self._acknowledged = unread, acknowledged
             self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
             return
-        self._end()
-        self._admission.closed(1011)
-        super().keepalive_timeout()
-        self._cut_later()
+        self.pong_timer = None
+        if self.can_write:
+            self._fail(1011, "keepalive ping timeout")
 
     def shutdown(self) -> None:
         self._end()
@@ -299,10 +313,6 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             early, self._early = self._early, b""
             if early:
                 self.data_received(early)
-
-    def _fail(self, code: int, reason: str) -> None:
-        self.conn.fail(code, reason)
-        self.handle_parser_exception()
 
     def _end_when_quiet(self, left: int | None) -> None:
         """End our direction once the peer has sent nothing for a moment; it then ends its own."""

@@ -261,6 +261,7 @@ async def test_frames_sent_before_the_answer_are_read_after_it() -> None:
         found = frames(data)
         assert (10, b"early") in found
         assert found[-1] == (8, (1000).to_bytes(2))
+        writer.close()
         await nothing_is_left(api)
 
 
