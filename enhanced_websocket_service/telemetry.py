@@ -197,6 +197,12 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
+        self.clients_slowed = Counter(
+            "ews_clients_slowed",
+            "Clients found to be slow, by what waited: too many bytes, or bytes too old",
+            ["cause"],
+            registry=self.registry,
+        )
         self.clients_closed = Counter(
             "ews_clients_closed",
             "WebSocket clients that the service closed, by close code",

@@ -49,6 +49,7 @@ class Group:
     def __init__(self, interest: Interest) -> None:
         self.interest = interest
         self.members: dict[Client, Callable[[bytes], None]] = {}
+        self.written = 0  # bytes given to each member since the group began
 
     def compose(self, staged: Sequence[Staged]) -> tuple[bytes, int]:
         """The bytes of this group for one batch, and how many messages they are."""
@@ -99,12 +100,21 @@ class Client:
         self.group: Group | None = None  # set while live
         self.behind: dict[str, Position] = {}  # by symbol, while not live
         self.replaying: set[str] = set()  # symbols behind because the client resumed
+        self.written = 0  # bytes written to it; while it is live, less those of its group before it
+        self.mark: tuple[float, int] | None = None  # when, and what had been written (aging.py)
+        self.aged = False  # slow because something waits too long, not because it is too much
+        self.taken = 0  # bytes that had left when it was last found to be slow
         self.status_seen: bytes | None = None  # the last status frame before it became slow
         loop = asyncio.get_running_loop()
         self.budget = Budget(messages_per_s, message_burst, loop.time)
         self._hub = hub
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def written_in_all(self) -> int:
+        """Bytes written to it since it connected."""
+        return self.written + (self.group.written if self.group is not None else 0)
 
     def start_timer(self, seconds: float, then: Callable[[], None]) -> None:
         self.stop_timer()

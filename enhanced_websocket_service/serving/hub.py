@@ -22,6 +22,7 @@ from enhanced_websocket_service.market.events import Event
 from enhanced_websocket_service.telemetry import Metrics
 
 from . import wire
+from .aging import AgeWatch
 from .board import Board
 from .catchup import Stretch, announce, every_tick, jump, replay
 from .client import Client, Group, Interest
@@ -57,6 +58,9 @@ class Hub:
         self._histories = self._board.histories
         self._groups: dict[Interest, Group] = {}
         self._clients: set[Client] = set()
+        self._ages = AgeWatch(
+            self.limits.age_s, lambda: self._clients, self.congested, self.drained
+        )
         self._ids = itertools.count(1)
         self._connected_total = self._slow_total = self._closed_slow_total = 0
         self._skipped_ticks = self._sent = 0
@@ -72,6 +76,7 @@ class Hub:
                 continue
             members = list(group.members.items())
             self._count(count * len(members))
+            group.written += len(payload)
             for client, write in members:
                 try:
                     write(payload)
@@ -98,6 +103,7 @@ class Hub:
             self.limits.message_burst,
         )
         self._clients.add(client)
+        self._ages.start()
         self._connected_total += 1
         self.metrics.clients.set(len(self._clients))
         outlet.bind(client, self.limits.high_water, self.limits.low_water)
@@ -220,9 +226,10 @@ class Hub:
         if not client.open or client.congested:
             return
         client.congested = True
-        client.start_timer(self.limits.stall_s, lambda: self._stalled(client))
+        self.metrics.clients_slowed.labels("age" if client.aged else "bytes").inc()
+        self._expect_progress(client)
         if client.group is not None:
-            # Called from within a write, so everything in the history has just been written.
+            # A live client: everything in the history has just been written to it.
             self._set_behind(client)
             self._slow_total += 1
             log.debug("Client is slow, gets only the latest", client=client.number)
@@ -230,9 +237,20 @@ class Hub:
     def drained(self, client: Client) -> None:
         """The outlet is empty enough again: catch up."""
         if client.open and client.congested:
-            client.congested = False
+            client.congested = client.aged = False
             client.stop_timer()
             self._pump(client)
+
+    def _expect_progress(self, client: Client) -> None:
+        client.taken = client.written_in_all - client.outlet.buffered()
+        client.start_timer(self.limits.stall_s, lambda: self._look_for_progress(client))
+
+    def _look_for_progress(self, client: Client) -> None:
+        """One that takes what waits, however slowly, is told of the present once it has."""
+        if client.written_in_all - client.outlet.buffered() > client.taken:
+            self._expect_progress(client)
+        else:
+            self._stalled(client)
 
     def _stalled(self, client: Client) -> None:
         self._closed_slow_total += 1
@@ -289,6 +307,7 @@ class Hub:
         if group is None:
             group = self._groups[client.interest] = Group(client.interest)
         group.members[client] = client.outlet.write
+        client.written -= group.written
         client.group = group
         client.behind.clear()
 
@@ -296,6 +315,7 @@ class Hub:
         group, client.group = client.group, None
         if group is not None:
             del group.members[client]
+            client.written += group.written
             if not group.members:
                 del self._groups[group.interest]
 
@@ -325,6 +345,7 @@ class Hub:
     def _write(self, client: Client, frames: bytes, count: int) -> None:
         if not frames or not client.open:
             return
+        client.written += len(frames)
         try:
             client.outlet.write(frames)
         except (OSError, RuntimeError):
