@@ -106,6 +106,7 @@ class Settings(BaseModel):
     client_buffer_kb: int = Field(256, ge=8)
     client_buffer_age_s: float = Field(5.0, gt=0)
     client_stall_s: float = Field(30.0, gt=0)
+    client_compression: bool = True
 
     symbols: Names = ("USDCOP",)
     market_open: TimeOfDay = time(8, 0)

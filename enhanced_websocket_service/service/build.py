@@ -316,6 +316,7 @@ async def build_service(
         settings.port,
         admission=admission,
         trusted_proxies=settings.trusted_proxies,
+        compression=settings.client_compression,
         ping_interval_s=settings.client_ping_interval_s or None,
         ping_timeout_s=settings.client_ping_timeout_s,
         ssl_cert=settings.ssl_cert_path,

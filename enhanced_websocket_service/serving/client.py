@@ -19,6 +19,7 @@ class Interest(NamedTuple):
     symbols: frozenset[str]
     channels: frozenset[Channel]
     conflate: bool  # mode=latest: of several ticks only the newest, and no ``skipped``
+    deflate: bool = False  # what all of its group get is compressed
 
     def wants(self, entry: Entry) -> bool:
         """Whether an entry of the history of one of ``symbols`` is for such a client."""
@@ -53,7 +54,7 @@ class Group:
 
     def compose(self, staged: Sequence[Staged]) -> tuple[bytes, int]:
         """The bytes of this group for one batch, and how many messages they are."""
-        symbols, channels, conflate = self.interest
+        symbols, channels, conflate, _ = self.interest
         frames: list[bytes] = []
         newest: dict[str, int] = {}
         for symbol, kind, frame in staged:

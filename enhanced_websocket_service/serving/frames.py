@@ -20,6 +20,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from .admission import Admission
+from .deflate import NEGOTIATION
 from .limits import Budget
 from .outlet import OutletListener
 from .tcp_state import limit_send_buffer, unread_and_acknowledged
@@ -59,6 +60,10 @@ class FrameOutlet:
 
     def write(self, frames: bytes, /) -> None:
         raise RuntimeError("An outlet is bound before it is written to.")
+
+    @property
+    def deflates(self) -> bool:
+        return bool(self._protocol.conn.extensions)
 
     def buffered(self) -> int:
         return self._protocol.transport.get_write_buffer_size()
@@ -108,11 +113,13 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
     outlet: FrameOutlet | None = None
 
-    def __init__(self, *args: Any, admission: Admission, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, admission: Admission, deflate: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         limits = admission.limits
         self.conn = StrictProtocol(
-            max_size=limits.message_bytes, logger=logging.getLogger("uvicorn.error")
+            extensions=[NEGOTIATION] if deflate else None,
+            max_size=limits.message_bytes,
+            logger=logging.getLogger("uvicorn.error"),
         )
         self._admission = admission
         self._budget = Budget(limits.messages_per_s, limits.message_burst, self.loop.time)

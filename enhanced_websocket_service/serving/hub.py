@@ -12,7 +12,7 @@ Not owned here: sockets (outlet.py, frames.py), what messages look like (wire.py
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import structlog
@@ -25,7 +25,8 @@ from . import wire
 from .aging import AgeWatch
 from .board import Board
 from .catchup import Stretch, announce, every_tick, jump, replay
-from .client import Client, Group, Interest
+from .client import Client, Group, Interest, Staged
+from .deflate import deflated
 from .limits import Limits
 from .models import ClientCounts, StreamPosition
 from .outlet import Outlet, text_frame
@@ -70,8 +71,8 @@ class Hub:
     def on_events(self, events: Sequence[Event]) -> None:
         """Publish one batch, in order. Also fills the history when nobody is connected."""
         staged = self._board.stage(events)
-        for group in list(self._groups.values()):
-            payload, count = group.compose(staged)
+        for group, messages in self._addressed(staged):
+            payload, count = group.compose(messages)
             if not payload:
                 continue
             members = list(group.members.items())
@@ -82,6 +83,18 @@ class Hub:
                     write(payload)
                 except (OSError, RuntimeError):
                     self.drop(client)  # the socket closed under us; its protocol tells no more
+
+    def _addressed(self, staged: list[Staged]) -> Iterator[tuple[Group, list[Staged]]]:
+        """Each group with what it chooses from; compressed once, when the others have theirs."""
+        groups = list(self._groups.values())
+        for group in groups:
+            if not group.interest.deflate:
+                yield group, staged
+        compressing = [group for group in groups if group.interest.deflate]
+        if compressing:
+            short = [one._replace(frame=deflated(one.frame)) for one in staged]
+            for group in compressing:
+                yield group, short
 
     # --- clients come and go ------------------------------------------------------------------
 
@@ -98,7 +111,7 @@ class Hub:
             next(self._ids),
             self,
             outlet,
-            Interest(frozenset(symbols), channels, mode == "latest"),
+            Interest(frozenset(symbols), channels, mode == "latest", outlet.deflates),
             self.limits.messages_per_s,
             self.limits.message_burst,
         )
@@ -174,9 +187,9 @@ class Hub:
         symbols &= self._histories.keys()
         old = client.interest
         if add:
-            new = Interest(old.symbols | symbols, old.channels | channels, old.conflate)
+            new = old._replace(symbols=old.symbols | symbols, channels=old.channels | channels)
         else:
-            new = Interest(old.symbols - symbols, old.channels - channels, old.conflate)
+            new = old._replace(symbols=old.symbols - symbols, channels=old.channels - channels)
         if client.group is not None:
             self._set_behind(client)
         client.interest = new

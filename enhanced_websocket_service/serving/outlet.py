@@ -31,6 +31,11 @@ class OutletListener(Protocol):
 class Outlet(Protocol):
     """One client's connection, seen from the hub."""
 
+    @property
+    def deflates(self) -> bool:
+        """Whether the peer takes frames as ``deflate.deflated`` makes them, among others."""
+        ...
+
     def bind(self, listener: OutletListener, high_water: int, low_water: int) -> None:
         """Name the owner; marks in bytes. Called once, after the handshake, before any write."""
         ...
@@ -78,6 +83,8 @@ class AsgiOutlet:
 
     The hub keeps the backlog bounded: it stops at ``on_congested``, and closes past its hard limit.
     """
+
+    deflates = False  # the server between may compress or not, as it likes
 
     def __init__(self, send: Callable[[Any], Awaitable[None]]) -> None:
         self._send = send

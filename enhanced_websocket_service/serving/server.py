@@ -51,6 +51,7 @@ class ApiServer:
     :param port: 0 takes a free one; ``port`` tells which after ``start``.
     :param admission: who may connect, and the limits on what connections may cost.
     :param trusted_proxies: whose ``X-Forwarded-For`` names the client.
+    :param compression: permessage-deflate for clients that offer it.
     :param ping_interval_s: real seconds between pings; a client that does not answer one within
         ``ping_timeout_s`` is closed. ``None`` sends none.
     :param shutdown_timeout_s: real seconds that requests and goodbyes may take in ``stop``.
@@ -64,6 +65,7 @@ class ApiServer:
         *,
         admission: Admission | None = None,
         trusted_proxies: Sequence[str] = (),
+        compression: bool = True,
         ssl_cert: Path | None = None,
         ssl_key: Path | None = None,
         ping_interval_s: float | None = 20.0,
@@ -75,6 +77,7 @@ class ApiServer:
         self._cert, self._key = ssl_cert, ssl_key
         self.admission = admission or Admission(Limits(), Metrics())
         self._proxies = ",".join(trusted_proxies)
+        self._deflate = compression
         self._pings = (ping_interval_s, ping_timeout_s)
         self._shutdown_timeout_s = shutdown_timeout_s
         self._server: _Server | None = None
@@ -148,11 +151,11 @@ class ApiServer:
             loop="none",
             # uvicorn calls what it gets here; their own parameter is bound beforehand.
             http=cast(Any, partial(GuardedHttp, admission=self.admission)),
-            ws=cast(Any, partial(FrameProtocol, admission=self.admission)),
+            ws=cast(Any, partial(FrameProtocol, admission=self.admission, deflate=self._deflate)),
             ws_max_size=self.admission.limits.message_bytes,
             ws_ping_interval=interval,
             ws_ping_timeout=timeout,
-            # Raw frames are written beside uvicorn's own; compression would need its context.
+            # Ours keeps no context per client (deflate.py).
             ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,

@@ -252,6 +252,8 @@ class FakeService:
 class RecordingOutlet:
     """An outlet whose peer reads only when told: what was written, message by message."""
 
+    deflates = False
+
     def __init__(self) -> None:
         self.listener: OutletListener | None = None
         self.frames: list[bytes] = []
