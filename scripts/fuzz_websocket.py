@@ -73,7 +73,7 @@ async def _run(cases: int, seed: int, at_once: int, folder: Path) -> int:
 
 async def _show(seed: int, number: int, folder: Path) -> int:
     case = make_case(seed, number)
-    print(case, judge(case.stream, 65_536), sep="\n")
+    print(case, judge(case.stream, 65_536, deflate=case.deflate), sep="\n")
     async with serving(folder) as server:
         played = await play(server, seed, range(number, number + 1))
     print(played, *server.faults(), sep="\n")

@@ -1,6 +1,7 @@
 """Seeded abuse: what a client may send that it should not. Each case is determined by seed and number."""
 
 import random
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -15,7 +16,9 @@ _LINES: Final = (
     b"Sec-WebSocket-Key: " + KEY,
     b"Sec-WebSocket-Version: 13",
 )
+OFFER: Final = b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 HANDSHAKE: Final = b"\r\n".join((b"GET /ws HTTP/1.1", *_LINES, b"", b""))
+DEFLATE_HANDSHAKE: Final = b"\r\n".join((b"GET /ws HTTP/1.1", *_LINES, OFFER, b"", b""))
 
 _BAD_UTF8: Final = (
     *(b"\xff", b"\xc0\xaf", b"\xe0\x80\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf8\x88\x80"),
@@ -41,6 +44,7 @@ class Case:
     kind: str
     parts: tuple[bytes, ...]
     http: bool = False  # the parts are the request itself; nothing is sent behind it
+    deflate: bool = False  # the client has offered permessage-deflate
     early: bool = False  # the first part leaves together with the handshake
     ending: Literal["goodbye", "reset"] = "goodbye"
 
@@ -57,7 +61,10 @@ def make_case(seed: int, number: int) -> Case:
     if name.startswith("http"):
         return Case(name, _split(rng, stream), http=True)
     ending: Literal["goodbye", "reset"] = "reset" if rng.random() < 0.05 else "goodbye"
-    return Case(name, _split(rng, stream), early=rng.random() < 0.05, ending=ending)
+    deflate = name == "compressed" or rng.random() < 0.15
+    return Case(
+        name, _split(rng, stream), deflate=deflate, early=rng.random() < 0.05, ending=ending
+    )
 
 
 def _split(rng: random.Random, stream: bytes) -> tuple[bytes, ...]:
@@ -241,6 +248,40 @@ def _closes(rng: random.Random) -> bytes:
     return frame(rng, CLOSE, payload) + after
 
 
+def _deflate(rng: random.Random, payload: bytes) -> bytes:
+    compressor = zlib.compressobj(rng.choice((0, 1, 9)), zlib.DEFLATED, -rng.choice((9, 15)))
+    flush = rng.choice((zlib.Z_SYNC_FLUSH, zlib.Z_SYNC_FLUSH, zlib.Z_FINISH))
+    return (compressor.compress(payload) + compressor.flush(flush)).removesuffix(b"\0\0\xff\xff")
+
+
+def _compressed(rng: random.Random) -> bytes:
+    out = b""
+    for _ in range(rng.randint(1, 4)):
+        plain = rng.choice(
+            (*_GOOD_TEXT, *_BAD_UTF8, b"a" * 65_536, b"a" * 65_537, bytes(5_000_000))
+        )
+        body = _deflate(rng, plain)
+        match rng.randrange(5):
+            case 0:
+                at = rng.randrange(len(body))
+                body = body[:at] + bytes((body[at] ^ 1 << rng.randrange(8),)) + body[at + 1 :]
+            case 1:
+                body = rng.randbytes(rng.randint(0, 60))
+            case _:
+                pass
+        cut = rng.randint(0, len(body)) if rng.random() < 0.4 else len(body)
+        opcode = rng.choice((TEXT, BINARY))
+        out += frame(rng, opcode, body[:cut], reserved=4, fin=cut == len(body))
+        if cut < len(body):
+            reserved = 4 if rng.random() < 0.1 else 0
+            out += frame(rng, CONT, body[cut:], reserved=reserved)
+        if rng.random() < 0.3:
+            out += _message(rng)
+        if rng.random() < 0.1:
+            out += frame(rng, PING, b"x", reserved=4)
+    return out
+
+
 # --- requests -------------------------------------------------------------------------------------
 
 
@@ -313,9 +354,10 @@ _KINDS: Final[tuple[tuple[str, Callable[[random.Random], bytes]], ...]] = (
     ("fragments", _fragments),
     ("flood", _flood),
     ("closes", _closes),
+    ("compressed", _compressed),
     ("http noise", _http_noise),
     ("http half handshake", _http_half),
     ("http wrong handshake", _http_wrong_handshake),
     ("http pipelined", _http_pipelined),
 )
-_WEIGHTS: Final = (10, 20, 8, 20, 4, 10, 10, 2, 10, 4, 3, 8, 2)
+_WEIGHTS: Final = (10, 20, 8, 20, 4, 10, 10, 2, 10, 8, 4, 3, 8, 2)

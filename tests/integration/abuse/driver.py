@@ -17,7 +17,7 @@ import httpx
 import psutil
 from websockets.asyncio.client import connect
 
-from .cases import HANDSHAKE, Case, make_case
+from .cases import DEFLATE_HANDSHAKE, HANDSHAKE, Case, make_case
 from .rfc6455 import ALIVE, CLOSE, PONG, TEXT, Verdict, judge, server_frames
 
 ROOT: Final = Path(__file__).resolve().parents[3]
@@ -211,32 +211,36 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, case:
 
 async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, case: Case) -> str:
     parts = list(case.parts)
-    first = HANDSHAKE + (parts.pop(0) if case.early else b"")
+    first = (DEFLATE_HANDSHAKE if case.deflate else HANDSHAKE) + (
+        parts.pop(0) if case.early else b""
+    )
     await _send(writer, first)
     head = await reader.readuntil(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 101 "):
         raise Wrong(f"a good handshake was answered by {head[:120]!r}")
+    if (b"permessage-deflate" in head) != case.deflate:
+        raise Wrong(f"compression was not negotiated as offered: {head!r}")
     await _send(writer, *parts)
     if case.ending == "reset":
         linger = struct.pack("ii", 1, 0)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         return "reset"
-    verdict = judge(case.stream, MAX_MESSAGE)
+    verdict = judge(case.stream, MAX_MESSAGE, deflate=case.deflate)
     asks = ALIVE in verdict.outcomes and verdict.boundary
     if asks:
         goodbye = b"\x88\x82\0\0\0\0" + (1000).to_bytes(2)
         await _send(writer, bytes((0x89, 128 | len(_PROBE), 0, 0, 0, 0)) + _PROBE)
-        seen = await _read(reader, until_pong=_PROBE)
+        seen = await _read(reader, case.deflate, until_pong=_PROBE)
         if not seen.closed:
             await _send(writer, goodbye)
-            seen = await _read(reader, seen=seen)
+            seen = await _read(reader, case.deflate, seen=seen)
     elif ALIVE in verdict.outcomes:
         # In the middle of a frame: nothing can be asked; it must accept that the client leaves.
         with contextlib.suppress(OSError):
             writer.write_eof()
-        seen = await _read(reader)
+        seen = await _read(reader, case.deflate)
     else:
-        seen = await _read(reader)
+        seen = await _read(reader, case.deflate)
     return _compare(verdict, seen, asks)
 
 
@@ -244,6 +248,7 @@ async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
 class Seen:
     """What the server sent behind its 101."""
 
+    deflate: bool
     rest: bytes = b""
     pongs: list[bytes] = field(default_factory=list)
     replies: int = 0
@@ -252,10 +257,14 @@ class Seen:
 
 
 async def _read(
-    reader: asyncio.StreamReader, *, until_pong: bytes | None = None, seen: Seen | None = None
+    reader: asyncio.StreamReader,
+    deflate: bool,
+    *,
+    until_pong: bytes | None = None,
+    seen: Seen | None = None,
 ) -> Seen:
     """Until the close frame, the end, or a certain pong."""
-    seen = seen or Seen()
+    seen = seen or Seen(deflate=deflate)
     while not seen.closed:
         try:
             chunk = await reader.read(65536)
@@ -265,7 +274,7 @@ async def _read(
             seen.closed = True
             break
         try:
-            found, seen.rest = server_frames(seen.rest + chunk)
+            found, seen.rest = server_frames(seen.rest + chunk, deflate=seen.deflate)
         except ValueError as error:
             raise Wrong(str(error)) from error
         for opcode, payload in found:

@@ -1,10 +1,13 @@
 """What RFC 6455 lets a server answer to a stream of bytes: a reading of its own, without the server's code.
 
+With ``deflate`` also RFC 7692: a data message whose first frame has the bit RSV1 is inflated.
+
 ``judge`` reads what a client sent behind its handshake and tells the close codes that are right. ``ALIVE``
 stands for "no reason to close".
 """
 
 import codecs
+import zlib
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,13 +30,14 @@ class Verdict:
     boundary: bool = True  # the stream ends between two frames
 
 
-def judge(stream: bytes, max_message: int) -> Verdict:
+def judge(stream: bytes, max_message: int, *, deflate: bool = False) -> Verdict:
     """Read ``stream``; ``max_message`` is the largest message the server takes, in bytes."""
     verdict = Verdict()
     maybe = verdict.outcomes  # what a server may do, but need not
     at = frames = 0
     message: bytearray | None = None
     kind = TEXT
+    inflater: Inflater | None = None
 
     def over(*codes: int | None) -> Verdict:
         maybe.update(codes)
@@ -49,7 +53,15 @@ def judge(stream: bytes, max_message: int) -> Verdict:
         verdict.boundary = False
         first = stream[at]
         fin, reserved, opcode = first >> 7, first & 0x70, first & 15
-        wrong = bool(reserved) or opcode not in (CONT, TEXT, BINARY, CLOSE, PING, PONG)
+        packed = deflate and reserved == 0x40 and opcode in (TEXT, BINARY)
+        wrong = (bool(reserved) and not packed) or opcode not in (
+            CONT,
+            TEXT,
+            BINARY,
+            CLOSE,
+            PING,
+            PONG,
+        )
         if len(stream) - at < 2:
             return over(ALIVE, *([1002] if wrong else []))
         masked, size = stream[at + 1] >> 7, stream[at + 1] & 127
@@ -96,6 +108,12 @@ def judge(stream: bytes, max_message: int) -> Verdict:
         elif opcode != PONG:
             if message is None:
                 message, kind = bytearray(), opcode
+                inflater = Inflater() if packed else None
+            if inflater is not None:
+                try:
+                    payload = inflater.take(payload, max_message - len(message), last=bool(fin))
+                except InflateError as error:
+                    return over(error.code, *([] if fin else [ALIVE]))
             message += payload
             if kind == TEXT and not _is_utf8(bytes(message), final=bool(fin)):
                 if fin:
@@ -104,6 +122,31 @@ def judge(stream: bytes, max_message: int) -> Verdict:
             if fin:
                 verdict.messages += 1
                 message = None
+
+
+class InflateError(Exception):
+    """``code``: how the connection ends."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class Inflater:
+    """One compressed message, frame by frame."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(-15)
+
+    def take(self, data: bytes, room: int, *, last: bool) -> bytes:
+        """What ``data`` adds to the message, of which ``room`` bytes are left; :raises InflateError:."""
+        try:
+            found = self._zlib.decompress(data + (b"\0\0\xff\xff" if last else b""), room + 1)
+        except zlib.error as error:
+            raise InflateError(1002) from error
+        if len(found) > room:
+            raise InflateError(1009)
+        return found
 
 
 def _after_close(payload: bytes) -> list[int]:
@@ -128,14 +171,19 @@ def _is_utf8(text: bytes, *, final: bool) -> bool:
     return True
 
 
-def server_frames(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
+def server_frames(data: bytes, *, deflate: bool = False) -> tuple[list[tuple[int, bytes]], bytes]:
     """The whole frames in ``data`` and what is left; :raises ValueError: the server broke a rule."""
     found: list[tuple[int, bytes]] = []
     at = 0
     while len(data) - at >= 2:
         first, size, head = data[at], data[at + 1], 2
         opcode = first & 15
-        if first & 0x70 or size & 128 or opcode not in (TEXT, BINARY, CLOSE, PING, PONG):
+        packed = deflate and first == 0xC1
+        if (
+            (first & 0x70 and not packed)
+            or size & 128
+            or opcode not in (TEXT, BINARY, CLOSE, PING, PONG)
+        ):
             raise ValueError(f"the server sent a frame that begins with {data[at : at + 2].hex()}")
         if not first & 128:
             raise ValueError("the server sent a fragment")
@@ -150,6 +198,9 @@ def server_frames(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
             break
         if found and found[-1][0] == CLOSE:
             raise ValueError("the server sent a frame after its close frame")
-        found.append((opcode, data[at + head : at + head + size]))
+        payload = data[at + head : at + head + size]
+        if packed:
+            payload = Inflater().take(payload, 1 << 24, last=True)
+        found.append((opcode, payload))
         at += head + size
     return found, data[at:]

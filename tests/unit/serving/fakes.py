@@ -340,7 +340,7 @@ async def running(
     hub = Hub(service.symbols, service.clock, service.service_state, metrics, limits)
     admission = Admission(hub.limits, metrics, cors_origins, trusted_proxies)
     app = create_app(service, hub, metrics.registry, cors_origins=cors_origins, admission=admission)
-    server = {"admission": admission, "trusted_proxies": trusted_proxies} | server
+    server |= {"admission": admission, "trusted_proxies": trusted_proxies}
     api = ApiServer(app, "127.0.0.1", 0, **server)
     await api.start()
     try:
