@@ -132,13 +132,17 @@ class Admission:
 
     # --- what was refused -------------------------------------------------------------------------
 
-    def refused(self, reason: str, address: str | None, detail: str) -> None:
+    def refused(
+        self, reason: str, address: str | None, detail: str, *, worth_telling: bool = True
+    ) -> None:
         """Count a refusal; the log hears of each reason once a minute at most, with their number.
 
         A line for each would let any stranger fill the disk.
         """
         self._refused[reason] += 1
         self._metrics.clients_refused.labels(reason).inc()
+        if not worth_telling:
+            return
         count, now = self._refused[reason], self._real_time()
         at, before = self._told.get(reason, (now - _REPEAT_S, 0))
         if now - at >= _REPEAT_S:

@@ -141,8 +141,9 @@ class GuardedHttp(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._deadline = None
         if self._head_bytes == 0:
-            # Browsers open connections in advance: an answer to no question would confuse them.
-            self._admission.refused("slow_request", self._address, "Nothing was asked.")
+            # Browsers open connections in advance: nothing is wrong with that, and an answer to no
+            # question would confuse them.
+            self._admission.refused("silent", self._address, "", worth_telling=False)
             self.transport.abort()
             return
         self._refuse("slow_request")

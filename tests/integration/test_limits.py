@@ -163,7 +163,7 @@ async def test_half_requests_end(sent: bytes, status: bytes) -> None:
         writer.write(sent)
         assert (await answer(reader)).startswith(status)
         await nothing_is_left(api)
-        assert refused(api)["slow_request"] == 1
+        assert refused(api) == {"slow_request" if sent else "silent": 1}
 
 
 async def test_a_connection_is_not_kept_by_bytes_between_requests() -> None:
