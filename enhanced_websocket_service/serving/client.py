@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .history import BAR, EPOCH, GAP, Entry, Position
-from .outlet import Outlet
+from .outlet import Outlet, Writer
 from .wire import Channel
 
 if TYPE_CHECKING:
@@ -47,7 +47,25 @@ class Group:
 
     def __init__(self, interest: Interest) -> None:
         self.interest = interest
-        self.members: dict[Client, Callable[[bytes], None]] = {}
+        self.members: dict[Writer, Client] = {}
+        self._writers: tuple[Writer, ...] | None = None
+
+    def add(self, client: "Client") -> None:
+        client.group, client.writer = self, client.outlet.direct or client.outlet.write
+        self.members[client.writer] = client
+        self._writers = None
+
+    def remove(self, client: "Client") -> None:
+        client.group = None
+        del self.members[client.writer]
+        self._writers = None
+
+    def writers(self) -> tuple[Writer, ...]:
+        """One for each member. Kept from batch to batch: nothing but the function that takes the bytes
+        shall be touched for a client, since beyond some thousand clients nothing else fits the cache."""
+        if self._writers is None:
+            self._writers = tuple(self.members)
+        return self._writers
 
     def compose(self, staged: Sequence[Staged]) -> tuple[bytes, int]:
         """The bytes of this group for one batch, and how many messages they are."""
@@ -115,6 +133,7 @@ class Client:
         self.congested = False
         self.pumping = False  # a call of the hub's pump is scheduled
         self.group: Group | None = None  # set while live
+        self.writer: Writer = outlet.write  # the one the group has, while live
         self.behind: dict[str, Position] = {}  # by symbol, while not live
         self.replaying: set[str] = set()  # symbols behind because the client resumed
         self.status_seen: bytes | None = None  # the last status frame before it became slow
@@ -138,6 +157,11 @@ class Client:
 
     def on_drained(self) -> None:
         self._hub.drained(self)
+
+    def on_rerouted(self) -> None:
+        if (group := self.group) is not None:
+            group.remove(self)
+            group.add(self)
 
     def on_closed(self) -> None:
         self._hub.drop(self)

@@ -12,7 +12,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 from websockets.http11 import Request
 
-from .outlet import OutletListener
+from .direct import BorrowedSocket, borrow
+from .outlet import OutletListener, Writer
 
 OUTLET_EXTENSION: Final = "ews.outlet"
 """Key of the outlet in ``scope["extensions"]``."""
@@ -22,11 +23,20 @@ CLOSE_GRACE_S = 5.0
 
 
 class FrameOutlet:
-    """The outlet of one connection; ``write`` becomes the transport's own method when bound."""
+    """The outlet of one connection.
+
+    While the transport holds nothing back, the hub has the socket's own ``send``. The transport says when it
+    begins to hold something, whoever wrote it: its mark is zero. From then on everything goes through it
+    until it is empty, so that no frame stands in the middle of another or before an earlier one.
+    """
 
     def __init__(self, protocol: "FrameProtocol") -> None:
         self._protocol = protocol
         self._listener: OutletListener | None = None
+        self._socket: BorrowedSocket | None = None
+        self._high_water = 0
+        self._congested = False
+        self.direct: Writer | None = None
 
     def bind(self, listener: OutletListener, high_water: int, low_water: int) -> None:
         protocol = self._protocol
@@ -34,12 +44,27 @@ class FrameOutlet:
             listener.on_closed()  # the peer left between the handshake and now
             return
         self._listener = listener
-        protocol.transport.set_write_buffer_limits(high=high_water, low=low_water)
-        # No Python call of ours in between: this is the line every message to every client takes.
-        self.write = protocol.transport.write  # type: ignore[method-assign]
+        transport = protocol.transport
+        self._socket = borrow(transport)
+        if self._socket is None:
+            transport.set_write_buffer_limits(high=high_water, low=low_water)
+            self.write = transport.write  # type: ignore[method-assign]
+            return
+        self._high_water = high_water
+        self.direct = self._socket.send
+        transport.set_write_buffer_limits(high=0, low=0)  # says so at once when something waits
 
     def write(self, frames: bytes, /) -> None:
-        raise RuntimeError("An outlet is bound before it is written to.")
+        transport = self._protocol.transport
+        transport.write(frames)
+        if (
+            self.direct is None
+            and not self._congested
+            and transport.get_write_buffer_size() > self._high_water
+            and self._listener is not None
+        ):
+            self._congested = True
+            self._listener.on_congested()
 
     def buffered(self) -> int:
         return self._protocol.transport.get_write_buffer_size()
@@ -47,18 +72,37 @@ class FrameOutlet:
     def close(self, code: int, reason: str) -> None:
         self._protocol.close_from_hub(code, reason)
 
-    def congested(self) -> None:
-        if self._listener is not None:
+    def paused(self) -> None:
+        """The transport holds more than its mark."""
+        if self._listener is None:
+            return
+        if self._socket is None:
             self._listener.on_congested()
+        else:
+            self.direct = None
+            self._listener.on_rerouted()
 
-    def drained(self) -> None:
-        if self._listener is not None:
+    def resumed(self) -> None:
+        """It has given it to the operating system."""
+        if self._listener is None:
+            return
+        if self._socket is None:
+            self._listener.on_drained()
+            return
+        self.direct = self._socket.send
+        self._listener.on_rerouted()
+        if self._congested:
+            self._congested = False
             self._listener.on_drained()
 
     def ended(self) -> None:
+        self.direct = None
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.on_closed()
+        if self._socket is not None:
+            # Now, while the descriptor is still ours: it may be another connection's soon.
+            self._socket.detach()
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
@@ -103,12 +147,12 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self.outlet is not None:
-            self.outlet.congested()
+            self.outlet.paused()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self.outlet is not None:
-            self.outlet.drained()
+            self.outlet.resumed()
 
     # Every way a connection ends. The outlet hears it before the close frame is written: a data
     # frame behind a close frame would be a protocol error.

@@ -84,13 +84,24 @@ class Hub:
             payload, count = group.compose(staged)
             if not payload:
                 continue
-            members = list(group.members.items())
-            self._count(count * len(members))
-            for client, write in members:
-                try:
-                    write(payload)
-                except (OSError, RuntimeError):
+            self._count(count * len(group.members))
+            self._write_to_all(group, payload)
+
+    def _write_to_all(self, group: Group, payload: bytes) -> None:
+        """The line every message to every client takes: one call for each, and nothing else."""
+        size = len(payload)
+        for write in group.writers():
+            try:
+                taken = write(payload)
+            except BlockingIOError:
+                taken = 0
+            except (OSError, RuntimeError):
+                taken = None
+                if (client := group.members.get(write)) is not None:
                     self.drop(client)  # the socket closed under us; its protocol tells no more
+            if taken != size and taken is not None:
+                # The peer reads slowly. What is left waits in the transport, before all else.
+                self._write(group.members[write], payload[taken:], 0)
 
     # --- clients come and go ------------------------------------------------------------------
 
@@ -306,14 +317,13 @@ class Hub:
         group = self._groups.get(client.interest)
         if group is None:
             group = self._groups[client.interest] = Group(client.interest)
-        group.members[client] = client.outlet.write
-        client.group = group
+        group.add(client)
         client.behind.clear()
 
     def _leave(self, client: Client) -> None:
-        group, client.group = client.group, None
+        group = client.group
         if group is not None:
-            del group.members[client]
+            group.remove(client)
             if not group.members:
                 del self._groups[group.interest]
 

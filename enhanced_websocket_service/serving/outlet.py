@@ -1,7 +1,8 @@
 """Where a client's frames go: the contract between the hub and a connection, and the plain-ASGI kind.
 
 An outlet takes bytes that are whole, unmasked WebSocket frames. It never blocks: when the peer reads too
-slowly it says ``on_congested`` and the hub stops writing until ``on_drained``.
+slowly it says ``on_congested`` and the hub stops writing until ``on_drained``. While nothing waits in it,
+an outlet may have a shorter way, ``direct``: the system call itself.
 """
 
 import asyncio
@@ -10,6 +11,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 _CLOSED_BY_PEER = (OSError, RuntimeError)
+
+Writer = Callable[[bytes], int | None]
+"""Takes frames and returns how many bytes of them it took; ``None``: all of them."""
 
 
 class OutletListener(Protocol):
@@ -21,6 +25,10 @@ class OutletListener(Protocol):
 
     def on_drained(self) -> None:
         """What waited has gone down to the low-water mark."""
+        ...
+
+    def on_rerouted(self) -> None:
+        """``direct`` is another one from now on."""
         ...
 
     def on_closed(self) -> None:
@@ -37,6 +45,12 @@ class Outlet(Protocol):
 
     def write(self, frames: bytes, /) -> None:
         """Hand over whole frames; returns at once. Only between ``bind`` and ``on_closed``."""
+        ...
+
+    @property
+    def direct(self) -> Writer | None:
+        """A shorter way than ``write``, while there is one. It may take less than it is given, or
+        nothing (``BlockingIOError``): then the rest goes to ``write`` before anything else does."""
         ...
 
     def buffered(self) -> int:
@@ -78,6 +92,8 @@ class AsgiOutlet:
 
     The hub keeps the backlog bounded: it stops at ``on_congested``, and closes past its hard limit.
     """
+
+    direct: Writer | None = None
 
     def __init__(self, send: Callable[[Any], Awaitable[None]]) -> None:
         self._send = send
