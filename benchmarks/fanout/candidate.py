@@ -1,7 +1,9 @@
 """The service as a process of its own: its application, hub, journal and pipeline, wired as it wires them.
 
 Started by the benchmark. Prints ``ready PORT``; then takes one command a line: ``feed`` begins to hand over
-frames of the vendor, ``idle`` ends that, ``memory`` prints a line of JSON.
+ticks, ``idle`` ends that, ``memory`` prints a line of JSON. The ticks are events on the bus, still to be
+composed, encoded and sent; or, with ``--frames``, bytes of the vendor, to be parsed, validated, journaled,
+fsynced and aggregated before that.
 """
 
 import argparse
@@ -14,16 +16,18 @@ import random
 import struct
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import uvloop
 
 from benchmarks.ingest.market import OPEN
-from benchmarks.ingest.service import parse
+from benchmarks.ingest.service import PROVIDER, parse
 from enhanced_websocket_service.bus.memory import MemoryBus
 from enhanced_websocket_service.clock import SystemClock
 from enhanced_websocket_service.market.calendar import TradingCalendar
+from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.service.pipeline import Pipeline
 from enhanced_websocket_service.serving.api import create_app
 from enhanced_websocket_service.serving.hub import Hub
@@ -32,6 +36,7 @@ from enhanced_websocket_service.serving.views import ServiceView
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.telemetry import Metrics, configure_logging
 
+T = TypeVar("T")
 SYMBOLS = ("USDCOP", "EURUSD", "USDJPY", "GBPUSD", "USDCHF", "USDCAD", "AUDUSD", "NZDUSD")
 SLOTS = 1 << 20
 """Of the file of stamps, as in floor.c and load.c."""
@@ -62,59 +67,98 @@ class Candidate:
                 self._stamps = mmap.mmap(file.fileno(), SLOTS * 8)
         metrics = Metrics()
         self.journal = Journal.open(options.directory, metrics=metrics)
-        bus = MemoryBus()
+        bus = self.bus = MemoryBus()
         self.hub = Hub(self.symbols, SystemClock(), lambda: "active", metrics)
         bus.subscribe(self.hub.on_events)
+        self.frames, self.epoch = options.frames, time.time_ns() // 1_000_000
         calendar = TradingCalendar()
         self.pipeline = Pipeline(
             dict.fromkeys(self.symbols, calendar),
             journal=self.journal,
             publish=bus.publish,
             metrics=metrics,
-            epoch=time.time_ns() // 1_000_000,
+            epoch=self.epoch,
         )
         app = create_app(cast(ServiceView, _View(self.symbols)), self.hub, metrics.registry)
         # The load client answers no pings.
         self.api = ApiServer(app, "127.0.0.1", 0, ping_interval_s=None)
-        self._number = 0
+        self._number = self._handed = 0
         self._chance = random.Random(0)
         self._prices = dict.fromkeys(self.symbols, 4100.0)
 
-    def _frame(self) -> bytes:
-        symbol = self.symbols[self._number % len(self.symbols)]
-        price = self._prices[symbol]
-        price = self._prices[symbol] = min(4300.0, max(3900.0, price + self._chance.gauss(0, 0.05)))
+    def _next(self) -> tuple[str, int, int, float]:
+        """Symbol, offset, stamp and price of the next tick."""
+        turn, which = divmod(self._number, len(self.symbols))
+        symbol = self.symbols[which]
+        price = self._prices[symbol] + self._chance.gauss(0, 0.05)
+        price = self._prices[symbol] = min(4300.0, max(3900.0, price))
         stamp = OPEN + self._number // TICKS_A_SECOND % 14_000
         self._number += 1
+        return symbol, turn + 1, stamp, round(price, 5)
+
+    def _frame(self) -> bytes:
+        symbol, _, stamp, price = self._next()
         return (
             f'{{"event":"price","symbol":"{symbol[:3]}/{symbol[3:]}","currency_base":"US Dollar",'
             f'"currency_quote":"Colombian Peso","type":"Physical Currency","timestamp":{stamp},'
-            f'"price":{price:.5f},"bid":{price - 0.2:.5f},"ask":{price + 0.2:.5f}}}'
+            f'"price":{price},"bid":{price - 0.2:.5f},"ask":{price + 0.2:.5f}}}'
         ).encode()
 
-    def _take(self, frames: list[bytes]) -> None:
+    def _tick(self) -> Tick:
+        symbol, offset, stamp, price = self._next()
+        return Tick(
+            symbol=symbol,
+            epoch=self.epoch,
+            offset=offset,
+            timestamp=stamp,
+            price=price,
+            bid=round(price - 0.2, 6),
+            ask=round(price + 0.2, 6),
+            volume=None,
+            source=PROVIDER.websocket,
+            received_at=time.time(),
+            trading_session=True,
+        )
+
+    def _stamp(self, number: int) -> None:
+        """Keep the instant at which the next ``number`` ticks are handed over."""
+        if self._stamps is None:
+            return
+        begun = struct.pack("<q", time.monotonic_ns())
+        for offset in range(self._handed + 1, self._handed + 1 + number):
+            at = offset % SLOTS * 8
+            self._stamps[at : at + 8] = begun
+        self._handed += number
+
+    def _take_frames(self, frames: list[bytes]) -> None:
         """As the feed's reader and the lifecycle do it, from the bytes on."""
-        if self._stamps is not None:
-            offset = self.pipeline.offsets[self.symbols[0]]
-            begun = struct.pack("<q", time.monotonic_ns())
-            for number in range(offset + 1, offset + 1 + len(frames)):
-                at = number % SLOTS * 8
-                self._stamps[at : at + 8] = begun
+        self._stamp(len(frames))
         quotes = parse(frames, time.time())
         self.pipeline.on_quotes(quotes, quotes[-1].timestamp + 0.5)
 
+    def _take_ticks(self, ticks: list[Tick]) -> None:
+        """As the pipeline does it at its end."""
+        self._stamp(len(ticks))
+        self.bus.publish(ticks)
+
     async def feed(self) -> None:
+        if self.frames:
+            await self._feed(self._frame, self._take_frames)
+        else:
+            await self._feed(self._tick, self._take_ticks)
+
+    async def _feed(self, make: Callable[[], T], take: Callable[[list[T]], None]) -> None:
         due = time.monotonic()
         while True:
-            frames = [self._frame() for _ in range(self.burst)]
+            made = [make() for _ in range(self.burst)]
             due += 1 / self.rate
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             if self.apart:
-                for frame in frames:
-                    self._take([frame])
+                for one in made:
+                    take([one])
                     await asyncio.sleep(0)
             else:
-                self._take(frames)
+                take(made)
 
     def memory(self) -> dict[str, Any]:
         gc.collect()
@@ -156,6 +200,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=50.0, help="turns of the loop a second")
     parser.add_argument("--burst", type=int, default=1, help="frames in each")
     parser.add_argument("--apart", action="store_true", help="each frame in a turn of its own")
+    parser.add_argument("--frames", action="store_true", help="from the bytes of the vendor on")
     parser.add_argument("--symbols", type=int, default=1)
     parser.add_argument("--stamps", type=Path)
     parser.add_argument("--directory", type=Path, required=True)

@@ -109,12 +109,13 @@ class Bench:
             options = [port, plan.clients, plan.rate, plan.burst, int(plan.apart)]
             stamps = self.stamps if plan.stamps else "-"
             return [str(self.scratch / "floor"), *map(str, [*options, stamps, head, tail])]
-        if name == "service":
+        if name in ("service", "whole path"):
             command = [sys.executable, "-m", "benchmarks.fanout.candidate"]
             command += ["--directory", tempfile.mkdtemp(prefix="journal-", dir=self.scratch)]
             command += ["--rate", str(plan.rate), "--burst", str(plan.burst)]
             command += ["--symbols", str(plan.symbols)]
             command += ["--apart"] if plan.apart else []
+            command += ["--frames"] if name == "whole path" else []
             return command + (["--stamps", str(self.stamps)] if plan.stamps else [])
         options = [str(port), str(plan.rate), text()]
         if name == "node ws":
