@@ -97,6 +97,7 @@ class Bench:
     server_core: int
     client_core: int
     node: Path | None = None
+    peer_js: Path | None = None
     extra_path: list[str] = field(default_factory=list)
 
     @property
@@ -120,7 +121,7 @@ class Bench:
         options = [str(port), str(plan.rate), text()]
         if name == "node ws":
             assert self.node is not None
-            return [str(self.node), str(self.scratch / "peer.js"), *options]
+            return [str(self.node), str(self.peer_js), *options]
         return [sys.executable, "-m", "benchmarks.fanout.peers", name, *options]
 
     @contextmanager
@@ -183,7 +184,7 @@ class Bench:
 
 
 @contextmanager
-def bench(picows: Path | None = None) -> Iterator[Bench]:
+def bench() -> Iterator[Bench]:
     """:raises RuntimeError: no compiler, or a single core."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
@@ -197,9 +198,6 @@ def bench(picows: Path | None = None) -> Iterator[Bench]:
             subprocess.run(
                 [compiler, "-O2", "-o", str(scratch / name), str(HERE / f"{name}.c")], check=True
             )
-        made = Bench(scratch, cores[0], cores[1])
-        if picows is not None:
-            made.extra_path.append(str(picows))
-        yield made
+        yield Bench(scratch, cores[0], cores[1])
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from .direct import BorrowedSocket
 from .history import BAR, EPOCH, GAP, Entry, Position
 from .outlet import Outlet, Writer
 from .wire import Channel
@@ -43,29 +44,38 @@ class Staged(NamedTuple):
 
 
 class Group:
-    """The live clients of one interest, each with the function that writes to it."""
+    """The live clients of one interest, by the way in which they are written to."""
 
     def __init__(self, interest: Interest) -> None:
         self.interest = interest
-        self.members: dict[Writer, Client] = {}
-        self._writers: tuple[Writer, ...] | None = None
+        self.by_socket: dict[BorrowedSocket, Client] = {}
+        self.by_writer: dict[Writer, Client] = {}
+        self._sockets: tuple[BorrowedSocket, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.by_socket) + len(self.by_writer)
 
     def add(self, client: "Client") -> None:
-        client.group, client.writer = self, client.outlet.direct or client.outlet.write
-        self.members[client.writer] = client
-        self._writers = None
+        client.group, client.route = self, client.outlet.direct or client.outlet.write
+        if isinstance(client.route, BorrowedSocket):
+            self.by_socket[client.route] = client
+            self._sockets = None
+        else:
+            self.by_writer[client.route] = client
 
     def remove(self, client: "Client") -> None:
-        client.group = None
-        del self.members[client.writer]
-        self._writers = None
+        route, client.group, client.route = client.route, None, None
+        if isinstance(route, BorrowedSocket):
+            del self.by_socket[route]
+            self._sockets = None
+        elif route is not None:
+            del self.by_writer[route]
 
-    def writers(self) -> tuple[Writer, ...]:
-        """One for each member. Kept from batch to batch: nothing but the function that takes the bytes
-        shall be touched for a client, since beyond some thousand clients nothing else fits the cache."""
-        if self._writers is None:
-            self._writers = tuple(self.members)
-        return self._writers
+    def sockets(self) -> tuple[BorrowedSocket, ...]:
+        """Of the members that have one now. Kept until that changes."""
+        if self._sockets is None:
+            self._sockets = tuple(self.by_socket)
+        return self._sockets
 
     def compose(self, staged: Sequence[Staged]) -> tuple[bytes, int]:
         """The bytes of this group for one batch, and how many messages they are."""
@@ -133,7 +143,7 @@ class Client:
         self.congested = False
         self.pumping = False  # a call of the hub's pump is scheduled
         self.group: Group | None = None  # set while live
-        self.writer: Writer = outlet.write  # the one the group has, while live
+        self.route: BorrowedSocket | Writer | None = None  # by which the group knows it, while live
         self.behind: dict[str, Position] = {}  # by symbol, while not live
         self.replaying: set[str] = set()  # symbols behind because the client resumed
         self.status_seen: bytes | None = None  # the last status frame before it became slow

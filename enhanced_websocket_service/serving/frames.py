@@ -12,8 +12,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 from websockets.http11 import Request
 
-from .direct import BorrowedSocket, borrow
-from .outlet import OutletListener, Writer
+from .direct import BorrowedSocket, SocketPool
+from .outlet import OutletListener
 
 OUTLET_EXTENSION: Final = "ews.outlet"
 """Key of the outlet in ``scope["extensions"]``."""
@@ -25,18 +25,19 @@ CLOSE_GRACE_S = 5.0
 class FrameOutlet:
     """The outlet of one connection.
 
-    While the transport holds nothing back, the hub has the socket's own ``send``. The transport says when it
+    While the transport holds nothing back, the hub has its socket. The transport says when it
     begins to hold something, whoever wrote it: its mark is zero. From then on everything goes through it
     until it is empty, so that no frame stands in the middle of another or before an earlier one.
     """
 
-    def __init__(self, protocol: "FrameProtocol") -> None:
+    def __init__(self, protocol: "FrameProtocol", sockets: SocketPool) -> None:
         self._protocol = protocol
+        self._sockets = sockets
         self._listener: OutletListener | None = None
         self._socket: BorrowedSocket | None = None
         self._high_water = 0
         self._congested = False
-        self.direct: Writer | None = None
+        self.direct: BorrowedSocket | None = None
 
     def bind(self, listener: OutletListener, high_water: int, low_water: int) -> None:
         protocol = self._protocol
@@ -45,13 +46,13 @@ class FrameOutlet:
             return
         self._listener = listener
         transport = protocol.transport
-        self._socket = borrow(transport)
+        self._socket = self._sockets.borrow(transport)
         if self._socket is None:
             transport.set_write_buffer_limits(high=high_water, low=low_water)
             self.write = transport.write  # type: ignore[method-assign]
             return
         self._high_water = high_water
-        self.direct = self._socket.send
+        self.direct = self._socket
         transport.set_write_buffer_limits(high=0, low=0)  # says so at once when something waits
 
     def write(self, frames: bytes, /) -> None:
@@ -89,7 +90,7 @@ class FrameOutlet:
         if self._socket is None:
             self._listener.on_drained()
             return
-        self.direct = self._socket.send
+        self.direct = self._socket
         self._listener.on_rerouted()
         if self._congested:
             self._congested = False
@@ -100,15 +101,19 @@ class FrameOutlet:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.on_closed()
-        if self._socket is not None:
-            # Now, while the descriptor is still ours: it may be another connection's soon.
-            self._socket.detach()
+        borrowed, self._socket = self._socket, None
+        if borrowed is not None:
+            self._sockets.give_back(borrowed)
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
     """uvicorn's protocol plus an outlet, which is told the moment writing must stop."""
 
     outlet: FrameOutlet | None = None
+
+    def __init__(self, *args: Any, sockets: SocketPool, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sockets = sockets
 
     @property
     def can_write(self) -> bool:
@@ -141,7 +146,7 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         scope = getattr(self, "scope", None)  # absent when the handshake was refused
         if scope is not None:
-            self.outlet = FrameOutlet(self)
+            self.outlet = FrameOutlet(self, self._sockets)
             scope["extensions"][OUTLET_EXTENSION] = self.outlet
 
     def pause_writing(self) -> None:

@@ -26,6 +26,7 @@ from . import wire
 from .board import Board
 from .catchup import Stretch, announce, every_tick, jump, replay
 from .client import Client, Group, Interest
+from .direct import CLOSED, send_to_all
 from .models import ClientCounts, StreamPosition
 from .outlet import Outlet, text_frame
 
@@ -84,24 +85,20 @@ class Hub:
             payload, count = group.compose(staged)
             if not payload:
                 continue
-            self._count(count * len(group.members))
-            self._write_to_all(group, payload)
-
-    def _write_to_all(self, group: Group, payload: bytes) -> None:
-        """The line every message to every client takes: one call for each, and nothing else."""
-        size = len(payload)
-        for write in group.writers():
-            try:
-                taken = write(payload)
-            except BlockingIOError:
-                taken = 0
-            except (OSError, RuntimeError):
-                taken = None
-                if (client := group.members.get(write)) is not None:
+            self._count(count * len(group))
+            writers = list(group.by_writer.items())  # before any of the others becomes one of them
+            for socket, taken in send_to_all(group.sockets(), payload):
+                client = group.by_socket[socket]
+                if taken == CLOSED:
                     self.drop(client)  # the socket closed under us; its protocol tells no more
-            if taken != size and taken is not None:
-                # The peer reads slowly. What is left waits in the transport, before all else.
-                self._write(group.members[write], payload[taken:], 0)
+                else:
+                    # The peer reads slowly. The rest waits in the transport, before all else.
+                    self._write(client, payload[taken:], 0)
+            for write, client in writers:
+                try:
+                    write(payload)
+                except (OSError, RuntimeError):
+                    self.drop(client)
 
     # --- clients come and go ------------------------------------------------------------------
 
@@ -324,7 +321,7 @@ class Hub:
         group = client.group
         if group is not None:
             group.remove(client)
-            if not group.members:
+            if not group:
                 del self._groups[group.interest]
 
     def _welcome(self, symbols: Iterable[str]) -> bytes:

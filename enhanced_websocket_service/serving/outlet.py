@@ -2,7 +2,7 @@
 
 An outlet takes bytes that are whole, unmasked WebSocket frames. It never blocks: when the peer reads too
 slowly it says ``on_congested`` and the hub stops writing until ``on_drained``. While nothing waits in it,
-an outlet may have a shorter way, ``direct``: the system call itself.
+an outlet may have a shorter way, ``direct``.
 """
 
 import asyncio
@@ -10,10 +10,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from .direct import BorrowedSocket
+
 _CLOSED_BY_PEER = (OSError, RuntimeError)
 
-Writer = Callable[[bytes], int | None]
-"""Takes frames and returns how many bytes of them it took; ``None``: all of them."""
+Writer = Callable[[bytes], None]
 
 
 class OutletListener(Protocol):
@@ -48,9 +49,9 @@ class Outlet(Protocol):
         ...
 
     @property
-    def direct(self) -> Writer | None:
-        """A shorter way than ``write``, while there is one. It may take less than it is given, or
-        nothing (``BlockingIOError``): then the rest goes to ``write`` before anything else does."""
+    def direct(self) -> BorrowedSocket | None:
+        """A shorter way than ``write``, while there is one. It may take less than it is given: the
+        rest goes to ``write`` before anything else does."""
         ...
 
     def buffered(self) -> int:
@@ -93,7 +94,7 @@ class AsgiOutlet:
     The hub keeps the backlog bounded: it stops at ``on_congested``, and closes past its hard limit.
     """
 
-    direct: Writer | None = None
+    direct: BorrowedSocket | None = None
 
     def __init__(self, send: Callable[[Any], Awaitable[None]]) -> None:
         self._send = send

@@ -5,7 +5,9 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -13,6 +15,7 @@ from starlette.types import ASGIApp
 
 from enhanced_websocket_service.errors import ConfigurationError
 
+from .direct import SocketPool
 from .frames import FrameProtocol
 
 log = structlog.get_logger(__name__)
@@ -132,7 +135,8 @@ class ApiServer:
             port=self.port,
             loop="none",
             http="httptools",
-            ws=FrameProtocol,
+            # uvicorn calls what it gets here; their own parameter is bound beforehand.
+            ws=cast(Any, partial(FrameProtocol, sockets=SocketPool())),
             ws_max_size=MAX_MESSAGE_BYTES,
             ws_ping_interval=interval,
             ws_ping_timeout=timeout,

@@ -15,8 +15,9 @@ from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving import models
 from enhanced_websocket_service.serving.api import create_app
+from enhanced_websocket_service.serving.direct import BorrowedSocket
 from enhanced_websocket_service.serving.hub import Hub, Limits
-from enhanced_websocket_service.serving.outlet import OutletListener, Writer, payloads
+from enhanced_websocket_service.serving.outlet import OutletListener, payloads
 from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.serving.session import session_view
 from enhanced_websocket_service.serving.views import BarQuery, HealthView, TickQuery
@@ -260,7 +261,7 @@ class RecordingOutlet:
         self.paused = False
         self.closed: tuple[int, str] | None = None
         self.broken = False
-        self.direct: Writer | None = None
+        self.direct: BorrowedSocket | None = None
 
     def bind(self, listener: OutletListener, high_water: int, low_water: int) -> None:
         self.listener, self.high, self.low = listener, high_water, low_water
