@@ -108,6 +108,8 @@ class Group:
 class Budget:
     """A token bucket: ``burst`` messages at once, ``rate`` a real second on average."""
 
+    __slots__ = ("_at", "_burst", "_rate", "_real_time", "_tokens")
+
     def __init__(self, rate: float, burst: int, real_time: Callable[[], float]) -> None:
         self._rate, self._burst, self._real_time = rate, burst, real_time
         self._tokens = float(burst)
@@ -126,6 +128,24 @@ class Budget:
 
 class Client:
     """State of one connection, changed by the hub alone; listens to its outlet."""
+
+    __slots__ = (
+        "_hub",
+        "_loop",
+        "_timer",
+        "behind",
+        "budget",
+        "congested",
+        "group",
+        "interest",
+        "number",
+        "open",
+        "outlet",
+        "pumping",
+        "replaying",
+        "route",
+        "status_seen",
+    )
 
     def __init__(
         self,

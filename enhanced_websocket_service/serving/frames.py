@@ -3,9 +3,12 @@
 uvicorn does the handshake, pings, incoming frames and the closing handshake. This subclass adds an outlet
 to the ASGI scope that writes whole frames to the same transport. It is tied to these attributes of
 ``WebSocketsSansIOProtocol`` (checked by tests/unit/serving/test_frames.py against the installed
-version): transport, conn, queue, loop, scope, handshake_complete, close_sent, close_timer, read_paused.
+version): transport, conn, queue, writable, loop, scope, request, response, frames, curr_msg_data_type,
+handshake_complete, close_sent, close_timer, disconnected, read_paused.
 """
 
+import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -30,6 +33,16 @@ class FrameOutlet:
     until it is empty, so that no frame stands in the middle of another or before an earlier one.
     """
 
+    __slots__ = (
+        "_congested",
+        "_high_water",
+        "_listener",
+        "_protocol",
+        "_socket",
+        "_sockets",
+        "direct",
+    )
+
     def __init__(self, protocol: "FrameProtocol", sockets: SocketPool) -> None:
         self._protocol = protocol
         self._sockets = sockets
@@ -49,7 +62,6 @@ class FrameOutlet:
         self._socket = self._sockets.borrow(transport)
         if self._socket is None:
             transport.set_write_buffer_limits(high=high_water, low=low_water)
-            self.write = transport.write  # type: ignore[method-assign]
             return
         self._high_water = high_water
         self.direct = self._socket
@@ -59,7 +71,8 @@ class FrameOutlet:
         transport = self._protocol.transport
         transport.write(frames)
         if (
-            self.direct is None
+            self._socket is not None
+            and self.direct is None
             and not self._congested
             and transport.get_write_buffer_size() > self._high_water
             and self._listener is not None
@@ -72,6 +85,11 @@ class FrameOutlet:
 
     def close(self, code: int, reason: str) -> None:
         self._protocol.close_from_hub(code, reason)
+
+    def take_over(self, receive: Callable[[str | bytes], None]) -> None:
+        """Give the peer's messages to ``receive`` from now on, in this very turn of the loop. The ASGI
+        conversation may then end: the connection does not, and costs a third of the memory."""
+        self._protocol.take_over(receive)
 
     def paused(self) -> None:
         """The transport holds more than its mark."""
@@ -106,6 +124,19 @@ class FrameOutlet:
             self._sockets.give_back(borrowed)
 
 
+class _Nobody:
+    """Stands for the queue and the event of a conversation that has ended."""
+
+    def put_nowait(self, item: Any) -> None: ...
+
+    def set(self) -> None: ...
+
+    def clear(self) -> None: ...
+
+
+_NOBODY: Final[Any] = _Nobody()
+
+
 class FrameProtocol(WebSocketsSansIOProtocol):
     """uvicorn's protocol plus an outlet, which is told the moment writing must stop."""
 
@@ -114,6 +145,8 @@ class FrameProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, sockets: SocketPool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._sockets = sockets
+        self._receive: Callable[[str | bytes], None] | None = None
+        self._staying: asyncio.TimerHandle | None = None
 
     @property
     def can_write(self) -> bool:
@@ -139,6 +172,34 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.read_paused = False
             self.transport.resume_reading()
         self.close_timer = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
+
+    # A conversation that goes on without its task.
+
+    def take_over(self, receive: Callable[[str | bytes], None]) -> None:
+        if not self.can_write:
+            return
+        self._receive = receive
+        # uvicorn closes the transport when the task ends, unless a close is under way already.
+        self.close_timer = self._staying = self.loop.call_later(CLOSE_GRACE_S, _NOBODY.clear)
+        waiting, self.queue = self.queue, _NOBODY
+        self.writable = _NOBODY
+        while not waiting.empty():
+            message = waiting.get_nowait()
+            if message["type"] == "websocket.receive":
+                text = message.get("text")
+                receive(message.get("bytes") or b"" if text is None else text)
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        staying, self._staying = self._staying, None
+        if staying is not None:
+            staying.cancel()
+            if self.close_timer is staying:
+                self.close_timer = None
+            del self.scope, self.request, self.response
 
     # Where the outlet comes from and what it is told.
 
@@ -197,7 +258,12 @@ class FrameProtocol(WebSocketsSansIOProtocol):
                 self.conn.fail(1007, "invalid UTF-8")
                 self.handle_parser_exception()
                 return
-        super().send_receive_event_to_app()
+        if self._receive is None:
+            super().send_receive_event_to_app()
+            return
+        data, self.frames = b"".join(self.frames), []
+        if not self.close_sent:
+            self._receive(data)
 
     def _end(self) -> None:
         if self.outlet is not None:

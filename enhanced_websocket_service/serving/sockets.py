@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 
 import structlog
 from fastapi import FastAPI, WebSocket
@@ -53,7 +54,9 @@ async def _serve(websocket: WebSocket, hub: Hub, names: tuple[str, ...]) -> None
         return
     outlet = websocket.scope.get("extensions", {}).get(OUTLET_EXTENSION)
     if outlet is not None:
-        await _converse(websocket, hub, outlet, symbols, mode, since)
+        # No task waits for a client's messages: they go to the hub, and the outlet tells of the end.
+        client = hub.connect(outlet, symbols, mode, since)
+        outlet.take_over(partial(hub.on_message, client))
         return
     await _converse_plainly(websocket, hub, symbols, mode, since)
 

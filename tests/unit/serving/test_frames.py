@@ -16,6 +16,7 @@ OVERRIDDEN = {
     "handle_parser_exception",
     "keepalive_timeout",
     "shutdown",
+    "run_asgi",
     "send",
     "send_receive_event_to_app",
 }
@@ -31,6 +32,10 @@ ATTRIBUTES = {
     "close_timer",
     "disconnected",
     "read_paused",
+    "request",
+    "response",
+    "scope",
+    "writable",
 }
 
 
