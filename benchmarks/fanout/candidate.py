@@ -114,7 +114,7 @@ class Candidate:
             price=price,
             bid=round(price - 0.2, 6),
             ask=round(price + 0.2, 6),
-            volume=None,
+            volume=0,
             source=PROVIDER.websocket,
             received_at=time.time(),
             trading_session=True,

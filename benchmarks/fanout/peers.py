@@ -88,7 +88,7 @@ async def picows_transport(port: int, rate: float, text: str) -> None:
     clients: set[WSTransport] = set()
     payload = text.encode()
 
-    class Client(WSListener):  # type: ignore[misc]
+    class Client(WSListener):
         def on_ws_connected(self, transport: WSTransport) -> None:
             self.transport = transport
             clients.add(transport)

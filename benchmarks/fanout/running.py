@@ -43,7 +43,7 @@ def text(offset: int = 1_000_000_000) -> str:
         price=4100.12345,
         bid=4099.92345,
         ask=4100.32345,
-        volume=None,
+        volume=0,
         source="simulator_websocket",
         received_at=stamp + 0.123,
         trading_session=True,
@@ -107,9 +107,9 @@ class Bench:
     def command(self, name: str, plan: Plan, port: int) -> list[str]:
         if name == "floor":
             head, tail = text().split("1000000000", 1)
-            options = [port, plan.clients, plan.rate, plan.burst, int(plan.apart)]
-            stamps = self.stamps if plan.stamps else "-"
-            return [str(self.scratch / "floor"), *map(str, [*options, stamps, head, tail])]
+            numbers = [port, plan.clients, plan.rate, plan.burst, int(plan.apart)]
+            stamps = str(self.stamps) if plan.stamps else "-"
+            return [str(self.scratch / "floor"), *map(str, numbers), stamps, head, tail]
         if name in ("service", "whole path"):
             command = [sys.executable, "-m", "benchmarks.fanout.candidate"]
             command += ["--directory", tempfile.mkdtemp(prefix="journal-", dir=self.scratch)]
