@@ -55,7 +55,8 @@ class AgeWatch:
         self._timer = loop.call_later(self._age_s / 2 / (turns_left + 1), self._turn)
 
     def _look(self, client: Client, now: float) -> None:
-        unsent = client.outlet.buffered()
+        outlet = client.outlet
+        unsent = 0 if outlet.direct is not None else outlet.buffered()
         if unsent == 0:
             client.mark = None
             if client.aged:

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from .direct import BorrowedSocket
 from .history import BAR, EPOCH, GAP, Entry, Position
 from .limits import Budget
-from .outlet import Outlet
+from .outlet import Outlet, Writer
 from .wire import Channel
 
 if TYPE_CHECKING:
@@ -45,12 +46,39 @@ class Staged(NamedTuple):
 
 
 class Group:
-    """The live clients of one interest, each with the function that writes to it."""
+    """The live clients of one interest, by the way in which they are written to."""
 
     def __init__(self, interest: Interest) -> None:
         self.interest = interest
-        self.members: dict[Client, Callable[[bytes], None]] = {}
+        self.by_socket: dict[BorrowedSocket, Client] = {}
+        self.by_writer: dict[Writer, Client] = {}
         self.written = 0  # bytes given to each member since the group began
+        self._sockets: tuple[BorrowedSocket, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.by_socket) + len(self.by_writer)
+
+    def add(self, client: "Client") -> None:
+        client.group, client.route = self, client.outlet.direct or client.outlet.write
+        if isinstance(client.route, BorrowedSocket):
+            self.by_socket[client.route] = client
+            self._sockets = None
+        else:
+            self.by_writer[client.route] = client
+
+    def remove(self, client: "Client") -> None:
+        route, client.group, client.route = client.route, None, None
+        if isinstance(route, BorrowedSocket):
+            del self.by_socket[route]
+            self._sockets = None
+        elif route is not None:
+            del self.by_writer[route]
+
+    def sockets(self) -> tuple[BorrowedSocket, ...]:
+        """Of the members that have one now. Kept until that changes."""
+        if self._sockets is None:
+            self._sockets = tuple(self.by_socket)
+        return self._sockets
 
     def compose(self, staged: Sequence[Staged]) -> tuple[bytes, int]:
         """The bytes of this group for one batch, and how many messages they are."""
@@ -83,6 +111,28 @@ class Group:
 class Client:
     """State of one connection, changed by the hub alone; listens to its outlet."""
 
+    __slots__ = (
+        "_hub",
+        "_loop",
+        "_timer",
+        "aged",
+        "behind",
+        "budget",
+        "congested",
+        "group",
+        "interest",
+        "mark",
+        "number",
+        "open",
+        "outlet",
+        "pumping",
+        "replaying",
+        "route",
+        "status_seen",
+        "taken",
+        "written",
+    )
+
     def __init__(
         self,
         number: int,
@@ -99,6 +149,7 @@ class Client:
         self.congested = False
         self.pumping = False  # a call of the hub's pump is scheduled
         self.group: Group | None = None  # set while live
+        self.route: BorrowedSocket | Writer | None = None  # by which the group knows it, while live
         self.behind: dict[str, Position] = {}  # by symbol, while not live
         self.replaying: set[str] = set()  # symbols behind because the client resumed
         self.written = 0  # bytes written to it; while it is live, less those of its group before it
@@ -131,6 +182,11 @@ class Client:
 
     def on_drained(self) -> None:
         self._hub.drained(self)
+
+    def on_rerouted(self) -> None:
+        if (group := self.group) is not None:
+            group.remove(self)
+            group.add(self)
 
     def on_closed(self) -> None:
         self._hub.drop(self)

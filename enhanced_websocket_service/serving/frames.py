@@ -3,26 +3,29 @@
 uvicorn does the handshake, pings, incoming frames and the closing handshake. This subclass adds an outlet
 to the ASGI scope that writes whole frames to the same transport, and a limit on everything a peer may send.
 It is tied to these attributes of ``WebSocketsSansIOProtocol`` (checked by
-tests/unit/serving/test_frames.py against the installed version): transport, conn, client, queue, loop, scope,
-handshake_initiated, handshake_complete, close_sent, close_timer, disconnected,
-read_paused, config, ping_timeout, pong_timer.
+tests/unit/serving/test_frames.py against the installed version): transport, conn, client, queue, writable,
+loop, scope, request, response, frames, handshake_initiated, handshake_complete, close_sent, close_timer,
+disconnected, read_paused, ping_timeout, pong_timer.
 """
 
-import codecs
+import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame, Opcode
+from websockets.frames import Frame
 from websockets.http11 import Request
-from websockets.server import ServerProtocol
+from websockets.protocol import State
 
 from .admission import Admission
 from .deflate import NEGOTIATION
+from .direct import SocketPool
+from .frame_outlet import FrameOutlet
 from .limits import Budget
-from .outlet import OutletListener
+from .strict import StrictProtocol
 from .tcp_state import limit_send_buffer, unread_and_acknowledged
 
 OUTLET_EXTENSION: Final = "ews.outlet"
@@ -41,71 +44,17 @@ _QUIET_S: Final = 0.1
 _DISCARDED_BYTES_MAX: Final = 16 * 1024 * 1024
 
 
-class FrameOutlet:
-    """The outlet of one connection; ``write`` becomes the transport's own method when bound."""
+class _Nobody:
+    """Stands for the queue and the event of a conversation that has ended."""
 
-    def __init__(self, protocol: "FrameProtocol") -> None:
-        self._protocol = protocol
-        self._listener: OutletListener | None = None
+    def put_nowait(self, item: Any) -> None: ...
 
-    def bind(self, listener: OutletListener, high_water: int, low_water: int) -> None:
-        protocol = self._protocol
-        if not protocol.can_write:
-            listener.on_closed()  # the peer left between the handshake and now
-            return
-        self._listener = listener
-        protocol.transport.set_write_buffer_limits(high=high_water, low=low_water)
-        # No Python call of ours in between: this is the line every message to every client takes.
-        self.write = protocol.transport.write  # type: ignore[method-assign]
+    def set(self) -> None: ...
 
-    def write(self, frames: bytes, /) -> None:
-        raise RuntimeError("An outlet is bound before it is written to.")
-
-    @property
-    def deflates(self) -> bool:
-        return bool(self._protocol.conn.extensions)
-
-    def buffered(self) -> int:
-        return self._protocol.transport.get_write_buffer_size()
-
-    def close(self, code: int, reason: str) -> None:
-        self._protocol.close_from_hub(code, reason)
-
-    def congested(self) -> None:
-        if self._listener is not None:
-            self._listener.on_congested()
-
-    def drained(self) -> None:
-        if self._listener is not None:
-            self._listener.on_drained()
-
-    def ended(self) -> None:
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.on_closed()
+    def clear(self) -> None: ...
 
 
-class StrictProtocol(ServerProtocol):
-    """The parser, which judges each frame before it looks at the next one."""
-
-    _text: codecs.IncrementalDecoder | None = None  # of a text message in fragments
-
-    def recv_frame(self, frame: Frame) -> None:
-        if frame.opcode is Opcode.CLOSE:
-            self.current_size = None  # it may stand between two fragments (RFC 6455, 5.4)
-        super().recv_frame(frame)
-        # Here and not where the message is complete: what follows in the same read must not be
-        # answered first. UnicodeDecodeError fails the connection with 1007.
-        if frame.opcode is Opcode.TEXT:
-            if frame.fin:
-                str(frame.data, "utf-8")
-            else:
-                self._text = codecs.getincrementaldecoder("utf-8")()
-                self._text.decode(frame.data)
-        elif frame.opcode is Opcode.CONT and self._text is not None:
-            self._text.decode(frame.data, frame.fin)
-            if frame.fin:
-                self._text = None
+_NOBODY: Final[Any] = _Nobody()
 
 
 class FrameProtocol(WebSocketsSansIOProtocol):
@@ -113,7 +62,9 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
     outlet: FrameOutlet | None = None
 
-    def __init__(self, *args: Any, admission: Admission, deflate: bool, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, sockets: SocketPool, admission: Admission, deflate: bool, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         limits = admission.limits
         self.conn = StrictProtocol(
@@ -121,6 +72,10 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             max_size=limits.message_bytes,
             logger=logging.getLogger("uvicorn.error"),
         )
+        self._sockets = sockets
+        self._receive: Callable[[str | bytes], None] | None = None
+        self._when_lost: Callable[[], None] | None = None
+        self._staying: asyncio.TimerHandle | None = None
         self._admission = admission
         self._budget = Budget(limits.messages_per_s, limits.message_burst, self.loop.time)
         self._early = b""
@@ -159,6 +114,40 @@ class FrameProtocol(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
         self.close_timer = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
 
+    # A conversation that goes on without its task.
+
+    def take_over(
+        self, receive: Callable[[str | bytes], None], when_lost: Callable[[], None]
+    ) -> None:
+        if self.disconnected:
+            when_lost()
+            return
+        self._when_lost = when_lost
+        if not self.can_write:
+            return
+        self._receive = receive
+        # uvicorn closes the transport when the task ends, unless a close is under way already.
+        self.close_timer = self._staying = self.loop.call_later(CLOSE_GRACE_S, _NOBODY.clear)
+        waiting, self.queue = self.queue, _NOBODY
+        self.writable = _NOBODY
+        while not waiting.empty():
+            message = waiting.get_nowait()
+            if message["type"] == "websocket.receive":
+                text = message.get("text")
+                receive(message.get("bytes") or b"" if text is None else text)
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        staying, self._staying = self._staying, None
+        if staying is not None:
+            staying.cancel()
+            if self.close_timer is staying:
+                self.close_timer = None
+            del self.scope, self.request, self.response
+
     # Where the outlet comes from and what it is told.
 
     def handle_connect(self, event: Request) -> None:
@@ -167,18 +156,18 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if scope is None:
             self._refuse_handshake()
             return
-        self.outlet = FrameOutlet(self)
+        self.outlet = FrameOutlet(self, self._sockets)
         scope["extensions"][OUTLET_EXTENSION] = self.outlet
 
     def pause_writing(self) -> None:
         super().pause_writing()
         if self.outlet is not None:
-            self.outlet.congested()
+            self.outlet.paused()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self.outlet is not None:
-            self.outlet.drained()
+            self.outlet.resumed()
 
     # What the peer sends, and how much of it.
 
@@ -233,6 +222,9 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if self.has_place:
             self.has_place = False
             self._admission.disconnect(self._address)
+        when_lost, self._when_lost = self._when_lost, None
+        if when_lost is not None:
+            when_lost()
 
     def handle_close(self, event: Frame) -> None:
         if self.close_sent:  # theirs answers ours
@@ -335,8 +327,22 @@ class FrameProtocol(WebSocketsSansIOProtocol):
 
     def _cut_later(self) -> None:
         """End the connection even when the peer never takes what is still to be written."""
-        if self.close_timer is None and not self.disconnected:
+        if self.close_timer in (None, self._staying) and not self.disconnected:
             self.close_timer = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
+
+    def handle_ping(self) -> None:
+        # Else the close frame of the same read has been answered already, and that answer would be
+        # written with the pong, before what the messages between the two are answered.
+        if self.conn.state is State.OPEN:
+            super().handle_ping()
+
+    def send_receive_event_to_app(self) -> None:
+        if self._receive is None:
+            super().send_receive_event_to_app()
+            return
+        data, self.frames = b"".join(self.frames), []
+        if not self.close_sent:
+            self._receive(data)
 
     def _end(self) -> None:
         if self.outlet is not None:

@@ -27,6 +27,7 @@ from .board import Board
 from .catchup import Stretch, announce, every_tick, jump, replay
 from .client import Client, Group, Interest, Staged
 from .deflate import deflated
+from .direct import CLOSED, send_to_all
 from .limits import Limits
 from .models import ClientCounts, StreamPosition
 from .outlet import Outlet, text_frame
@@ -75,14 +76,22 @@ class Hub:
             payload, count = group.compose(messages)
             if not payload:
                 continue
-            members = list(group.members.items())
-            self._count(count * len(members))
+            self._count(count * len(group))
             group.written += len(payload)
-            for client, write in members:
+            writers = list(group.by_writer.items())  # before any of the others becomes one of them
+            for socket, taken in send_to_all(group.sockets(), payload):
+                client = group.by_socket[socket]
+                if taken == CLOSED:
+                    self.drop(client)  # the socket closed under us; its protocol tells no more
+                else:
+                    # The peer reads slowly. The rest waits in the transport, before all else.
+                    client.written -= len(payload) - taken  # or it would count twice
+                    self._write(client, payload[taken:], 0)
+            for write, client in writers:
                 try:
                     write(payload)
                 except (OSError, RuntimeError):
-                    self.drop(client)  # the socket closed under us; its protocol tells no more
+                    self.drop(client)
 
     def _addressed(self, staged: list[Staged]) -> Iterator[tuple[Group, list[Staged]]]:
         """Each group with what it chooses from; compressed once, when the others have theirs."""
@@ -319,17 +328,16 @@ class Hub:
         group = self._groups.get(client.interest)
         if group is None:
             group = self._groups[client.interest] = Group(client.interest)
-        group.members[client] = client.outlet.write
+        group.add(client)
         client.written -= group.written
-        client.group = group
         client.behind.clear()
 
     def _leave(self, client: Client) -> None:
-        group, client.group = client.group, None
+        group = client.group
         if group is not None:
-            del group.members[client]
+            group.remove(client)
             client.written += group.written
-            if not group.members:
+            if not group:
                 del self._groups[group.interest]
 
     def _welcome(self, symbols: Iterable[str]) -> bytes:

@@ -17,6 +17,7 @@ from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.telemetry import Metrics
 
 from .admission import Admission
+from .direct import SocketPool
 from .frames import FrameProtocol
 from .http_guard import GuardedHttp
 from .limits import Limits
@@ -149,9 +150,17 @@ class ApiServer:
             host=self.host,
             port=self.port,
             loop="none",
-            # uvicorn calls what it gets here; their own parameter is bound beforehand.
+            # uvicorn calls what it gets here; their own parameters are bound beforehand.
             http=cast(Any, partial(GuardedHttp, admission=self.admission)),
-            ws=cast(Any, partial(FrameProtocol, admission=self.admission, deflate=self._deflate)),
+            ws=cast(
+                Any,
+                partial(
+                    FrameProtocol,
+                    sockets=SocketPool(),
+                    admission=self.admission,
+                    deflate=self._deflate,
+                ),
+            ),
             ws_max_size=self.admission.limits.message_bytes,
             ws_ping_interval=interval,
             ws_ping_timeout=timeout,

@@ -1,7 +1,9 @@
 """The WebSocket endpoints: admission, then messages to the hub until the client has gone."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import structlog
 from fastapi import FastAPI, WebSocket
@@ -50,10 +52,12 @@ def add_websockets(app: FastAPI, view: ServiceView, hub: Hub, admission: Admissi
             admission.refused(refusal.code, address, refusal.message)
             await _refuse(websocket, _Refused(wire.error(*refusal), TRY_LATER))
             return
+        leave, stays = partial(admission.leave, address), False
         try:
-            await _serve(websocket, hub, names)
+            stays = await _serve(websocket, hub, names, leave)
         finally:
-            admission.leave(address)
+            if not stays:
+                leave()
 
     @app.websocket("/ws")
     async def every_symbol(websocket: WebSocket) -> None:
@@ -78,17 +82,23 @@ async def _refuse(websocket: WebSocket, refusal: _Refused) -> None:
         await websocket.close(refusal.code)
 
 
-async def _serve(websocket: WebSocket, hub: Hub, names: tuple[str, ...]) -> None:
+async def _serve(
+    websocket: WebSocket, hub: Hub, names: tuple[str, ...], when_lost: Callable[[], None]
+) -> bool:
+    """:returns: whether the connection outlives this task; ``when_lost`` is then called at its end."""
     try:
         symbols, mode, since = _admit(websocket, hub, names)
     except _Refused as refusal:
         await _refuse(websocket, refusal)
-        return
+        return False
     outlet = websocket.scope.get("extensions", {}).get(OUTLET_EXTENSION)
     if outlet is not None:
-        await _converse(websocket, hub, outlet, symbols, mode, since)
-        return
+        # No task waits for a client's messages: they go to the hub, and the outlet tells of the end.
+        client = hub.connect(outlet, symbols, mode, since)
+        outlet.take_over(partial(hub.on_message, client), when_lost)
+        return True
     await _converse_plainly(websocket, hub, symbols, mode, since)
+    return False
 
 
 def _admit(

@@ -265,6 +265,18 @@ async def test_frames_sent_before_the_answer_are_read_after_it() -> None:
         await nothing_is_left(api)
 
 
+async def test_everything_in_one_read_is_answered_in_its_order() -> None:
+    async with running() as api, raw(api) as (reader, writer):
+        writer.write(HANDSHAKE)
+        await until(lambda: api.hub.counts().connected == 1)
+        writer.write(masked(9, b"1") + masked(1, b"{") + masked(9, b"2") + masked(8))
+        answers = frames(await answer(reader))[1:]
+        assert answers[-1] == (8, b"")
+        pongs = [payload for opcode, payload in answers if opcode == 10]
+        assert pongs == [b"1", b"2"]
+        assert len(answers) <= 4
+
+
 async def test_a_peer_that_takes_nothing_is_cut_after_its_goodbye(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

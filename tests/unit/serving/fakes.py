@@ -16,6 +16,7 @@ from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving import models
 from enhanced_websocket_service.serving.admission import Admission
 from enhanced_websocket_service.serving.api import create_app
+from enhanced_websocket_service.serving.direct import BorrowedSocket
 from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.serving.outlet import OutletListener, payloads
@@ -264,6 +265,7 @@ class RecordingOutlet:
         self.paused = False
         self.closed: tuple[int, str] | None = None
         self.broken = False
+        self.direct: BorrowedSocket | None = None
 
     def bind(self, listener: OutletListener, high_water: int, low_water: int) -> None:
         self.listener, self.high, self.low = listener, high_water, low_water

@@ -78,6 +78,8 @@ async def test_progress_saves_a_slow_client_from_being_closed() -> None:
 class _Pipe:
     """What an outlet holds back, set by hand."""
 
+    direct = None
+
     def __init__(self) -> None:
         self.unsent = 0
 

@@ -19,10 +19,12 @@ OVERRIDDEN = {
     "resume_writing",
     "connection_lost",
     "handle_close",
+    "handle_ping",
     "handle_parser_exception",
     "send_keepalive_ping",
     "keepalive_timeout",
     "shutdown",
+    "run_asgi",
     "send",
 }
 ATTRIBUTES = {
@@ -40,6 +42,10 @@ ATTRIBUTES = {
     "close_timer",
     "disconnected",
     "read_paused",
+    "request",
+    "response",
+    "scope",
+    "writable",
 }
 
 
