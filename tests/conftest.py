@@ -11,11 +11,11 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import asyncpg
 import pytest
@@ -26,6 +26,8 @@ from enhanced_websocket_service.storage.embedded import EmbeddedServers
 from .turns import Turns
 
 T = TypeVar("T")
+
+_TURNS = pytest.StashKey[Turns]()
 
 _WATCHDOG = """
 import asyncio, shutil, sys
@@ -49,16 +51,32 @@ class PostgresServer:
 
 
 @pytest.fixture(scope="session")
-def turns(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Turns:
-    """Common to the workers of this run; see ``turns.py``."""
-    base = tmp_path_factory.getbasetemp()
-    return Turns(base.parent if hasattr(request.config, "workerinput") else base)
+def turns(request: pytest.FixtureRequest) -> Turns:
+    """For what a test marked ``takes_turns`` does alone, whose time-out must allow for the waiting."""
+    return request.config.stash[_TURNS]
 
 
-@pytest.fixture(autouse=True)
-def _in_turn(turns: Turns) -> Iterator[None]:
-    with turns.together():
-        yield
+def pytest_configure(config: pytest.Config) -> None:
+    given = getattr(config, "workerinput", {}).get("turns")
+    folder = Path(given or tempfile.mkdtemp(prefix="ews-turns-"))
+    config.stash[_TURNS] = Turns(folder)
+    if given is None:
+        config.add_cleanup(lambda: shutil.rmtree(folder))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """A worker of xdist is about to begin."""
+    node.workerinput["turns"] = str(node.config.stash[_TURNS].folder)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    # Around everything, the test's time-out too: waiting for one's turn is nobody's fault.
+    if item.get_closest_marker("takes_turns"):
+        return (yield)
+    with item.config.stash[_TURNS].together():
+        return (yield)
 
 
 def _run(coroutine: Coroutine[object, object, T]) -> T:

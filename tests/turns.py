@@ -14,6 +14,7 @@ class Turns:
     """A lock that many hold together or one holds alone; ``folder`` is common to all workers."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._gate = folder / "turns-gate"
         self._floor = folder / "turns-floor"
 

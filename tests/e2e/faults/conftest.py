@@ -42,8 +42,6 @@ class Judged:
 @pytest.fixture(scope="session")
 def judged(
     tmp_path_factory: pytest.TempPathFactory,
-    postgres_server: PostgresServer,
-    _valkey_server: str,
     turns: Turns,
     request: pytest.FixtureRequest,
 ) -> Mapping[str, Judged]:
@@ -58,9 +56,9 @@ def judged(
     stages = [stage for stage in STAGES if stage.name in wanted]
     # On a thread and loop of its own: pytest-asyncio's loops stay untouched.
     with turns.alone(), ThreadPoolExecutor(1) as pool:
-        return pool.submit(
-            asyncio.run, _all(stages, folder, postgres_server.dsn, _valkey_server)
-        ).result()
+        postgres: PostgresServer = request.getfixturevalue("postgres_server")
+        valkey: str = request.getfixturevalue("_valkey_server")
+        return pool.submit(asyncio.run, _all(stages, folder, postgres.dsn, valkey)).result()
 
 
 async def _all(stages: list[Stage], folder: Path, dsn: str, redis_url: str) -> Mapping[str, Judged]:
