@@ -10,7 +10,6 @@ disconnected, read_paused, ping_timeout, pong_timer.
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,7 +24,7 @@ from .deflate import NEGOTIATION
 from .direct import SocketPool
 from .frame_outlet import FrameOutlet
 from .limits import Budget
-from .strict import StrictProtocol
+from .strict import make_strict
 from .tcp_state import limit_send_buffer, unread_and_acknowledged
 
 OUTLET_EXTENSION: Final = "ews.outlet"
@@ -60,18 +59,31 @@ _NOBODY: Final[Any] = _Nobody()
 class FrameProtocol(WebSocketsSansIOProtocol):
     """uvicorn's protocol plus an outlet, which is told the moment writing must stop."""
 
-    outlet: FrameOutlet | None = None
+    # Beside uvicorn's 38 attributes these would make its dict twice as large, for every client.
+    __slots__ = (
+        "_acknowledged",
+        "_admission",
+        "_budget",
+        "_discarding",
+        "_early",
+        "_receive",
+        "_sockets",
+        "_staying",
+        "_unread",
+        "_when_lost",
+        "has_place",
+        "outlet",
+    )
 
     def __init__(
         self, *args: Any, sockets: SocketPool, admission: Admission, deflate: bool, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        make_strict(self.conn)
+        if deflate:
+            self.conn.available_extensions = [NEGOTIATION]
         limits = admission.limits
-        self.conn = StrictProtocol(
-            extensions=[NEGOTIATION] if deflate else None,
-            max_size=limits.message_bytes,
-            logger=logging.getLogger("uvicorn.error"),
-        )
+        self.outlet: FrameOutlet | None = None
         self._sockets = sockets
         self._receive: Callable[[str | bytes], None] | None = None
         self._when_lost: Callable[[], None] | None = None
@@ -81,8 +93,8 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         self._early = b""
         self._discarding: int | None = None  # bytes still read and thrown away, once it has failed
         self._unread = self._acknowledged = 0  # when the last ping was sent
-        self.close_timeout = CLOSE_GRACE_S
         self.has_place = False  # whether it gives one back to ``admission`` when it ends
+        self.close_timeout = CLOSE_GRACE_S
 
     @property
     def _address(self) -> str | None:

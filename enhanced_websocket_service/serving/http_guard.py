@@ -88,11 +88,15 @@ class GuardedHttp(HttpToolsProtocol):
         self._chunk = data
         super().data_received(data)
         self._chunk = b""
+        if self._upgraded:
+            # They refer to each other: nothing else would free them soon.
+            self.parser = None  # type: ignore[assignment]
+            return
         if self._head_bytes is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse("request_head_too_large")
-        elif self._idle and self.timeout_keep_alive_task is None and not self._upgraded:
+        elif self._idle and self.timeout_keep_alive_task is None:
             self._start_deadline()  # bytes between two requests took uvicorn's own time-out away
 
     def on_message_begin(self) -> None:

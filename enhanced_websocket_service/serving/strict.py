@@ -27,3 +27,9 @@ class StrictProtocol(ServerProtocol):
             self._text.decode(frame.data, frame.fin)
             if frame.fin:
                 self._text = None
+
+
+def make_strict(parser: ServerProtocol) -> None:
+    """Make a parser a strict one where it is. A second one would leave the first, which refers to itself,
+    to the garbage collector, for every connection."""
+    parser.__class__ = StrictProtocol

@@ -7,9 +7,11 @@ import httptools
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.server import ServerProtocol
 
 from enhanced_websocket_service.serving.frames import FrameProtocol
 from enhanced_websocket_service.serving.http_guard import GuardedHttp
+from enhanced_websocket_service.serving.strict import StrictProtocol, make_strict
 
 OVERRIDDEN = {
     "data_received",
@@ -100,3 +102,15 @@ def test_an_upgrade_tells_where_the_head_ends() -> None:
     with pytest.raises(httptools.HttpParserUpgrade) as upgrade:
         httptools.HttpRequestParser(object()).feed_data(head + b"frame")
     assert upgrade.value.args == (len(head),)
+
+
+def test_a_parser_can_be_made_strict_where_it_is() -> None:
+    """And still takes its extensions and its limit from these attributes."""
+    parser = ServerProtocol(max_size=10)
+    before = vars(parser).copy()
+    make_strict(parser)
+    assert isinstance(parser, StrictProtocol)
+    assert vars(parser) == before
+    assert "available_extensions" in before
+    assert parser.max_message_size == 10
+    assert parser.current_size is None
