@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Coroutine, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -68,6 +69,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """A worker of xdist is about to begin."""
     node.workerinput["turns"] = str(node.config.stash[_TURNS].folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    twice = [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]
+    if twice:  # xdist would run one of them and say nothing of the others
+        raise pytest.UsageError(f"Several tests have the same name: {', '.join(twice)}")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

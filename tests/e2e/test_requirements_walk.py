@@ -19,6 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from tests.requirements import facts
 
 # One service for all of them: they run in one process, one after another.
+pytestmark = pytest.mark.xdist_group("running-service")
 
 PATIENCE_S = 30.0
 BOGOTA_OFFSET = timedelta(hours=-5)

@@ -9,7 +9,11 @@ from .catalogue import ALL, STAGES
 from .conftest import Judged
 from .expectation import Expectation, Stage
 
-pytestmark = [pytest.mark.takes_turns, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.xdist_group("faults"),
+    pytest.mark.takes_turns,
+    pytest.mark.timeout(600),
+]
 
 
 @pytest.mark.parametrize(("stage", "one"), ALL, ids=[one.name for _, one in ALL])
