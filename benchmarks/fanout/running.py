@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -145,7 +146,7 @@ class Bench:
             yield Server(process, int(ready[1]), starts_alone=name == "floor")
         finally:
             process.kill()
-            process.wait()
+            process.communicate()
 
     @contextmanager
     def load(self, server: Server, plan: Plan) -> Iterator["subprocess.Popen[str]"]:
@@ -163,7 +164,7 @@ class Bench:
             yield process
         finally:
             process.kill()
-            process.wait()
+            process.communicate()
 
     def run(self, name: str, plan: Plan) -> Figures:
         """One run of ``name``: the figures of the load client, and CPU microseconds a message."""
@@ -192,6 +193,8 @@ def bench() -> Iterator[Bench]:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise RuntimeError("one core: server and load client need one each")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     scratch = Path(tempfile.mkdtemp(prefix="ews-fanout-"))
     try:
         for name in ("floor", "load"):
