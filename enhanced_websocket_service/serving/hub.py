@@ -55,7 +55,7 @@ class Hub:
         self.limits = limits or Limits()
         self._clock = clock
         self._server_status = server_status
-        self.metrics = metrics
+        self._metrics = metrics
         self._board = Board(self.symbols, self.limits.history)
         self._histories = self._board.histories
         self._groups: dict[Interest, Group] = {}
@@ -66,6 +66,10 @@ class Hub:
         self._ids = itertools.count(1)
         self._connected_total = self._slow_total = self._closed_slow_total = 0
         self._skipped_ticks = self._sent = 0
+
+    @property
+    def metrics(self) -> Metrics:
+        return self._metrics
 
     # --- from the bus -------------------------------------------------------------------------
 
@@ -127,7 +131,7 @@ class Hub:
         self._clients.add(client)
         self._ages.start()
         self._connected_total += 1
-        self.metrics.clients.set(len(self._clients))
+        self._metrics.clients.set(len(self._clients))
         outlet.bind(client, self.limits.high_water, self.limits.low_water)
         self._send(client, self._welcome(client.interest.symbols))
         resumed = {cursor.symbol for cursor in since}
@@ -147,7 +151,7 @@ class Hub:
         client.open = False
         self._leave(client)
         client.stop_timer()
-        self.metrics.clients.set(len(self._clients))
+        self._metrics.clients.set(len(self._clients))
 
     def close(self, client: Client, code: int, reason: str) -> None:
         """Say goodbye with ``code``; the client gets nothing after it."""
@@ -248,7 +252,7 @@ class Hub:
         if not client.open or client.congested:
             return
         client.congested = True
-        self.metrics.clients_slowed.labels("age" if client.aged else "bytes").inc()
+        self._metrics.clients_slowed.labels("age" if client.aged else "bytes").inc()
         self._expect_progress(client)
         if client.group is not None:
             # A live client: everything in the history has just been written to it.
@@ -376,7 +380,7 @@ class Hub:
 
     def _count(self, messages: int) -> None:
         self._sent += messages
-        self.metrics.messages.inc(messages)
+        self._metrics.messages.inc(messages)
 
     def positions(self) -> dict[str, StreamPosition]:
         """The last tick given out per symbol."""
