@@ -179,6 +179,8 @@ async def commands() -> asyncio.StreamReader:
 
 async def run(options: argparse.Namespace) -> None:
     candidate = Candidate(options)
+    gc.collect()
+    gc.freeze()  # as the service does it
     journal = asyncio.create_task(candidate.journal.run(), name="journal")
     print("ready", await candidate.api.start(), flush=True)
     feeding: asyncio.Task[None] | None = None

@@ -1,6 +1,7 @@
 """The only place where objects are wired."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Sequence
 
 import structlog
@@ -74,6 +75,10 @@ async def run_service(
     require(settings)
     async with data_servers(settings) as (database_url, redis_url):
         service = await build_service(settings, settings.clock(), database_url, redis_url)
+        # What a service is made of lives as long as it does. Left to the collector, each full
+        # collection looks at all of it, and nothing else happens for 50 to 120 ms.
+        gc.collect()
+        gc.freeze()
         notifier = notifier or Notifier(None)
         service.bus.subscribe(notifier.on_events)
         alive = asyncio.create_task(notifier.keep_alive(), name="watchdog")
