@@ -1,7 +1,7 @@
 """One client as the hub sees it, and the groups of clients that get the very same bytes."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .history import BAR, EPOCH, GAP, Entry, Position
@@ -10,6 +10,7 @@ from .wire import Channel
 
 if TYPE_CHECKING:
     from .hub import Hub
+    from .stored import Fetch
 
 
 class Interest(NamedTuple):
@@ -117,6 +118,8 @@ class Client:
         self.group: Group | None = None  # set while live
         self.behind: dict[str, Position] = {}  # by symbol, while not live
         self.replaying: set[str] = set()  # symbols behind because the client resumed
+        self.fetches: dict[str, Fetch] = {}  # symbols that are read from the store
+        self._ending: set[asyncio.Task[None]] = set()  # cancelled, not over yet
         self.status_seen: bytes | None = None  # the last status frame before it became slow
         loop = asyncio.get_running_loop()
         self.budget = Budget(messages_per_s, message_burst, loop.time)
@@ -127,6 +130,18 @@ class Client:
     def start_timer(self, seconds: float, then: Callable[[], None]) -> None:
         self.stop_timer()
         self._timer = self._loop.call_later(seconds, then)
+
+    def stop_fetches(self, keep: Collection[str] = ()) -> None:
+        """Read no more from the store, but for the symbols in ``keep``."""
+        for symbol in self.fetches.keys() - set(keep):
+            fetch = self.fetches.pop(symbol)
+            fetch.task.cancel()
+            self._ending.add(fetch.task)
+            fetch.task.add_done_callback(self._ending.discard)
+
+    async def ended(self) -> None:
+        """Wait until nothing reads from the store for this client any more."""
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     def stop_timer(self) -> None:
         if self._timer is not None:

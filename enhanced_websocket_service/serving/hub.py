@@ -20,14 +20,17 @@ import structlog
 
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.market.events import Event
+from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.telemetry import Metrics
 
 from . import wire
 from .board import Board
 from .catchup import Stretch, announce, every_tick, jump, replay
 from .client import Client, Group, Interest
+from .history import History, Position
 from .models import ClientCounts, StreamPosition
 from .outlet import Outlet, text_frame
+from .stored import Fetch, Replay, StoredStream
 
 log = structlog.get_logger(__name__)
 
@@ -74,8 +77,14 @@ class Hub:
         self._ids = itertools.count(1)
         self._connected_total = self._slow_total = self._closed_slow_total = 0
         self._skipped_ticks = self._sent = 0
+        self.stored: StoredStream | None = None
+        """Where what memory no longer holds is read, once there is such a place."""
 
     # --- from the bus -------------------------------------------------------------------------
+
+    def seed(self, tick: Tick) -> None:
+        """``tick`` was published last before a restart: clients get it as their snapshot."""
+        self._board.seed(tick)
 
     def on_events(self, events: Sequence[Event]) -> None:
         """Publish one batch, in order. Also fills the history when nobody is connected."""
@@ -104,6 +113,7 @@ class Hub:
         symbols: Iterable[str],
         mode: Mode = "every",
         since: Sequence[wire.Resume] = (),
+        travel: Replay | None = None,
     ) -> Client:
         """Welcome a client whose handshake is done; it is live, or catching up, on return."""
         channels = wire.CHANNELS - _TICKS if mode == "bars" else wire.CHANNELS
@@ -121,9 +131,14 @@ class Hub:
         outlet.bind(client, self.limits.high_water, self.limits.low_water)
         self._send(client, self._welcome(client.interest.symbols))
         resumed = {cursor.symbol for cursor in since}
+        if travel is not None and self.stored is not None:
+            resumed = set(client.interest.symbols)
         for symbol in sorted(client.interest.symbols - resumed):
             self._send_snapshot(client, symbol)
         self._set_behind(client)
+        if travel is not None and self.stored is not None:
+            for symbol in client.behind:
+                client.fetches[symbol] = Fetch(self, self.stored, client, symbol, travel)
         for cursor in since:
             self._place(client, cursor)
         self._pump(client)
@@ -137,6 +152,7 @@ class Hub:
         client.open = False
         self._leave(client)
         client.stop_timer()
+        client.stop_fetches()
         self._metrics.clients.set(len(self._clients))
 
     def close(self, client: Client, code: int, reason: str) -> None:
@@ -195,6 +211,7 @@ class Hub:
         # Symbols that stay keep their place; new ones begin now, with the last known price.
         client.behind = {s: client.behind.get(s, self._histories[s].end) for s in new.symbols}
         client.replaying &= new.symbols
+        client.stop_fetches(keep=new.symbols)
         fresh = new.symbols - old.symbols
         if "ticks" in new.channels - old.channels:
             fresh = new.symbols
@@ -215,6 +232,7 @@ class Hub:
     def _place(self, client: Client, cursor: wire.Resume) -> None:
         """Put a client that is behind to where its cursor says, naming what is gone."""
         symbol = cursor.symbol
+        client.stop_fetches(keep=client.interest.symbols - {symbol})
         history = self._histories[symbol]
         found = history.locate(cursor.epoch, cursor.offset)
         if found is None:
@@ -227,9 +245,38 @@ class Hub:
             client.behind[symbol] = history.end
             client.replaying.discard(symbol)
             return
+        if every_tick(client.interest):
+            # The other symbols, too: while this one catches up, they must not miss a tick.
+            client.replaying.update(client.behind)
+        if self.stored is not None and not history.holds_from(cursor.epoch, cursor.offset):
+            client.behind[symbol] = Position(0, cursor.epoch, cursor.offset)
+            client.fetches[symbol] = Fetch(self, self.stored, client, symbol)
+            return
         self._hand(client, symbol, announce(symbol, client.interest, *found))
+
+    # --- from the store -----------------------------------------------------------------------
+
+    def history(self, symbol: str) -> History:
+        """What memory has of ``symbol``."""
+        return self._histories[symbol]
+
+    def hand_stored(self, fetch: Fetch, stretch: Stretch) -> None:
+        """Write what the store had for a client."""
+        self._hand(fetch.client, fetch.symbol, stretch)
+
+    def end_fetch(self, fetch: Fetch, stretch: Stretch) -> None:
+        """Memory has the rest: go on behind ``stretch``, in this very step."""
+        client, symbol = fetch.client, fetch.symbol
+        del client.fetches[symbol]
+        self._hand(client, symbol, stretch)
         if every_tick(client.interest):
             client.replaying.add(symbol)
+        self._pump(client)
+
+    def refuse(self, client: Client, message: bytes, code: int) -> None:
+        """Tell a client in an ``error`` why it is closed with ``code``."""
+        self._send(client, message)
+        self.close(client, code, "see the error message")
 
     # --- catching up --------------------------------------------------------------------------
 
@@ -272,15 +319,24 @@ class Hub:
         for symbol in sorted(client.behind):
             if not client.open or client.congested:
                 return
+            if (fetch := client.fetches.get(symbol)) is not None:
+                fetch.go_on()
+                continue
             history, position = self._histories[symbol], client.behind[symbol]
             if symbol not in client.replaying:
                 self._hand(client, symbol, jump(symbol, history, position, client.interest))
+                continue
+            if position.seq < history.first_seq and self.stored is not None:
+                client.fetches[symbol] = Fetch(self, self.stored, client, symbol)
                 continue
             self._hand(client, symbol, replay(symbol, history, position, client.interest, _CHUNK))
             if client.behind[symbol].seq < history.next_seq:
                 self._pump_later(client)
                 return
-            client.replaying.discard(symbol)
+            if not client.fetches:
+                client.replaying.discard(symbol)
+        if client.fetches:
+            return
         status = self._board.status
         seen, client.status_seen = client.status_seen, status
         if "status" in client.interest.channels and status is not None and status is not seen:

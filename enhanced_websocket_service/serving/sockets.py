@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 
 import structlog
 from fastapi import FastAPI, WebSocket
@@ -12,6 +13,8 @@ from .client import Client
 from .frames import OUTLET_EXTENSION
 from .hub import Hub, Mode
 from .outlet import AsgiOutlet, Outlet
+from .stored import Replay, StoredStream
+from .travel import parse_travel
 from .views import ServiceView
 
 log = structlog.get_logger(__name__)
@@ -31,20 +34,31 @@ class _Refused(Exception):
 
 def add_websockets(app: FastAPI, view: ServiceView, hub: Hub) -> None:
     """Add ``/ws`` and ``/ws/{symbol}``."""
+    hub.stored = StoredStream(view)
 
     @app.websocket("/ws")
     async def every_symbol(websocket: WebSocket) -> None:
-        await _serve(websocket, hub, tuple(view.symbols))
+        await _serve(websocket, hub, view, None)
 
     @app.websocket("/ws/{symbol:path}")
     async def one_symbol(websocket: WebSocket, symbol: str) -> None:
-        await _serve(websocket, hub, (symbol,))
+        await _serve(websocket, hub, view, symbol)
 
 
-async def _serve(websocket: WebSocket, hub: Hub, names: tuple[str, ...]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What a client asked for by path and query."""
+
+    symbols: list[str]
+    mode: Mode
+    since: list[wire.Resume]
+    travel: Replay | None
+
+
+async def _serve(websocket: WebSocket, hub: Hub, view: ServiceView, name: str | None) -> None:
     await websocket.accept()
     try:
-        symbols, mode, since = _admit(websocket, hub, names)
+        wish = _admit(websocket, hub, view, name)
     except _Refused as refusal:
         # A browser shows no reason for a refused handshake: accept, explain, close.
         with suppress(WebSocketDisconnect, RuntimeError):
@@ -53,21 +67,21 @@ async def _serve(websocket: WebSocket, hub: Hub, names: tuple[str, ...]) -> None
         return
     outlet = websocket.scope.get("extensions", {}).get(OUTLET_EXTENSION)
     if outlet is not None:
-        await _converse(websocket, hub, outlet, symbols, mode, since)
+        await _converse(websocket, hub, outlet, wish)
         return
-    await _converse_plainly(websocket, hub, symbols, mode, since)
+    await _converse_plainly(websocket, hub, wish)
 
 
-def _admit(
-    websocket: WebSocket, hub: Hub, names: tuple[str, ...]
-) -> tuple[list[str], Mode, list[wire.Resume]]:
-    """What the client asked for by path and query; :raises _Refused: when it cannot be had."""
+def _admit(websocket: WebSocket, hub: Hub, view: ServiceView, name: str | None) -> _Wish:
+    """What the client asked for; :raises _Refused: when it cannot be had.
+
+    :param name: the symbol in the path; ``None``: all of them.
+    """
     if hub.full:
         raise _Refused(wire.error("too_many_clients", "Too many clients; try later."), TRY_LATER)
-    symbols = [wire.normalise_symbol(name) for name in names]
-    for name, symbol in zip(names, symbols, strict=True):
-        if symbol not in hub.symbols:
-            raise _Refused(hub.unknown_symbol(name), UNKNOWN_SYMBOL)
+    symbols = list(view.symbols) if name is None else [wire.normalise_symbol(name)]
+    if name is not None and symbols[0] not in hub.symbols:
+        raise _Refused(hub.unknown_symbol(name), UNKNOWN_SYMBOL)
     query = websocket.query_params
     mode = _MODES.get(query.get("mode", "every"))
     if mode is None:
@@ -75,29 +89,26 @@ def _admit(
         raise _Refused(wire.error("bad_mode", message), BAD_REQUEST)
     since: dict[str, wire.Resume] = {}
     for text in query.getlist("since"):
-        cursor = wire.parse_cursor(text)
+        cursor = wire.parse_cursor(text, None if name is None else symbols[0])
         if isinstance(cursor, wire.Fault):
             raise _Refused(wire.error(cursor.code, cursor.message), BAD_REQUEST)
         symbol = wire.normalise_symbol(cursor.symbol)
         if symbol not in symbols:
             raise _Refused(hub.unknown_symbol(cursor.symbol), UNKNOWN_SYMBOL)
         since[symbol] = wire.Resume(symbol, cursor.epoch, cursor.offset)
-    return symbols, mode, list(since.values())
+    travel = parse_travel(query, view.now(), one_symbol=name is not None)
+    if isinstance(travel, wire.Fault):
+        raise _Refused(wire.error(travel.code, travel.message), BAD_REQUEST)
+    return _Wish(symbols, mode, list(since.values()), travel)
 
 
-async def _converse(
-    websocket: WebSocket,
-    hub: Hub,
-    outlet: Outlet,
-    symbols: list[str],
-    mode: Mode,
-    since: list[wire.Resume],
-) -> None:
-    client = hub.connect(outlet, symbols, mode, since)
+async def _converse(websocket: WebSocket, hub: Hub, outlet: Outlet, wish: _Wish) -> None:
+    client = hub.connect(outlet, wish.symbols, wish.mode, wish.since, wish.travel)
     try:
         await _listen(websocket, hub, client)
     finally:
         hub.drop(client)
+        await client.ended()
 
 
 async def _listen(websocket: WebSocket, hub: Hub, client: Client) -> None:
@@ -109,14 +120,12 @@ async def _listen(websocket: WebSocket, hub: Hub, client: Client) -> None:
         hub.on_message(client, message.get("bytes") or b"" if text is None else text)
 
 
-async def _converse_plainly(
-    websocket: WebSocket, hub: Hub, symbols: list[str], mode: Mode, since: list[wire.Resume]
-) -> None:
+async def _converse_plainly(websocket: WebSocket, hub: Hub, wish: _Wish) -> None:
     """The same over any ASGI server: a task sends what the hub writes."""
     outlet = AsgiOutlet(websocket.send)
     sender = asyncio.create_task(outlet.run(), name="websocket sender")
     listener = asyncio.create_task(
-        _converse(websocket, hub, outlet, symbols, mode, since), name="websocket listener"
+        _converse(websocket, hub, outlet, wish), name="websocket listener"
     )
     tasks = {sender, listener}
     try:
