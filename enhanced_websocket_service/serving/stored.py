@@ -200,7 +200,7 @@ class Fetch:
             waited, met = await self._hand(page)
             if met:
                 return
-            if page.whole:
+            if page.whole and self._place > before:
                 continue
             asked_at = asyncio.get_running_loop().time()
             if waited:
