@@ -119,7 +119,6 @@ class Client:
         self.behind: dict[str, Position] = {}  # by symbol, while not live
         self.replaying: set[str] = set()  # symbols behind because the client resumed
         self.fetches: dict[str, Fetch] = {}  # symbols that are read from the store
-        self._ending: set[asyncio.Task[None]] = set()  # cancelled, not over yet
         self.status_seen: bytes | None = None  # the last status frame before it became slow
         loop = asyncio.get_running_loop()
         self.budget = Budget(messages_per_s, message_burst, loop.time)
@@ -134,14 +133,7 @@ class Client:
     def stop_fetches(self, keep: Collection[str] = ()) -> None:
         """Read no more from the store, but for the symbols in ``keep``."""
         for symbol in self.fetches.keys() - set(keep):
-            fetch = self.fetches.pop(symbol)
-            fetch.task.cancel()
-            self._ending.add(fetch.task)
-            fetch.task.add_done_callback(self._ending.discard)
-
-    async def ended(self) -> None:
-        """Wait until nothing reads from the store for this client any more."""
-        await asyncio.gather(*self._ending, return_exceptions=True)
+            self.fetches.pop(symbol).task.cancel()
 
     def stop_timer(self) -> None:
         if self._timer is not None:

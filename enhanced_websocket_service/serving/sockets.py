@@ -108,7 +108,6 @@ async def _converse(websocket: WebSocket, hub: Hub, outlet: Outlet, wish: _Wish)
         await _listen(websocket, hub, client)
     finally:
         hub.drop(client)
-        await client.ended()
 
 
 async def _listen(websocket: WebSocket, hub: Hub, client: Client) -> None:

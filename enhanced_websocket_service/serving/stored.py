@@ -76,6 +76,8 @@ class StoredStream:
 
     def __init__(self, source: StreamSource, *, reads: int = 4, kept: int = 64) -> None:
         self.source = source
+        self.fetching: set[asyncio.Task[None]] = set()
+        """The tasks of clients that read; one that was cancelled stays until it is over."""
         self._reads = asyncio.Semaphore(reads)
         self._kept = kept
         self._pages: OrderedDict[tuple[str, Key, bool], Page] = OrderedDict()
@@ -148,11 +150,13 @@ class Fetch:
         self._hub = hub
         self._stream = stream
         self._replay = replay
-        self._room = asyncio.Event()
+        self._room = asyncio.Event()  # set: the client reads again
         self._pace = None if replay is None or replay.speed is None else _Pace(replay.speed)
         self.task = asyncio.get_running_loop().create_task(
             self._run(), name=f"stored stream for client {client.number}"
         )
+        stream.fetching.add(self.task)
+        self.task.add_done_callback(stream.fetching.discard)
 
     def go_on(self) -> None:
         """The client's outlet has room again."""

@@ -181,8 +181,6 @@ async def test_clients_that_leave_while_they_read_leave_nothing_behind() -> None
                 await message(client)
                 client.transport.abort()
         await until(lambda: api.hub.counts().connected == 0)
-
-        def reading() -> bool:
-            return any("stored stream" in task.get_name() for task in asyncio.all_tasks())
-
-        await until(lambda: not reading())
+        stream = api.hub.stored
+        assert stream is not None
+        await until(lambda: not stream.fetching)
