@@ -53,15 +53,16 @@ async def serve(rate: float) -> None:
     loop.add_signal_handler(signal.SIGUSR1, quiet.set)
     async with running() as api:
         api.hub.on_events([EpochStarted(SYMBOL, EPOCH, None, None)])
-        print(api.server.port, flush=True)
+        print(f"PORT {api.server.port}", flush=True)
         offset, due = 0, loop.time()
-        while not quiet.is_set():
+        while not quiet.is_set() and not stop.is_set():
             offset += 1
             # Real time: the latency is measured from here.
             api.hub.on_events([tick(offset, epoch=EPOCH, received_at=time.time())])
             due += 1 / rate
             await asyncio.sleep(max(0.0, due - loop.time()))
-        print(json.dumps({"head": offset, **api.hub.counts().model_dump(mode="json")}), flush=True)
+        counts = {"head": offset, **api.hub.counts().model_dump(mode="json")}
+        print(f"COUNTS {json.dumps(counts)}", flush=True)
         await stop.wait()
 
 
@@ -97,12 +98,20 @@ def start_server(rate: float) -> "subprocess.Popen[bytes]":
     )
 
 
+def told_by(server: "subprocess.Popen[bytes]", word: str) -> str:
+    """The rest of the server's next line that begins with ``word``; its log goes there, too."""
+    assert server.stdout is not None
+    for line in server.stdout:
+        if line.startswith(word.encode()):
+            return line.decode().removeprefix(word).strip()
+    raise SystemExit(f"The server ended with {server.wait()} before it said {word}.")
+
+
 async def prove(minutes: float, clients: int, rate: float) -> dict[str, Any]:
     faults: list[str] = []
     server = start_server(rate)
-    assert server.stdout is not None
     try:
-        port = int(server.stdout.readline())
+        port = int(told_by(server, "PORT"))
         process = psutil.Process(server.pid)
         quick, few = clients * 8 // 10, clients // 10
         baseline_s = max(20.0, minutes * 60 / 8)
@@ -149,7 +158,7 @@ async def prove(minutes: float, clients: int, rate: float) -> dict[str, Any]:
         await asyncio.gather(*tasks)
         after = await Phase("after", quick, faults).measure(port, baseline_s)
         server.send_signal(signal.SIGUSR1)
-        told = json.loads(await asyncio.to_thread(server.stdout.readline))
+        told = json.loads(await asyncio.to_thread(told_by, server, "COUNTS"))
     finally:
         server.terminate()
         server.wait()

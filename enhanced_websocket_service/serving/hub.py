@@ -26,6 +26,7 @@ from enhanced_websocket_service.telemetry import Metrics
 from . import wire
 from .board import Board
 from .catchup import Stretch, announce, every_tick, jump, replay
+from .census import count_clients
 from .client import Client, Group, Interest
 from .history import History, Position
 from .models import ClientCounts, StreamPosition
@@ -155,9 +156,10 @@ class Hub:
         client.stop_fetches()
         self._metrics.clients.set(len(self._clients))
 
-    def close(self, client: Client, code: int, reason: str) -> None:
-        """Say goodbye with ``code``; the client gets nothing after it."""
+    def close(self, client: Client, code: int, reason: str, error: bytes = b"") -> None:
+        """Say goodbye with ``code``, explained by an ``error``; the client gets nothing after it."""
         if client.open:
+            self._write(client, text_frame(error) if error else b"", 1)
             self.drop(client)
             client.outlet.close(code, reason)
 
@@ -254,29 +256,22 @@ class Hub:
             return
         self._hand(client, symbol, announce(symbol, client.interest, *found))
 
-    # --- from the store -----------------------------------------------------------------------
+    # --- from the store (stored.py) -----------------------------------------------------------
 
     def history(self, symbol: str) -> History:
         """What memory has of ``symbol``."""
         return self._histories[symbol]
 
-    def hand_stored(self, fetch: Fetch, stretch: Stretch) -> None:
-        """Write what the store had for a client."""
-        self._hand(fetch.client, fetch.symbol, stretch)
-
-    def end_fetch(self, fetch: Fetch, stretch: Stretch) -> None:
-        """Memory has the rest: go on behind ``stretch``, in this very step."""
+    def hand_stored(self, fetch: Fetch, stretch: Stretch, *, last: bool = False) -> None:
+        """Write what the store had; behind the ``last`` stretch memory goes on in this very step."""
         client, symbol = fetch.client, fetch.symbol
-        del client.fetches[symbol]
+        if last:
+            del client.fetches[symbol]
         self._hand(client, symbol, stretch)
-        if every_tick(client.interest):
-            client.replaying.add(symbol)
-        self._pump(client)
-
-    def refuse(self, client: Client, message: bytes, code: int) -> None:
-        """Tell a client in an ``error`` why it is closed with ``code``."""
-        self._send(client, message)
-        self.close(client, code, "see the error message")
+        if last:
+            if every_tick(client.interest):
+                client.replaying.add(symbol)
+            self._pump(client)
 
     # --- catching up --------------------------------------------------------------------------
 
@@ -419,18 +414,9 @@ class Hub:
 
     def counts(self) -> ClientCounts:
         """The clients of this moment, for ``/status``."""
-        modes = {"every": 0, "latest": 0, "bars": 0}
-        for client in self._clients:
-            modes[client.interest.mode] += 1
-        by_symbol = {
-            symbol: sum(symbol in client.interest.symbols for client in self._clients)
-            for symbol in self.symbols
-        }
-        return ClientCounts(
-            connected=len(self._clients),
-            by_mode=modes,
-            by_symbol=by_symbol,
-            slow=sum(client.congested for client in self._clients),
+        return count_clients(
+            self._clients,
+            self.symbols,
             connections_total=self._connected_total,
             messages_sent_total=self._sent,
             skipped_ticks_total=self._skipped_ticks,

@@ -170,7 +170,8 @@ class Fetch:
             log.warning("The stored stream cannot be read", symbol=self.symbol, reason=str(error))
             if self._replay is not None:
                 message = "The stored stream cannot be read now; try again later."
-                self._hub.refuse(self.client, wire.error("unavailable", message), 1013)
+                error_message = wire.error("unavailable", message)
+                self._hub.close(self.client, 1013, "see the error", error_message)
                 return
         except Exception:  # a fault of ours must not leave the client waiting for ever
             log.exception("Reading the stored stream failed", symbol=self.symbol)
@@ -184,7 +185,7 @@ class Fetch:
         position, gone = history.locate(*self._place) or (history.end, [])
         position = behind_given(history, position, self._given)
         stretch = announce(symbol, client.interest, position, gone)
-        self._hub.end_fetch(self, stretch)
+        self._hub.hand_stored(self, stretch, last=True)
 
     async def _travel(self, start: float) -> bool:
         """Go to ``start``; False when nothing since is stored."""
