@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
@@ -46,7 +47,8 @@ _KEY_VARIABLES: tuple[tuple[str, str, int], ...] = (
     ("TWELVEDATA_API_KEY", "G1_1", 1),
 )
 _KEY_NAMES = {variable for variable, _, _ in _KEY_VARIABLES}
-_OURS = re.compile(r"^(TWELVEDATA|API_KEY|EWS|L0|MARKET|JOURNAL|FEED|KEY)_")
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]+")
+_OURS = re.compile(r"^(TWELVEDATA|API_KEY|EWS|L0|MARKET|JOURNAL|FEED|KEY|CLIENT)_")
 
 
 def _comma_list(value: object) -> object:
@@ -91,6 +93,20 @@ class Settings(BaseModel):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
     embedded: bool = False
+
+    max_clients: int = Field(20_000, ge=1)
+    max_clients_per_address: int | None = Field(None, ge=1)
+    trusted_proxies: Names = ()
+    client_messages_per_s: float = Field(20.0, gt=0)
+    client_message_burst: int = Field(100, ge=1)
+    client_message_max_bytes: int = Field(65_536, ge=1024)
+    client_handshake_s: float = Field(10.0, gt=0)
+    client_ping_interval_s: float = Field(20.0, ge=0)
+    client_ping_timeout_s: float = Field(20.0, gt=0)
+    client_buffer_kb: int = Field(256, ge=8)
+    client_buffer_age_s: float = Field(5.0, gt=0)
+    client_stall_s: float = Field(30.0, gt=0)
+    client_compression: bool = True
 
     symbols: Names = ("USDCOP",)
     market_open: TimeOfDay = time(8, 0)
@@ -140,6 +156,19 @@ class Settings(BaseModel):
             faults.append("SSL_CERT_PATH and SSL_KEY_PATH must be set together.")
         if "*" in self.cors_origins and len(self.cors_origins) > 1:
             faults.append("CORS_ORIGINS: '*' already allows every origin; name it alone.")
+        faults += [
+            f"CORS_ORIGINS: {origin!r} is not an origin; it looks like https://host or "
+            "https://host:port, without a path."
+            for origin in self.cors_origins
+            if origin not in ("*", "null") and not _ORIGIN.fullmatch(origin)
+        ]
+        for proxy in self.trusted_proxies:
+            try:
+                ip_network(proxy, strict=False)
+            except ValueError:
+                faults.append(
+                    f"TRUSTED_PROXIES: {proxy!r} is not an address or network like 10.0.0.0/8."
+                )
         for name, url, schemes in (
             ("DATABASE_URL", self.database_url, ("postgresql", "postgres")),
             ("REDIS_URL", self.redis_url, ("redis", "rediss", "unix")),

@@ -191,6 +191,24 @@ class Metrics:
         self.messages = Counter(
             "ews_client_messages", "Messages sent to clients", registry=self.registry
         )
+        self.clients_refused = Counter(
+            "ews_connections_refused",
+            "Connections and handshakes refused",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.clients_slowed = Counter(
+            "ews_clients_slowed",
+            "Clients found to be slow, by what waited: too many bytes, or bytes too old",
+            ["cause"],
+            registry=self.registry,
+        )
+        self.clients_closed = Counter(
+            "ews_clients_closed",
+            "WebSocket clients that the service closed, by close code",
+            ["code"],
+            registry=self.registry,
+        )
         self.feed_connected = Gauge(
             "ews_feed_connected", "1 while the vendor socket is open", registry=self.registry
         )

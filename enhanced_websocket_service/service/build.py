@@ -24,8 +24,10 @@ from enhanced_websocket_service.market.reconciliation import Credits
 from enhanced_websocket_service.market.silence import SilenceProfile
 from enhanced_websocket_service.market.source import is_simulated
 from enhanced_websocket_service.market.tick import Tick
+from enhanced_websocket_service.serving.admission import Admission
 from enhanced_websocket_service.serving.api import create_app
 from enhanced_websocket_service.serving.hub import Hub
+from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.settings import Settings
 from enhanced_websocket_service.storage.epochs import begin_epoch
@@ -146,7 +148,8 @@ async def build_service(
         raise
     states = StateMachine(now)
     flag = ReadyFlag(settings.ready_signals_dir, clock)
-    hub = Hub(settings.symbols, clock, lambda: states.state.value, metrics)
+    limits = _limits(settings)
+    hub = Hub(settings.symbols, clock, lambda: states.state.value, metrics, limits)
     for tick in published:
         bus.seed(tick, age_s=(now - tick.received_at) / clock.span(0.0, at_least_real=1.0))
         hub.seed(tick)
@@ -300,17 +303,24 @@ async def build_service(
         reconciler=reconciler,
         liveness=liveness,
     )
+    admission = Admission(limits, metrics, settings.cors_origins, settings.trusted_proxies)
     app = create_app(
         view,
         hub,
         metrics.registry,
         cors_origins=settings.cors_origins,
         state_dir=settings.state_dir,
+        admission=admission,
     )
     api = ApiServer(
         app,
         settings.host,
         settings.port,
+        admission=admission,
+        trusted_proxies=settings.trusted_proxies,
+        compression=settings.client_compression,
+        ping_interval_s=settings.client_ping_interval_s or None,
+        ping_timeout_s=settings.client_ping_timeout_s,
         ssl_cert=settings.ssl_cert_path,
         ssl_key=settings.ssl_key_path,
         shutdown_timeout_s=max(1, round(settings.shutdown_timeout_s / 4)),
@@ -384,3 +394,20 @@ async def _ask(answer: Awaitable[int | None]) -> int | None:
     except (EwsError, OSError, TimeoutError) as error:
         log.warning("Not asked for its highest epoch", error=str(error) or type(error).__name__)
         return None
+
+
+def _limits(settings: Settings) -> Limits:
+    unsent = settings.client_buffer_kb * 1024
+    return Limits(
+        high_water=unsent,
+        low_water=unsent // 8,
+        hard=unsent * 4,
+        age_s=settings.client_buffer_age_s,
+        stall_s=settings.client_stall_s,
+        clients=settings.max_clients,
+        clients_per_address=settings.max_clients_per_address,
+        messages_per_s=settings.client_messages_per_s,
+        message_burst=settings.client_message_burst,
+        message_bytes=settings.client_message_max_bytes,
+        handshake_s=settings.client_handshake_s,
+    )

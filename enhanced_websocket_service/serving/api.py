@@ -14,6 +14,7 @@ from enhanced_websocket_service.market.calendar import iso_local
 from enhanced_websocket_service.market.price_view import price_data
 
 from . import models, pages, params, problems, tables, wire
+from .admission import Admission
 from .health import ResourceMeter, health_answer, is_ready
 from .hub import Hub
 from .problems import Problem
@@ -40,13 +41,16 @@ def create_app(
     *,
     cors_origins: Sequence[str] = (),
     state_dir: Path = Path(),
+    admission: Admission | None = None,
 ) -> FastAPI:
     """The ASGI application: REST, WebSocket, metrics, dashboard.
 
     :param cors_origins: origins whose pages may read the answers; ``*`` allows all of them, then
         without credentials. None by default.
+    :param admission: shared with the server that runs this; by default one with the hub's limits.
     :param state_dir: its disk is the one whose use ``/health`` tells.
     """
+    admission = admission or Admission(hub.limits, hub.metrics, cors_origins)
     app = FastAPI(
         title="Enhanced WebSocket Service",
         version=__version__,
@@ -70,7 +74,7 @@ def create_app(
             expose_headers=["X-Next-Cursor", "X-Service-Status"],
         )
     _add_health(app, view, ResourceMeter(state_dir))
-    _add_status(app, view, hub)
+    _add_status(app, view, hub, admission)
     _add_market(app, view)
     _add_tables(app, view)
 
@@ -85,7 +89,7 @@ def create_app(
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     pages.install(app)
-    add_websockets(app, view, hub)
+    add_websockets(app, view, hub, admission)
     return app
 
 
@@ -141,7 +145,7 @@ def _add_health(app: FastAPI, view: ServiceView, meter: ResourceMeter) -> None:
         return respond(answer, 200 if able else 503)
 
 
-def _add_status(app: FastAPI, view: ServiceView, hub: Hub) -> None:
+def _add_status(app: FastAPI, view: ServiceView, hub: Hub, admission: Admission) -> None:
     @app.get("/status", tags=["service"])
     async def status() -> models.StatusAnswer:
         """Everything about the service at a glance."""
@@ -151,6 +155,12 @@ def _add_status(app: FastAPI, view: ServiceView, hub: Hub) -> None:
             version=__version__,
             market_session=view.session(),
             clients=hub.counts(),
+            connections=models.ConnectionCounts(
+                open=admission.connections,
+                maximum=admission.connections_max,
+                clients_maximum=admission.limits.clients,
+                refused_total=admission.refusals,
+            ),
             positions=hub.positions(),
         )
 

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from .direct import BorrowedSocket
 from .history import BAR, EPOCH, GAP, Entry, Position
-from .outlet import Outlet
+from .limits import Budget
+from .outlet import Outlet, Writer
 from .wire import Channel
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ class Interest(NamedTuple):
     symbols: frozenset[str]
     channels: frozenset[Channel]
     conflate: bool  # mode=latest: of several ticks only the newest, and no ``skipped``
+    deflate: bool = False  # what all of its group get is compressed
 
     def wants(self, entry: Entry) -> bool:
         """Whether an entry of the history of one of ``symbols`` is for such a client."""
@@ -44,15 +47,43 @@ class Staged(NamedTuple):
 
 
 class Group:
-    """The live clients of one interest, each with the function that writes to it."""
+    """The live clients of one interest, by the way in which they are written to."""
 
     def __init__(self, interest: Interest) -> None:
         self.interest = interest
-        self.members: dict[Client, Callable[[bytes], None]] = {}
+        self.by_socket: dict[BorrowedSocket, Client] = {}
+        self.by_writer: dict[Writer, Client] = {}
+        self.written = 0  # bytes given to each member since the group began
+        self._sockets: tuple[BorrowedSocket, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.by_socket) + len(self.by_writer)
+
+    def add(self, client: "Client") -> None:
+        client.group, client.route = self, client.outlet.direct or client.outlet.write
+        if isinstance(client.route, BorrowedSocket):
+            self.by_socket[client.route] = client
+            self._sockets = None
+        else:
+            self.by_writer[client.route] = client
+
+    def remove(self, client: "Client") -> None:
+        route, client.group, client.route = client.route, None, None
+        if isinstance(route, BorrowedSocket):
+            del self.by_socket[route]
+            self._sockets = None
+        elif route is not None:
+            del self.by_writer[route]
+
+    def sockets(self) -> tuple[BorrowedSocket, ...]:
+        """Of the members that have one now. Kept until that changes."""
+        if self._sockets is None:
+            self._sockets = tuple(self.by_socket)
+        return self._sockets
 
     def compose(self, staged: Sequence[Staged]) -> tuple[bytes, int]:
         """The bytes of this group for one batch, and how many messages they are."""
-        symbols, channels, conflate = self.interest
+        symbols, channels, conflate, _ = self.interest
         frames: list[bytes] = []
         newest: dict[str, int] = {}
         for symbol, kind, frame in staged:
@@ -78,27 +109,31 @@ class Group:
         return b"".join(frames), sum(map(bool, frames))
 
 
-class Budget:
-    """A token bucket: ``burst`` messages at once, ``rate`` a real second on average."""
-
-    def __init__(self, rate: float, burst: int, real_time: Callable[[], float]) -> None:
-        self._rate, self._burst, self._real_time = rate, burst, real_time
-        self._tokens = float(burst)
-        self._at = real_time()
-
-    def take(self) -> bool:
-        """Spend one; False when there is none left."""
-        now = self._real_time()
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-
 class Client:
     """State of one connection, changed by the hub alone; listens to its outlet."""
+
+    __slots__ = (
+        "_hub",
+        "_loop",
+        "_timer",
+        "aged",
+        "behind",
+        "budget",
+        "congested",
+        "fetches",
+        "group",
+        "interest",
+        "mark",
+        "number",
+        "open",
+        "outlet",
+        "pumping",
+        "replaying",
+        "route",
+        "status_seen",
+        "taken",
+        "written",
+    )
 
     def __init__(
         self,
@@ -116,15 +151,25 @@ class Client:
         self.congested = False
         self.pumping = False  # a call of the hub's pump is scheduled
         self.group: Group | None = None  # set while live
+        self.route: BorrowedSocket | Writer | None = None  # by which the group knows it, while live
         self.behind: dict[str, Position] = {}  # by symbol, while not live
         self.replaying: set[str] = set()  # symbols behind because the client resumed
         self.fetches: dict[str, Fetch] = {}  # symbols that are read from the store
+        self.written = 0  # bytes written to it; while it is live, less those of its group before it
+        self.mark: tuple[float, int] | None = None  # when, and what had been written (aging.py)
+        self.aged = False  # slow because something waits too long, not because it is too much
+        self.taken = 0  # bytes that had left when it was last found to be slow
         self.status_seen: bytes | None = None  # the last status frame before it became slow
         loop = asyncio.get_running_loop()
         self.budget = Budget(messages_per_s, message_burst, loop.time)
         self._hub = hub
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def written_in_all(self) -> int:
+        """Bytes written to it since it connected."""
+        return self.written + (self.group.written if self.group is not None else 0)
 
     def start_timer(self, seconds: float, then: Callable[[], None]) -> None:
         self.stop_timer()
@@ -145,6 +190,11 @@ class Client:
 
     def on_drained(self) -> None:
         self._hub.drained(self)
+
+    def on_rerouted(self) -> None:
+        if (group := self.group) is not None:
+            group.remove(self)
+            group.add(self)
 
     def on_closed(self) -> None:
         self._hub.drop(self)

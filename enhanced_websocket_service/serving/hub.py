@@ -12,8 +12,7 @@ Not owned here: sockets (outlet.py, frames.py), what messages look like (wire.py
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import structlog
@@ -24,11 +23,15 @@ from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.telemetry import Metrics
 
 from . import wire
+from .aging import AgeWatch
 from .board import Board
 from .catchup import Stretch, announce, every_tick, jump, replay
 from .census import count_clients
-from .client import Client, Group, Interest
+from .client import Client, Group, Interest, Staged
+from .deflate import deflated
+from .direct import CLOSED, send_to_all
 from .history import History, Position
+from .limits import Limits
 from .models import ClientCounts, StreamPosition
 from .outlet import Outlet, text_frame
 from .stored import Fetch, Replay, StoredStream
@@ -39,20 +42,6 @@ Mode = Literal["every", "latest", "bars"]
 
 _TICKS: frozenset[wire.Channel] = frozenset({"ticks"})
 _CHUNK = 512  # history entries handed to one client before the others get their turn again
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds on what clients may cost. Sizes in bytes, times in real seconds."""
-
-    history: int = 50_000  # entries kept per symbol for resume
-    high_water: int = 256 * 1024  # unsent bytes at which a client counts as slow
-    low_water: int = 32 * 1024  # unsent bytes at which it has drained
-    hard: int = 1024 * 1024  # unsent bytes at which it is closed with 4008
-    stall_s: float = 30.0  # slow for so long without draining once: closed with 4008
-    clients: int = 20_000
-    messages_per_s: float = 20.0  # from one client, on average
-    message_burst: int = 100
 
 
 class Hub:
@@ -70,11 +59,14 @@ class Hub:
         self.limits = limits or Limits()
         self._clock = clock
         self._server_status = server_status
-        self._metrics = metrics
+        self.metrics = metrics
         self._board = Board(self.symbols, self.limits.history)
         self._histories = self._board.histories
         self._groups: dict[Interest, Group] = {}
         self._clients: set[Client] = set()
+        self._ages = AgeWatch(
+            self.limits.age_s, lambda: self._clients, self.congested, self.drained
+        )
         self._ids = itertools.count(1)
         self._connected_total = self._slow_total = self._closed_slow_total = 0
         self._skipped_ticks = self._sent = 0
@@ -90,23 +82,40 @@ class Hub:
     def on_events(self, events: Sequence[Event]) -> None:
         """Publish one batch, in order. Also fills the history when nobody is connected."""
         staged = self._board.stage(events)
-        for group in list(self._groups.values()):
-            payload, count = group.compose(staged)
+        for group, messages in self._addressed(staged):
+            payload, count = group.compose(messages)
             if not payload:
                 continue
-            members = list(group.members.items())
-            self._count(count * len(members))
-            for client, write in members:
+            self._count(count * len(group))
+            group.written += len(payload)
+            writers = list(group.by_writer.items())  # before any of the others becomes one of them
+            for socket, taken in send_to_all(group.sockets(), payload):
+                client = group.by_socket[socket]
+                if taken == CLOSED:
+                    self.drop(client)  # the socket closed under us; its protocol tells no more
+                else:
+                    # The peer reads slowly. The rest waits in the transport, before all else.
+                    client.written -= len(payload) - taken  # or it would count twice
+                    self._write(client, payload[taken:], 0)
+            for write, client in writers:
                 try:
                     write(payload)
                 except (OSError, RuntimeError):
-                    self.drop(client)  # the socket closed under us; its protocol tells no more
+                    self.drop(client)
+
+    def _addressed(self, staged: list[Staged]) -> Iterator[tuple[Group, list[Staged]]]:
+        """Each group with what it chooses from; compressed once, when the others have theirs."""
+        groups = list(self._groups.values())
+        for group in groups:
+            if not group.interest.deflate:
+                yield group, staged
+        compressing = [group for group in groups if group.interest.deflate]
+        if compressing:
+            short = [one._replace(frame=deflated(one.frame)) for one in staged]
+            for group in compressing:
+                yield group, short
 
     # --- clients come and go ------------------------------------------------------------------
-
-    @property
-    def full(self) -> bool:
-        return len(self._clients) >= self.limits.clients
 
     def connect(
         self,
@@ -122,13 +131,14 @@ class Hub:
             next(self._ids),
             self,
             outlet,
-            Interest(frozenset(symbols), channels, mode == "latest"),
+            Interest(frozenset(symbols), channels, mode == "latest", outlet.deflates),
             self.limits.messages_per_s,
             self.limits.message_burst,
         )
         self._clients.add(client)
+        self._ages.start()
         self._connected_total += 1
-        self._metrics.clients.set(len(self._clients))
+        self.metrics.clients.set(len(self._clients))
         outlet.bind(client, self.limits.high_water, self.limits.low_water)
         self._send(client, self._welcome(client.interest.symbols))
         resumed = {cursor.symbol for cursor in since}
@@ -154,7 +164,7 @@ class Hub:
         self._leave(client)
         client.stop_timer()
         client.stop_fetches()
-        self._metrics.clients.set(len(self._clients))
+        self.metrics.clients.set(len(self._clients))
 
     def close(self, client: Client, code: int, reason: str, error: bytes = b"") -> None:
         """Say goodbye with ``code``, explained by an ``error``; the client gets nothing after it."""
@@ -204,9 +214,9 @@ class Hub:
         symbols &= self._histories.keys()
         old = client.interest
         if add:
-            new = Interest(old.symbols | symbols, old.channels | channels, old.conflate)
+            new = old._replace(symbols=old.symbols | symbols, channels=old.channels | channels)
         else:
-            new = Interest(old.symbols - symbols, old.channels - channels, old.conflate)
+            new = old._replace(symbols=old.symbols - symbols, channels=old.channels - channels)
         if client.group is not None:
             self._set_behind(client)
         client.interest = new
@@ -280,9 +290,10 @@ class Hub:
         if not client.open or client.congested:
             return
         client.congested = True
-        client.start_timer(self.limits.stall_s, lambda: self._stalled(client))
+        self.metrics.clients_slowed.labels("age" if client.aged else "bytes").inc()
+        self._expect_progress(client)
         if client.group is not None:
-            # Called from within a write, so everything in the history has just been written.
+            # A live client: everything in the history has just been written to it.
             self._set_behind(client)
             self._slow_total += 1
             log.debug("Client is slow, gets only the latest", client=client.number)
@@ -290,9 +301,20 @@ class Hub:
     def drained(self, client: Client) -> None:
         """The outlet is empty enough again: catch up."""
         if client.open and client.congested:
-            client.congested = False
+            client.congested = client.aged = False
             client.stop_timer()
             self._pump(client)
+
+    def _expect_progress(self, client: Client) -> None:
+        client.taken = client.written_in_all - client.outlet.buffered()
+        client.start_timer(self.limits.stall_s, lambda: self._look_for_progress(client))
+
+    def _look_for_progress(self, client: Client) -> None:
+        """One that takes what waits, however slowly, is told of the present once it has."""
+        if client.written_in_all - client.outlet.buffered() > client.taken:
+            self._expect_progress(client)
+        else:
+            self._stalled(client)
 
     def _stalled(self, client: Client) -> None:
         self._closed_slow_total += 1
@@ -357,15 +379,16 @@ class Hub:
         group = self._groups.get(client.interest)
         if group is None:
             group = self._groups[client.interest] = Group(client.interest)
-        group.members[client] = client.outlet.write
-        client.group = group
+        group.add(client)
+        client.written -= group.written
         client.behind.clear()
 
     def _leave(self, client: Client) -> None:
-        group, client.group = client.group, None
+        group = client.group
         if group is not None:
-            del group.members[client]
-            if not group.members:
+            group.remove(client)
+            client.written += group.written
+            if not group:
                 del self._groups[group.interest]
 
     def _welcome(self, symbols: Iterable[str]) -> bytes:
@@ -394,6 +417,7 @@ class Hub:
     def _write(self, client: Client, frames: bytes, count: int) -> None:
         if not frames or not client.open:
             return
+        client.written += len(frames)
         try:
             client.outlet.write(frames)
         except (OSError, RuntimeError):
@@ -403,7 +427,7 @@ class Hub:
 
     def _count(self, messages: int) -> None:
         self._sent += messages
-        self._metrics.messages.inc(messages)
+        self.metrics.messages.inc(messages)
 
     def positions(self) -> dict[str, StreamPosition]:
         """The last tick given out per symbol."""

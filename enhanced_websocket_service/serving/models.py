@@ -265,6 +265,15 @@ class ClientCounts(View):
     closed_slow_total: int
 
 
+class ConnectionCounts(View):
+    """TCP connections now, clients included, and what was refused since the start, by reason."""
+
+    open: int
+    maximum: int
+    clients_maximum: int
+    refused_total: dict[str, int]
+
+
 class StreamPosition(View):
     """The last tick given out for a symbol: what a client resumes from."""
 
@@ -297,6 +306,7 @@ class StatusAnswer(StatusView, Answer):
     version: str
     market_session: SessionView
     clients: ClientCounts
+    connections: ConnectionCounts
     positions: dict[str, StreamPosition]
 
 

@@ -1,7 +1,8 @@
 """Where a client's frames go: the contract between the hub and a connection, and the plain-ASGI kind.
 
 An outlet takes bytes that are whole, unmasked WebSocket frames. It never blocks: when the peer reads too
-slowly it says ``on_congested`` and the hub stops writing until ``on_drained``.
+slowly it says ``on_congested`` and the hub stops writing until ``on_drained``. While nothing waits in it,
+an outlet may have a shorter way, ``direct``.
 """
 
 import asyncio
@@ -9,7 +10,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from .direct import BorrowedSocket
+
 _CLOSED_BY_PEER = (OSError, RuntimeError)
+
+Writer = Callable[[bytes], None]
 
 
 class OutletListener(Protocol):
@@ -23,6 +28,10 @@ class OutletListener(Protocol):
         """What waited has gone down to the low-water mark."""
         ...
 
+    def on_rerouted(self) -> None:
+        """``direct`` is another one from now on."""
+        ...
+
     def on_closed(self) -> None:
         """No frame may be written any more: the peer left, or the closing handshake began."""
         ...
@@ -31,12 +40,23 @@ class OutletListener(Protocol):
 class Outlet(Protocol):
     """One client's connection, seen from the hub."""
 
+    @property
+    def deflates(self) -> bool:
+        """Whether the peer takes frames as ``deflate.deflated`` makes them, among others."""
+        ...
+
     def bind(self, listener: OutletListener, high_water: int, low_water: int) -> None:
         """Name the owner; marks in bytes. Called once, after the handshake, before any write."""
         ...
 
     def write(self, frames: bytes, /) -> None:
         """Hand over whole frames; returns at once. Only between ``bind`` and ``on_closed``."""
+        ...
+
+    @property
+    def direct(self) -> BorrowedSocket | None:
+        """A shorter way than ``write``, while there is one. It may take less than it is given: the
+        rest goes to ``write`` before anything else does."""
         ...
 
     def buffered(self) -> int:
@@ -78,6 +98,9 @@ class AsgiOutlet:
 
     The hub keeps the backlog bounded: it stops at ``on_congested``, and closes past its hard limit.
     """
+
+    deflates = False  # the server between may compress or not, as it likes
+    direct: BorrowedSocket | None = None
 
     def __init__(self, send: Callable[[Any], Awaitable[None]]) -> None:
         self._send = send

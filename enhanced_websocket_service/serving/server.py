@@ -4,21 +4,30 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
 from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.telemetry import Metrics
 
+from .admission import Admission
+from .direct import SocketPool
 from .frames import FrameProtocol
+from .http_guard import GuardedHttp
+from .limits import Limits
+from .open_files import allow_files
 
 log = structlog.get_logger(__name__)
 
-MAX_MESSAGE_BYTES = 64 * 1024
 _BACKLOG = 2048
+_FILES_OF_OUR_OWN = 256
+"""Databases, journal, logs, the vendor's connections."""
 
 
 class _Server(uvicorn.Server):
@@ -41,6 +50,9 @@ class ApiServer:
     """Serves ``app`` on ``host:port``, with TLS when a certificate is given.
 
     :param port: 0 takes a free one; ``port`` tells which after ``start``.
+    :param admission: who may connect, and the limits on what connections may cost.
+    :param trusted_proxies: whose ``X-Forwarded-For`` names the client.
+    :param compression: permessage-deflate for clients that offer it.
     :param ping_interval_s: real seconds between pings; a client that does not answer one within
         ``ping_timeout_s`` is closed. ``None`` sends none.
     :param shutdown_timeout_s: real seconds that requests and goodbyes may take in ``stop``.
@@ -52,6 +64,9 @@ class ApiServer:
         host: str,
         port: int,
         *,
+        admission: Admission | None = None,
+        trusted_proxies: Sequence[str] = (),
+        compression: bool = True,
         ssl_cert: Path | None = None,
         ssl_key: Path | None = None,
         ping_interval_s: float | None = 20.0,
@@ -61,6 +76,9 @@ class ApiServer:
         self.host, self.port = host, port
         self._app = app
         self._cert, self._key = ssl_cert, ssl_key
+        self.admission = admission or Admission(Limits(), Metrics())
+        self._proxies = ",".join(trusted_proxies)
+        self._deflate = compression
         self._pings = (ping_interval_s, ping_timeout_s)
         self._shutdown_timeout_s = shutdown_timeout_s
         self._server: _Server | None = None
@@ -79,6 +97,7 @@ class ApiServer:
         :raises ConfigurationError: the address is taken or not ours, or the certificate is bad.
         """
         self._check_certificate()
+        self._make_room()
         listener = _listen(self.host, self.port)
         self.port = listener.getsockname()[1]
         try:
@@ -131,23 +150,49 @@ class ApiServer:
             host=self.host,
             port=self.port,
             loop="none",
-            http="httptools",
-            ws=FrameProtocol,
-            ws_max_size=MAX_MESSAGE_BYTES,
+            # uvicorn calls what it gets here; their own parameters are bound beforehand.
+            http=cast(Any, partial(GuardedHttp, admission=self.admission)),
+            ws=cast(
+                Any,
+                partial(
+                    FrameProtocol,
+                    sockets=SocketPool(),
+                    admission=self.admission,
+                    deflate=self._deflate,
+                ),
+            ),
+            ws_max_size=self.admission.limits.message_bytes,
             ws_ping_interval=interval,
             ws_ping_timeout=timeout,
-            # Raw frames are written beside uvicorn's own; compression would need its context.
+            # Ours keeps no context per client (deflate.py).
             ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
             log_level="warning",
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=bool(self._proxies),
+            forwarded_allow_ips=self._proxies or None,
             backlog=_BACKLOG,
             timeout_graceful_shutdown=self._shutdown_timeout_s,
             ssl_certfile=self._cert,
             ssl_keyfile=self._key,
+        )
+
+    def _make_room(self) -> None:
+        """Ask the operating system for a file per connection, and be content with what it gives."""
+        wanted = self.admission.connections_max + _FILES_OF_OUR_OWN
+        granted = allow_files(wanted)
+        if granted is None or granted >= wanted:
+            return
+        self.admission.connections_max = max(1, granted - _FILES_OF_OUR_OWN)
+        # A little less than the default is no worry of anybody's who runs a demo.
+        tell = log.warning if granted < wanted // 2 else log.info
+        tell(
+            "Fewer clients than MAX_CLIENTS can connect: the limit on open files is too low. "
+            "Raise it (ulimit -n, LimitNOFILE, or ulimits in compose)",
+            open_files=granted,
+            connections=self.admission.connections_max,
         )
 
     def _check_certificate(self) -> None:

@@ -1,18 +1,23 @@
 """The WebSocket endpoints: admission, then messages to the hub until the client has gone."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from fastapi import FastAPI, WebSocket
+from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
 from . import wire
+from .admission import Admission
 from .client import Client
 from .frames import OUTLET_EXTENSION
 from .hub import Hub, Mode
 from .outlet import AsgiOutlet, Outlet
+from .problems import problem_response
 from .stored import Replay, StoredStream
 from .travel import parse_travel
 from .views import ServiceView
@@ -32,17 +37,76 @@ class _Refused(Exception):
         self.message, self.code = message, code
 
 
-def add_websockets(app: FastAPI, view: ServiceView, hub: Hub) -> None:
+def add_websockets(app: FastAPI, view: ServiceView, hub: Hub, admission: Admission) -> None:
     """Add ``/ws`` and ``/ws/{symbol}``."""
     hub.stored = StoredStream(view)
 
+    async def serve(websocket: WebSocket, name: str | None) -> None:
+        address = websocket.client.host if websocket.client is not None else None
+        headers = websocket.headers
+        fault = admission.origin_fault(headers.getlist("origin"), headers.get("host", ""))
+        if fault is not None:
+            # Before the handshake (RFC 6455, 4.2.2): its page must not get a connection at all.
+            admission.refused("origin", address, fault)
+            await _deny(websocket, problem_response(view, 403, fault, "origin_not_allowed"))
+            return
+        await websocket.accept()
+        refusal = admission.enter(address)
+        if refusal is not None:
+            admission.refused(refusal.code, address, refusal.message)
+            await _refuse(websocket, _Refused(wire.error(*refusal), TRY_LATER))
+            return
+        leave, stays = partial(admission.leave, address), False
+        try:
+            stays = await _serve(websocket, hub, view, name, leave)
+        finally:
+            if not stays:
+                leave()
+
     @app.websocket("/ws")
     async def every_symbol(websocket: WebSocket) -> None:
-        await _serve(websocket, hub, view, None)
+        await serve(websocket, None)
 
     @app.websocket("/ws/{symbol:path}")
     async def one_symbol(websocket: WebSocket, symbol: str) -> None:
-        await _serve(websocket, hub, view, symbol)
+        await serve(websocket, symbol)
+
+
+async def _deny(websocket: WebSocket, answer: Response) -> None:
+    try:
+        await websocket.send_denial_response(answer)
+    except RuntimeError:  # a server without that extension: it answers with a bare 403
+        await websocket.close()
+
+
+async def _refuse(websocket: WebSocket, refusal: _Refused) -> None:
+    """A browser shows no reason for a refused handshake: once accepted, explain, close."""
+    with suppress(WebSocketDisconnect, RuntimeError):
+        await websocket.send_text(refusal.message.decode())
+        await websocket.close(refusal.code)
+
+
+async def _serve(
+    websocket: WebSocket,
+    hub: Hub,
+    view: ServiceView,
+    name: str | None,
+    when_lost: Callable[[], None],
+) -> bool:
+    """:returns: whether the connection outlives this task; ``when_lost`` is then called at its end."""
+    try:
+        wish = _admit(websocket, hub, view, name)
+    except _Refused as refusal:
+        await _refuse(websocket, refusal)
+        return False
+    outlet = websocket.scope.get("extensions", {}).get(OUTLET_EXTENSION)
+    if outlet is not None:
+        # No task waits for a client's messages: they go to the hub, and the outlet tells of the end.
+        client = hub.connect(outlet, wish.symbols, wish.mode, wish.since, wish.travel)
+        outlet.take_over(partial(hub.on_message, client), when_lost)
+        return True
+    await _converse_plainly(websocket, hub, wish)
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,30 +119,11 @@ class _Wish:
     travel: Replay | None
 
 
-async def _serve(websocket: WebSocket, hub: Hub, view: ServiceView, name: str | None) -> None:
-    await websocket.accept()
-    try:
-        wish = _admit(websocket, hub, view, name)
-    except _Refused as refusal:
-        # A browser shows no reason for a refused handshake: accept, explain, close.
-        with suppress(WebSocketDisconnect, RuntimeError):
-            await websocket.send_text(refusal.message.decode())
-            await websocket.close(refusal.code)
-        return
-    outlet = websocket.scope.get("extensions", {}).get(OUTLET_EXTENSION)
-    if outlet is not None:
-        await _converse(websocket, hub, outlet, wish)
-        return
-    await _converse_plainly(websocket, hub, wish)
-
-
 def _admit(websocket: WebSocket, hub: Hub, view: ServiceView, name: str | None) -> _Wish:
     """What the client asked for; :raises _Refused: when it cannot be had.
 
     :param name: the symbol in the path; ``None``: all of them.
     """
-    if hub.full:
-        raise _Refused(wire.error("too_many_clients", "Too many clients; try later."), TRY_LATER)
     symbols = list(view.symbols) if name is None else [wire.normalise_symbol(name)]
     if name is not None and symbols[0] not in hub.symbols:
         raise _Refused(hub.unknown_symbol(name), UNKNOWN_SYMBOL)

@@ -1,6 +1,7 @@
 """The server as a component: ports, certificates, start and stop, both event loops."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 import subprocess
@@ -10,10 +11,12 @@ from typing import Any
 import httpx
 import pytest
 import uvloop
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.serving.server import ApiServer
-from tests.unit.serving.fakes import running
+from tests.unit.serving.fakes import running, tick, until
 
 
 async def test_a_taken_port_is_named() -> None:
@@ -74,6 +77,42 @@ async def test_tls(certificate: tuple[Path, Path]) -> None:
     ):
         assert api.url.startswith("https://")
         assert (await client.get("/status")).status_code == 200
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_websockets_over_tls(certificate: tuple[Path, Path], loop_factory: Any) -> None:
+    """Messages, each kind of goodbye, and a peer that sends on when it is told to stop."""
+    cert, key = certificate
+    context = ssl.create_default_context(cafile=str(cert))
+
+    async def code(client: ClientConnection) -> int | None:
+        with contextlib.suppress(ConnectionClosed):
+            async with asyncio.timeout(10):
+                while True:
+                    await client.recv()
+        return client.close_code
+
+    async def main() -> None:
+        async with running(ssl_cert=cert, ssl_key=key) as api:
+            client = await connect(f"{api.ws}/ws", ssl=context)
+            api.hub.on_events([tick(1)])
+            async with asyncio.timeout(10):
+                while '"offset":1,' not in str(await client.recv()):
+                    pass
+            await client.close()
+            assert client.close_code == 1000
+            client = await connect(f"{api.ws}/ws", ssl=context)
+            with contextlib.suppress(ConnectionClosed):
+                await client.send("x" * 70_000)
+            assert await code(client) == 1009
+            client = await connect(f"{api.ws}/ws", ssl=context)
+            await client.recv()
+            api.hub.close_all()
+            assert await code(client) == 1012
+            await until(lambda: api.server.admission.connections == 0)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
 
 
 async def test_bad_certificates_are_named(certificate: tuple[Path, Path], tmp_path: Path) -> None:

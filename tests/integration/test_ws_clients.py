@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -16,8 +16,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from enhanced_websocket_service.market.events import EpochStarted
-from enhanced_websocket_service.serving import server as server_module
-from enhanced_websocket_service.serving.hub import Limits
+from enhanced_websocket_service.serving.limits import Limits
 from tests.unit.serving.fakes import EPOCH, Running, bar_update, running, tick, until
 
 Scenario = Callable[..., Awaitable[None]]
@@ -94,7 +93,7 @@ async def bad_messages_do_not_end_the_connection(api: Running) -> None:
 
 async def oversize_and_flood(api: Running) -> None:
     async with connect(f"{api.ws}/ws") as client:
-        await client.send("x" * (server_module.MAX_MESSAGE_BYTES + 1))
+        await client.send("x" * (Limits().message_bytes + 1))
         assert await close_code(client) == 1009
     async with connect(f"{api.ws}/ws") as client:
         with contextlib.suppress(ConnectionClosed):
@@ -255,6 +254,65 @@ async def test_a_slow_client_that_reads_again_is_told_exactly_what_it_missed() -
         api.hub.on_events([tick(last + 1)])
         data = await asyncio.wait_for(loop.sock_recv(sock, 65536), 10)
         assert f'"offset":{last + 1},'.encode() in data
+
+
+async def ticks_and_pings(api: Running) -> None:
+    """Pongs are uvicorn's, ticks the hub's, the socket is small: each frame stays whole, in its order."""
+    loop = asyncio.get_running_loop()
+    async with mute_client(api) as sock:
+        await until(lambda: api.hub.counts().connected == 1)
+        offset, pings, data = 0, 40, b""
+
+        def publish(ticks: int) -> None:
+            nonlocal offset
+            for _ in range(ticks):
+                offset += 1
+                api.hub.on_events([tick(offset)])
+
+        for number in range(pings):
+            publish(500)
+            await loop.sock_sendall(sock, b"\x89\x84\0\0\0\0" + number.to_bytes(4))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            # Now there is room in the socket, and the transport has not noticed yet.
+            data += sock.recv(65536)
+            publish(5)
+        while api.hub.counts().slow:
+            data += await asyncio.wait_for(loop.sock_recv(sock, 65536), 10)
+        publish(1)
+        while f'"offset":{offset},'.encode() not in data or data.count(b"\x8a\x04") < pings:
+            data += await asyncio.wait_for(loop.sock_recv(sock, 65536), 10)
+    frames = list(_whole_frames(data[data.index(b"\r\n\r\n") + 4 :]))
+    assert [int.from_bytes(p) for op, p in frames if op == 0x8A] == list(range(pings))
+    account: list[int] = []
+    for message in (json.loads(payload) for op, payload in frames if op == 0x81):
+        if message["type"] == "market_data":
+            account.append(message["offset"])
+        elif message["type"] == "skipped":
+            account += range(message["from"], message["to"] + 1)
+    assert account == list(range(1, offset + 1))
+
+
+def _whole_frames(stream: bytes) -> Iterator[tuple[int, bytes]]:
+    while stream:
+        op, size = stream[0], stream[1]
+        assert op in (0x81, 0x8A), "a frame in the middle of another"
+        start = 2
+        if size == 126:
+            start, size = 4, int.from_bytes(stream[2:4])
+        assert size < 65536
+        yield op, stream[start : start + size]
+        stream = stream[start + size :]
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_pongs_stand_between_whole_frames_when_the_socket_is_full(loop_factory: Any) -> None:
+    async def main() -> None:
+        async with running(limits=Limits(high_water=8192, low_water=1024)) as api:
+            await ticks_and_pings(api)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
 
 
 def _frames(stream: bytes) -> list[dict[str, Any]]:

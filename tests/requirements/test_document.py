@@ -80,6 +80,7 @@ def test_file_names(document: str) -> None:
 
 def test_messages(document: str) -> None:
     (client,) = blocks(document, "javascript")
+    assert client == facts.JAVASCRIPT
     assert re.findall(r"data\.type === '(\w+)'", client) == list(facts.SERVER_SENDS)
     for kind, fields in facts.SERVER_SENDS.items():
         branch = client.split(f"'{kind}'")[1].split("}")[0]

@@ -14,8 +14,11 @@ from enhanced_websocket_service.market.bar import INTERVALS, Bar, BarUpdate, Cer
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving import models
+from enhanced_websocket_service.serving.admission import Admission
 from enhanced_websocket_service.serving.api import create_app
-from enhanced_websocket_service.serving.hub import Hub, Limits
+from enhanced_websocket_service.serving.direct import BorrowedSocket
+from enhanced_websocket_service.serving.hub import Hub
+from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.serving.outlet import OutletListener, payloads
 from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.serving.session import session_view
@@ -265,6 +268,8 @@ class FakeService:
 class RecordingOutlet:
     """An outlet whose peer reads only when told: what was written, message by message."""
 
+    deflates = False
+
     def __init__(self) -> None:
         self.listener: OutletListener | None = None
         self.frames: list[bytes] = []
@@ -275,6 +280,7 @@ class RecordingOutlet:
         self.paused = False
         self.closed: tuple[int, str] | None = None
         self.broken = False
+        self.direct: BorrowedSocket | None = None
 
     def bind(self, listener: OutletListener, high_water: int, low_water: int) -> None:
         self.listener, self.high, self.low = listener, high_water, low_water
@@ -343,12 +349,15 @@ async def running(
     service: FakeService | None = None,
     limits: Limits | None = None,
     cors_origins: Sequence[str] = (),
+    trusted_proxies: Sequence[str] = (),
     **server: Any,
 ) -> AsyncIterator[Running]:
     service = service or FakeService()
     metrics = Metrics()
     hub = Hub(service.symbols, service.clock, service.service_state, metrics, limits)
-    app = create_app(service, hub, metrics.registry, cors_origins=cors_origins)
+    admission = Admission(hub.limits, metrics, cors_origins, trusted_proxies)
+    app = create_app(service, hub, metrics.registry, cors_origins=cors_origins, admission=admission)
+    server |= {"admission": admission, "trusted_proxies": trusted_proxies}
     api = ApiServer(app, "127.0.0.1", 0, **server)
     await api.start()
     try:
