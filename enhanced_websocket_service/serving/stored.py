@@ -312,8 +312,10 @@ class _Pace:
         """When ``message`` is due; the first one at once."""
         if message.at is None:
             return self._due
-        last, self._last = self._last, message.at
+        last = self._last
         if last is None:
+            self._last = message.at
             return now
-        gap = max(0.0, message.at - last)
+        self._last = max(last, message.at)  # instants may go back a little where places never do
+        gap = self._last - last
         return self._due + (_LONG_GAP_TAKES_S if gap > LONG_GAP_S else gap / self._speed)
