@@ -22,7 +22,7 @@ from enhanced_websocket_service.storage.stream_store import Key, StoredStretch
 from . import wire
 from .catchup import announce, behind_given, from_store
 from .client import Client
-from .history import BAR, Position
+from .history import BAR, Position, Skip
 from .weave import Stored, weave
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ PAGE: Final = 500
 _SLICE: Final = 64  # messages encoded or handed over before others get their turn
 _FRESH_S: Final = 0.25  # real seconds for which the end of the stream may be shared
 _WRITER_S: Final = 5.0  # real seconds to wait until what was published is stored
+_ASK_AGAIN: Final = 3
 LONG_GAP_S: Final = 1800.0
 _LONG_GAP_TAKES_S: Final = 1.0
 
@@ -182,10 +183,15 @@ class Fetch:
         client, symbol, history = self.client, self.symbol, self._hub.history(self.symbol)
         if client.fetches.get(symbol) is not self:
             return
-        position, gone = history.locate(*self._place) or (history.end, [])
+        position, gone = self._locate()
         position = behind_given(history, position, self._given)
         stretch = announce(symbol, client.interest, position, gone)
         self._hub.hand_stored(self, stretch, last=True)
+
+    def _locate(self) -> tuple[Position, list[Skip]]:
+        """Where memory would go on, and what neither it nor the client has."""
+        history = self._hub.history(self.symbol)
+        return history.locate(*self._place) or (history.end, [])
 
     async def _travel(self, start: float) -> bool:
         """Go to ``start``; False when nothing since is stored."""
@@ -196,7 +202,7 @@ class Fetch:
 
     async def _read(self) -> None:
         asked_at: float | None = None
-        settled = False
+        settled, in_vain = False, 0
         while True:
             before = self._place
             page = await self._stream.page(
@@ -212,7 +218,9 @@ class Fetch:
                 continue  # it took its time: more has been stored since
             if self._replay is not None and self._hub.history(self.symbol).holds_from(*self._place):
                 return
-            if settled and self._place == before:
+            in_vain = in_vain + 1 if settled and self._place == before else 0
+            # Asked again when memory has moved on meanwhile: the store may have what it let go.
+            if in_vain > _ASK_AGAIN or (in_vain and not self._locate()[1]):
                 return
             settled = await self._stream.source.stored(_WRITER_S)
             if not settled:
