@@ -36,6 +36,7 @@ from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import records_since, recover
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.slot_store import SlotStore
+from enhanced_websocket_service.storage.stream_store import StreamStore
 from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
@@ -156,7 +157,7 @@ async def build_service(
     hub = Hub(settings.symbols, clock, lambda: states.state.value, metrics, limits)
     for tick in published:
         bus.seed(tick, age_s=(now - tick.received_at) / clock.span(0.0, at_least_real=1.0))
-        hub.on_events([tick])  # clients get it as their snapshot
+        hub.seed(tick)
     bus.subscribe(hub.on_events)
     supervisor = Supervisor(metrics)
 
@@ -302,6 +303,7 @@ async def build_service(
         database=database,
         keys=keys,
         planner=planner,
+        stream=StreamStore(database),
         continuity=Continuity(slots, calendar, clock, provider, epoch=epoch),
         reconciler=reconciler,
         liveness=liveness,

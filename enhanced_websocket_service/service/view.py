@@ -42,6 +42,7 @@ from enhanced_websocket_service.serving.session import session_view
 from enhanced_websocket_service.serving.views import BarQuery, HealthView, TickQuery
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.postgres import Database
+from enhanced_websocket_service.storage.stream_store import StoredStretch, StreamStore
 from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.twelvedata.keys import KeyPool
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
@@ -75,6 +76,7 @@ class View:
         journal: Journal,
         writer: JournalWriter,
         database: Database,
+        stream: StreamStore,
         keys: KeyPool,
         planner: CreditPlanner,
         continuity: Continuity,
@@ -95,6 +97,7 @@ class View:
         self._journal = journal
         self._writer = writer
         self._database = database
+        self._stream = stream
         self._keys = keys
         self._planner = planner
         self._continuity = continuity
@@ -215,6 +218,17 @@ class View:
             as_of=min(query.as_of or math.inf, self.now()),
             source=query.source,
         )
+
+    async def stream(self, symbol: str, after: tuple[int, int], limit: int) -> StoredStretch:
+        return await self._stream.read(symbol, after, limit, as_of=self.now())
+
+    async def stream_start(self, symbol: str, instant: float) -> tuple[int, int] | None:
+        return await self._stream.first_at(symbol, instant, as_of=self.now())
+
+    async def stored(self, timeout_s: float) -> bool:
+        if self._writer.last_error is not None:
+            return False  # nobody knows how long it will take
+        return await self._writer.reached(self._journal.end.record, timeout_s)
 
     async def continuity(self, symbol: str, day: date) -> ContinuityView:
         found = await self._continuity.day(symbol, day)

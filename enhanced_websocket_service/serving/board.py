@@ -29,6 +29,13 @@ class Board:
         self.status: bytes | None = None
         """The frame of the last ``status`` message."""
 
+    def seed(self, tick: Tick) -> None:
+        """Begin with the last tick that was published before a restart."""
+        if (history := self.histories.get(tick.symbol)) is not None:
+            frame = text_frame(wire.market_data(tick))
+            history.seed(Entry(TICK, tick.epoch, tick.offset, tick.offset, frame))
+            self.snapshots[tick.symbol] = tick
+
     def stage(self, events: Sequence[Event]) -> list[Staged]:
         """Encode a batch and append it to the histories; events of unknown symbols are ignored."""
         staged: list[Staged] = []
@@ -61,25 +68,32 @@ class Board:
             return
         if known is not None and tick.epoch != known:
             self._stage_epoch(EpochStarted(tick.symbol, tick.epoch, known, history.head), staged)
-        if known is not None and tick.offset > history.head + 1:
-            # Stored but not published (stamped outside the session): clients must not take the
-            # jump in offsets for a loss of their own.
-            gap = (history.head + 1, tick.offset - 1)
-            frame = text_frame(
-                wire.skipped(tick.symbol, tick.epoch, gap[0], gap[1], "not_published")
-            )
-            history.append(Entry(GAP, tick.epoch, gap[1], gap[0], frame))
-            staged.append(Staged(tick.symbol, "gap", frame))
+        if known is not None:
+            self._stage_gap(tick.symbol, history, tick.offset - 1, staged)
         frame = text_frame(wire.market_data(tick))
         history.append(Entry(TICK, tick.epoch, tick.offset, tick.offset, frame))
         self.snapshots[tick.symbol] = tick
         staged.append(Staged(tick.symbol, "tick", frame))
+
+    def _stage_gap(self, symbol: str, history: History, last: int, staged: list[Staged]) -> None:
+        """Account for offsets up to ``last``: stored but not published (stamped outside the session).
+
+        Clients must not take the jump in offsets for a loss of their own.
+        """
+        first, epoch = history.head + 1, history.epoch
+        if epoch is not None and last >= first:
+            frame = text_frame(wire.skipped(symbol, epoch, first, last, "not_published"))
+            history.append(Entry(GAP, epoch, last, first, frame))
+            staged.append(Staged(symbol, "gap", frame))
 
     def _stage_bar(self, update: BarUpdate, staged: list[Staged]) -> None:
         symbol = update.bar.symbol
         history = self.histories.get(symbol)
         if history is None:
             return
+        if update.epoch == history.epoch:
+            # A bar's offset is a cursor, too: it must not be ahead of what clients were told.
+            self._stage_gap(symbol, history, update.offset, staged)
         frame = text_frame(wire.bar(update))
         # Kept under the head of the history, which never goes back, whatever the message says.
         epoch = update.epoch if history.epoch is None else history.epoch
@@ -92,9 +106,14 @@ class Board:
         if history is None or (history.epoch is not None and event.epoch <= history.epoch):
             return
         if history.epoch is not None:
+            if event.previous_epoch == history.epoch:
+                # What was journaled behind the last published tick: not for clients, and no loss.
+                self._stage_gap(event.symbol, history, event.previous_last_offset or 0, staged)
             history.close_epoch(history.epoch, history.head)
         if event.previous_epoch is not None and event.previous_last_offset is not None:
-            history.close_epoch(event.previous_epoch, event.previous_last_offset)
+            history.close_epoch(
+                event.previous_epoch, event.previous_last_offset, following=event.epoch
+            )
         frame = text_frame(
             wire.epoch_started(
                 event.symbol, event.epoch, event.previous_epoch, event.previous_last_offset

@@ -4,13 +4,16 @@ Two ways to catch up. ``replay`` gives everything in order, for clients that res
 client to now at once: every bar and epoch, of the ticks only the last, the others named in ``skipped``.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
 
 from . import wire
 from .client import Interest
-from .history import BAR, EPOCH, History, Position, Skip
-from .outlet import text_frame
+from .history import BAR, EPOCH, GAP, TICK, History, Position, Skip
+from .outlet import payloads, text_frame
+from .weave import NOT_PUBLISHED, Stored, gap
 
 
 class Stretch(NamedTuple):
@@ -57,9 +60,89 @@ def replay(
         if entry.kind != BAR and (entry.epoch, entry.offset) <= (epoch, offset):
             continue  # the client has it already
         if interest.wants(entry):
-            frames.append(entry.frame)
+            frame = entry.frame
+            if entry.kind == GAP and entry.epoch == epoch and entry.first <= offset:
+                # The store has told the beginning of it.
+                rest = Skip(epoch, offset + 1, entry.offset, NOT_PUBLISHED)
+                frame = gap(symbol, rest).entry.frame
+            frames.append(frame)
         epoch, offset = entry.epoch, entry.offset
     return Stretch(frames, Position(stop, epoch, offset), skipped)
+
+
+def from_store(
+    symbol: str,
+    history: History,
+    position: Position,
+    interest: Interest,
+    messages: Sequence[Stored],
+    *,
+    to_the_end: bool = False,
+) -> tuple[Stretch, int, bool]:
+    """What the store has for a client at ``position``, until memory has everything behind it.
+
+    :param to_the_end: go on where memory would do, up to what was published last.
+    :returns: also how many of ``messages`` that took, and whether memory has the rest.
+    """
+    frames: list[bytes] = []
+    skipped = 0
+    seq, epoch, offset = position
+
+    def met() -> bool:
+        return not to_the_end and history.holds_from(epoch, offset)
+
+    for used, (entry, _, skip) in enumerate(messages):
+        if met():
+            return Stretch(frames, Position(seq, epoch, offset), skipped), used, True
+        place = (entry.epoch, entry.offset)
+        if entry.kind == BAR:
+            if place >= (epoch, offset) and interest.wants(entry):
+                frames.append(entry.frame)
+            continue
+        if history.epoch is not None and place > (history.epoch, history.head):
+            return Stretch(frames, Position(seq, epoch, offset), skipped), used, True
+        frame, first = entry.frame, entry.first
+        if (
+            skip is not None
+            and (entry.epoch == epoch and first <= offset)
+            and (skip.last is None or skip.last > offset)
+        ):
+            first = offset + 1  # a page begins where it pleases: the rest of the gap is news
+            frame = gap(symbol, skip._replace(first=first)).entry.frame
+            place = (epoch, max(first, entry.offset))
+        if place <= (epoch, offset):
+            continue  # the client has it already
+        epoch, offset = place
+        if interest.wants(entry) and not (interest.conflate and entry.kind == TICK):
+            frames.append(frame)
+            if entry.kind == GAP and skip is not None and skip.last is not None:
+                skipped += skip.last - first + 1
+    return Stretch(frames, Position(seq, epoch, offset), skipped), len(messages), met()
+
+
+def behind_given(history: History, position: Position, given: Iterable[bytes]) -> Position:
+    """``position`` behind those bars that stand at it and were ``given`` already."""
+    known = {_identity(frame) for frame in given}
+    seq, epoch, offset = position
+    while known and seq < history.next_seq:
+        entry = history.at(seq)
+        had = entry.kind != BAR or _identity(entry.frame) in known
+        if (entry.epoch, entry.offset) > (epoch, offset) or not had:
+            break
+        seq += 1
+    return Position(seq, epoch, offset)
+
+
+def _identity(frame: bytes) -> tuple[Any, ...]:
+    message = msgspec.json.decode(payloads(frame)[0])
+    data = message["data"]
+    return (
+        data["datetime"],
+        message["interval"],
+        data["source"],
+        message["revision"],
+        message["status"],
+    )
 
 
 def jump(symbol: str, history: History, position: Position, interest: Interest) -> Stretch:

@@ -1,7 +1,7 @@
 """One client as the hub sees it, and the groups of clients that get the very same bytes."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .direct import BorrowedSocket
@@ -12,6 +12,7 @@ from .wire import Channel
 
 if TYPE_CHECKING:
     from .hub import Hub
+    from .stored import Fetch
 
 
 class Interest(NamedTuple):
@@ -119,6 +120,7 @@ class Client:
         "behind",
         "budget",
         "congested",
+        "fetches",
         "group",
         "interest",
         "mark",
@@ -152,6 +154,7 @@ class Client:
         self.route: BorrowedSocket | Writer | None = None  # by which the group knows it, while live
         self.behind: dict[str, Position] = {}  # by symbol, while not live
         self.replaying: set[str] = set()  # symbols behind because the client resumed
+        self.fetches: dict[str, Fetch] = {}  # symbols that are read from the store
         self.written = 0  # bytes written to it; while it is live, less those of its group before it
         self.mark: tuple[float, int] | None = None  # when, and what had been written (aging.py)
         self.aged = False  # slow because something waits too long, not because it is too much
@@ -171,6 +174,11 @@ class Client:
     def start_timer(self, seconds: float, then: Callable[[], None]) -> None:
         self.stop_timer()
         self._timer = self._loop.call_later(seconds, then)
+
+    def stop_fetches(self, keep: Collection[str] = ()) -> None:
+        """Read no more from the store, but for the symbols in ``keep``."""
+        for symbol in self.fetches.keys() - set(keep):
+            self.fetches.pop(symbol).task.cancel()
 
     def stop_timer(self) -> None:
         if self._timer is not None:

@@ -5,6 +5,7 @@ or it is behind and reads the ring at its own pace. Invariant: offsets inside an
 where the bus has one (ticks stored but not published), a ``GAP`` entry stands in for them.
 """
 
+import sys
 from bisect import bisect_left
 from collections import deque
 from typing import Final, NamedTuple
@@ -54,6 +55,8 @@ class History:
         self._ring: list[Entry] = []
         self._marks: deque[tuple[int, Entry]] = deque(maxlen=min(capacity, 4096))
         self._finals: dict[int, int] = {}  # epoch -> its last offset, for epochs that ended
+        self._empty: deque[tuple[int, int]] = deque(maxlen=_EPOCHS_REMEMBERED)  # no ticks between
+        self._own_from = 0  # entries before were published by another process, and not all are here
         self.next_seq = 0
         self.epoch: int | None = None
         self.head = 0
@@ -75,6 +78,8 @@ class History:
             self._ring.append(entry)
         else:
             self._ring[self.next_seq % self._capacity] = entry
+        if entry.kind == EPOCH:
+            self._own_from = min(self._own_from, self.next_seq)
         if entry.kind in (BAR, EPOCH):
             self._marks.append((self.next_seq, entry))
         if entry.kind == TICK:
@@ -83,8 +88,31 @@ class History:
         self.epoch = entry.epoch
         self.head = entry.offset
 
-    def close_epoch(self, epoch: int, last_offset: int) -> None:
-        """Remember where ``epoch`` ended, so that a later cursor into it can be judged."""
+    def seed(self, entry: Entry) -> None:
+        """Begin with the last tick from before a restart; what followed it is not here.
+
+        What is published here begins with an epoch of its own.
+        """
+        self.append(entry)
+        self._own_from = sys.maxsize
+
+    def holds_from(self, epoch: int, offset: int) -> bool:
+        """Whether everything published behind that tick is here, bars included."""
+        seq = max(self.first_seq, self._own_from)
+        if seq >= self.next_seq:
+            return False
+        first = self.at(seq)
+        begins = (first.epoch, first.offset)
+        # Of the bars behind a tick that has gone some may have gone, too.
+        return (epoch, offset) > begins if first.kind == BAR else (epoch, offset) >= begins
+
+    def close_epoch(self, epoch: int, last_offset: int, following: int | None = None) -> None:
+        """Remember where ``epoch`` ended, so that a later cursor into it can be judged.
+
+        :param following: the next epoch; those between the two, if any, had no ticks.
+        """
+        if following is not None:
+            self._empty.append((epoch, following))
         self._finals[epoch] = last_offset
         while len(self._finals) > _EPOCHS_REMEMBERED:
             del self._finals[min(self._finals)]
@@ -123,7 +151,8 @@ class History:
         if epoch > self.epoch or (epoch == self.epoch and offset > self.head):
             return None
         skips: list[Skip] = []
-        if self.final(epoch) is None:
+        empty = offset == 0 and any(one < epoch < other for one, other in self._empty)
+        if self.final(epoch) is None and not empty:
             # Nobody remembers that epoch: say so instead of guessing where it ended.
             skips.append(Skip(epoch, offset + 1, None, "epoch_unknown"))
         known = sorted({**self._finals, self.epoch: self.head}.items())

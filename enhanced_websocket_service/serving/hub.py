@@ -19,18 +19,22 @@ import structlog
 
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.market.events import Event
+from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.telemetry import Metrics
 
 from . import wire
 from .aging import AgeWatch
 from .board import Board
 from .catchup import Stretch, announce, every_tick, jump, replay
+from .census import count_clients
 from .client import Client, Group, Interest, Staged
 from .deflate import deflated
 from .direct import CLOSED, send_to_all
+from .history import History, Position
 from .limits import Limits
 from .models import ClientCounts, StreamPosition
 from .outlet import Outlet, text_frame
+from .stored import Fetch, Replay, StoredStream
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +59,7 @@ class Hub:
         self.limits = limits or Limits()
         self._clock = clock
         self._server_status = server_status
-        self._metrics = metrics
+        self.metrics = metrics
         self._board = Board(self.symbols, self.limits.history)
         self._histories = self._board.histories
         self._groups: dict[Interest, Group] = {}
@@ -66,12 +70,14 @@ class Hub:
         self._ids = itertools.count(1)
         self._connected_total = self._slow_total = self._closed_slow_total = 0
         self._skipped_ticks = self._sent = 0
-
-    @property
-    def metrics(self) -> Metrics:
-        return self._metrics
+        self.stored: StoredStream | None = None
+        """Where what memory no longer holds is read, once there is such a place."""
 
     # --- from the bus -------------------------------------------------------------------------
+
+    def seed(self, tick: Tick) -> None:
+        """``tick`` was published last before a restart: clients get it as their snapshot."""
+        self._board.seed(tick)
 
     def on_events(self, events: Sequence[Event]) -> None:
         """Publish one batch, in order. Also fills the history when nobody is connected."""
@@ -117,6 +123,7 @@ class Hub:
         symbols: Iterable[str],
         mode: Mode = "every",
         since: Sequence[wire.Resume] = (),
+        travel: Replay | None = None,
     ) -> Client:
         """Welcome a client whose handshake is done; it is live, or catching up, on return."""
         channels = wire.CHANNELS - _TICKS if mode == "bars" else wire.CHANNELS
@@ -131,13 +138,18 @@ class Hub:
         self._clients.add(client)
         self._ages.start()
         self._connected_total += 1
-        self._metrics.clients.set(len(self._clients))
+        self.metrics.clients.set(len(self._clients))
         outlet.bind(client, self.limits.high_water, self.limits.low_water)
         self._send(client, self._welcome(client.interest.symbols))
         resumed = {cursor.symbol for cursor in since}
+        if travel is not None and self.stored is not None:
+            resumed = set(client.interest.symbols)
         for symbol in sorted(client.interest.symbols - resumed):
             self._send_snapshot(client, symbol)
         self._set_behind(client)
+        if travel is not None and self.stored is not None:
+            for symbol in client.behind:
+                client.fetches[symbol] = Fetch(self, self.stored, client, symbol, travel)
         for cursor in since:
             self._place(client, cursor)
         self._pump(client)
@@ -151,11 +163,13 @@ class Hub:
         client.open = False
         self._leave(client)
         client.stop_timer()
-        self._metrics.clients.set(len(self._clients))
+        client.stop_fetches()
+        self.metrics.clients.set(len(self._clients))
 
-    def close(self, client: Client, code: int, reason: str) -> None:
-        """Say goodbye with ``code``; the client gets nothing after it."""
+    def close(self, client: Client, code: int, reason: str, error: bytes = b"") -> None:
+        """Say goodbye with ``code``, explained by an ``error``; the client gets nothing after it."""
         if client.open:
+            self._write(client, text_frame(error) if error else b"", 1)
             self.drop(client)
             client.outlet.close(code, reason)
 
@@ -209,6 +223,7 @@ class Hub:
         # Symbols that stay keep their place; new ones begin now, with the last known price.
         client.behind = {s: client.behind.get(s, self._histories[s].end) for s in new.symbols}
         client.replaying &= new.symbols
+        client.stop_fetches(keep=new.symbols)
         fresh = new.symbols - old.symbols
         if "ticks" in new.channels - old.channels:
             fresh = new.symbols
@@ -229,6 +244,7 @@ class Hub:
     def _place(self, client: Client, cursor: wire.Resume) -> None:
         """Put a client that is behind to where its cursor says, naming what is gone."""
         symbol = cursor.symbol
+        client.stop_fetches(keep=client.interest.symbols - {symbol})
         history = self._histories[symbol]
         found = history.locate(cursor.epoch, cursor.offset)
         if found is None:
@@ -241,9 +257,31 @@ class Hub:
             client.behind[symbol] = history.end
             client.replaying.discard(symbol)
             return
-        self._hand(client, symbol, announce(symbol, client.interest, *found))
         if every_tick(client.interest):
-            client.replaying.add(symbol)
+            # The other symbols, too: while this one catches up, they must not miss a tick.
+            client.replaying.update(client.behind)
+        if self.stored is not None and not history.holds_from(cursor.epoch, cursor.offset):
+            client.behind[symbol] = Position(0, cursor.epoch, cursor.offset)
+            client.fetches[symbol] = Fetch(self, self.stored, client, symbol)
+            return
+        self._hand(client, symbol, announce(symbol, client.interest, *found))
+
+    # --- from the store (stored.py) -----------------------------------------------------------
+
+    def history(self, symbol: str) -> History:
+        """What memory has of ``symbol``."""
+        return self._histories[symbol]
+
+    def hand_stored(self, fetch: Fetch, stretch: Stretch, *, last: bool = False) -> None:
+        """Write what the store had; behind the ``last`` stretch memory goes on in this very step."""
+        client, symbol = fetch.client, fetch.symbol
+        if last:
+            del client.fetches[symbol]
+        self._hand(client, symbol, stretch)
+        if last:
+            if every_tick(client.interest):
+                client.replaying.add(symbol)
+            self._pump(client)
 
     # --- catching up --------------------------------------------------------------------------
 
@@ -252,7 +290,7 @@ class Hub:
         if not client.open or client.congested:
             return
         client.congested = True
-        self._metrics.clients_slowed.labels("age" if client.aged else "bytes").inc()
+        self.metrics.clients_slowed.labels("age" if client.aged else "bytes").inc()
         self._expect_progress(client)
         if client.group is not None:
             # A live client: everything in the history has just been written to it.
@@ -298,15 +336,24 @@ class Hub:
         for symbol in sorted(client.behind):
             if not client.open or client.congested:
                 return
+            if (fetch := client.fetches.get(symbol)) is not None:
+                fetch.go_on()
+                continue
             history, position = self._histories[symbol], client.behind[symbol]
             if symbol not in client.replaying:
                 self._hand(client, symbol, jump(symbol, history, position, client.interest))
+                continue
+            if position.seq < history.first_seq and self.stored is not None:
+                client.fetches[symbol] = Fetch(self, self.stored, client, symbol)
                 continue
             self._hand(client, symbol, replay(symbol, history, position, client.interest, _CHUNK))
             if client.behind[symbol].seq < history.next_seq:
                 self._pump_later(client)
                 return
-            client.replaying.discard(symbol)
+            if not client.fetches:
+                client.replaying.discard(symbol)
+        if client.fetches:
+            return
         status = self._board.status
         seen, client.status_seen = client.status_seen, status
         if "status" in client.interest.channels and status is not None and status is not seen:
@@ -380,7 +427,7 @@ class Hub:
 
     def _count(self, messages: int) -> None:
         self._sent += messages
-        self._metrics.messages.inc(messages)
+        self.metrics.messages.inc(messages)
 
     def positions(self) -> dict[str, StreamPosition]:
         """The last tick given out per symbol."""
@@ -391,18 +438,9 @@ class Hub:
 
     def counts(self) -> ClientCounts:
         """The clients of this moment, for ``/status``."""
-        modes = {"every": 0, "latest": 0, "bars": 0}
-        for client in self._clients:
-            modes[client.interest.mode] += 1
-        by_symbol = {
-            symbol: sum(symbol in client.interest.symbols for client in self._clients)
-            for symbol in self.symbols
-        }
-        return ClientCounts(
-            connected=len(self._clients),
-            by_mode=modes,
-            by_symbol=by_symbol,
-            slow=sum(client.congested for client in self._clients),
+        return count_clients(
+            self._clients,
+            self.symbols,
             connections_total=self._connected_total,
             messages_sent_total=self._sent,
             skipped_ticks_total=self._skipped_ticks,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -17,6 +18,8 @@ from .frames import OUTLET_EXTENSION
 from .hub import Hub, Mode
 from .outlet import AsgiOutlet, Outlet
 from .problems import problem_response
+from .stored import Replay, StoredStream
+from .travel import parse_travel
 from .views import ServiceView
 
 log = structlog.get_logger(__name__)
@@ -36,8 +39,9 @@ class _Refused(Exception):
 
 def add_websockets(app: FastAPI, view: ServiceView, hub: Hub, admission: Admission) -> None:
     """Add ``/ws`` and ``/ws/{symbol}``."""
+    hub.stored = StoredStream(view)
 
-    async def serve(websocket: WebSocket, names: tuple[str, ...]) -> None:
+    async def serve(websocket: WebSocket, name: str | None) -> None:
         address = websocket.client.host if websocket.client is not None else None
         headers = websocket.headers
         fault = admission.origin_fault(headers.getlist("origin"), headers.get("host", ""))
@@ -54,18 +58,18 @@ def add_websockets(app: FastAPI, view: ServiceView, hub: Hub, admission: Admissi
             return
         leave, stays = partial(admission.leave, address), False
         try:
-            stays = await _serve(websocket, hub, names, leave)
+            stays = await _serve(websocket, hub, view, name, leave)
         finally:
             if not stays:
                 leave()
 
     @app.websocket("/ws")
     async def every_symbol(websocket: WebSocket) -> None:
-        await serve(websocket, tuple(view.symbols))
+        await serve(websocket, None)
 
     @app.websocket("/ws/{symbol:path}")
     async def one_symbol(websocket: WebSocket, symbol: str) -> None:
-        await serve(websocket, (symbol,))
+        await serve(websocket, symbol)
 
 
 async def _deny(websocket: WebSocket, answer: Response) -> None:
@@ -83,32 +87,46 @@ async def _refuse(websocket: WebSocket, refusal: _Refused) -> None:
 
 
 async def _serve(
-    websocket: WebSocket, hub: Hub, names: tuple[str, ...], when_lost: Callable[[], None]
+    websocket: WebSocket,
+    hub: Hub,
+    view: ServiceView,
+    name: str | None,
+    when_lost: Callable[[], None],
 ) -> bool:
     """:returns: whether the connection outlives this task; ``when_lost`` is then called at its end."""
     try:
-        symbols, mode, since = _admit(websocket, hub, names)
+        wish = _admit(websocket, hub, view, name)
     except _Refused as refusal:
         await _refuse(websocket, refusal)
         return False
     outlet = websocket.scope.get("extensions", {}).get(OUTLET_EXTENSION)
     if outlet is not None:
         # No task waits for a client's messages: they go to the hub, and the outlet tells of the end.
-        client = hub.connect(outlet, symbols, mode, since)
+        client = hub.connect(outlet, wish.symbols, wish.mode, wish.since, wish.travel)
         outlet.take_over(partial(hub.on_message, client), when_lost)
         return True
-    await _converse_plainly(websocket, hub, symbols, mode, since)
+    await _converse_plainly(websocket, hub, wish)
     return False
 
 
-def _admit(
-    websocket: WebSocket, hub: Hub, names: tuple[str, ...]
-) -> tuple[list[str], Mode, list[wire.Resume]]:
-    """What the client asked for by path and query; :raises _Refused: when it cannot be had."""
-    symbols = [wire.normalise_symbol(name) for name in names]
-    for name, symbol in zip(names, symbols, strict=True):
-        if symbol not in hub.symbols:
-            raise _Refused(hub.unknown_symbol(name), UNKNOWN_SYMBOL)
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What a client asked for by path and query."""
+
+    symbols: list[str]
+    mode: Mode
+    since: list[wire.Resume]
+    travel: Replay | None
+
+
+def _admit(websocket: WebSocket, hub: Hub, view: ServiceView, name: str | None) -> _Wish:
+    """What the client asked for; :raises _Refused: when it cannot be had.
+
+    :param name: the symbol in the path; ``None``: all of them.
+    """
+    symbols = list(view.symbols) if name is None else [wire.normalise_symbol(name)]
+    if name is not None and symbols[0] not in hub.symbols:
+        raise _Refused(hub.unknown_symbol(name), UNKNOWN_SYMBOL)
     query = websocket.query_params
     mode = _MODES.get(query.get("mode", "every"))
     if mode is None:
@@ -116,25 +134,21 @@ def _admit(
         raise _Refused(wire.error("bad_mode", message), BAD_REQUEST)
     since: dict[str, wire.Resume] = {}
     for text in query.getlist("since"):
-        cursor = wire.parse_cursor(text)
+        cursor = wire.parse_cursor(text, None if name is None else symbols[0])
         if isinstance(cursor, wire.Fault):
             raise _Refused(wire.error(cursor.code, cursor.message), BAD_REQUEST)
         symbol = wire.normalise_symbol(cursor.symbol)
         if symbol not in symbols:
             raise _Refused(hub.unknown_symbol(cursor.symbol), UNKNOWN_SYMBOL)
         since[symbol] = wire.Resume(symbol, cursor.epoch, cursor.offset)
-    return symbols, mode, list(since.values())
+    travel = parse_travel(query, view.now(), one_symbol=name is not None)
+    if isinstance(travel, wire.Fault):
+        raise _Refused(wire.error(travel.code, travel.message), BAD_REQUEST)
+    return _Wish(symbols, mode, list(since.values()), travel)
 
 
-async def _converse(
-    websocket: WebSocket,
-    hub: Hub,
-    outlet: Outlet,
-    symbols: list[str],
-    mode: Mode,
-    since: list[wire.Resume],
-) -> None:
-    client = hub.connect(outlet, symbols, mode, since)
+async def _converse(websocket: WebSocket, hub: Hub, outlet: Outlet, wish: _Wish) -> None:
+    client = hub.connect(outlet, wish.symbols, wish.mode, wish.since, wish.travel)
     try:
         await _listen(websocket, hub, client)
     finally:
@@ -150,14 +164,12 @@ async def _listen(websocket: WebSocket, hub: Hub, client: Client) -> None:
         hub.on_message(client, message.get("bytes") or b"" if text is None else text)
 
 
-async def _converse_plainly(
-    websocket: WebSocket, hub: Hub, symbols: list[str], mode: Mode, since: list[wire.Resume]
-) -> None:
+async def _converse_plainly(websocket: WebSocket, hub: Hub, wish: _Wish) -> None:
     """The same over any ASGI server: a task sends what the hub writes."""
     outlet = AsgiOutlet(websocket.send)
     sender = asyncio.create_task(outlet.run(), name="websocket sender")
     listener = asyncio.create_task(
-        _converse(websocket, hub, outlet, symbols, mode, since), name="websocket listener"
+        _converse(websocket, hub, outlet, wish), name="websocket listener"
     )
     tasks = {sender, listener}
     try:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.tick import Tick
+from enhanced_websocket_service.storage.stream_store import StoredStretch
 
 from .models import (
     ContinuityRangeView,
@@ -108,6 +109,24 @@ class ServiceView(Protocol):
 
         :raises errors.DatabaseUnavailable: answered with 503.
         """
+        ...
+
+    async def stream(self, symbol: str, after: tuple[int, int], limit: int) -> StoredStretch:
+        """At most ``limit`` ticks behind ``after`` (epoch, offset), with the bars and epochs among them.
+
+        :raises errors.StorageError: they cannot be read.
+        """
+        ...
+
+    async def stream_start(self, symbol: str, instant: float) -> tuple[int, int] | None:
+        """(epoch, offset) of the first tick stamped at or after ``instant`` (unix seconds UTC).
+
+        :raises errors.StorageError: it cannot be read.
+        """
+        ...
+
+    async def stored(self, timeout_s: float) -> bool:
+        """Wait until everything published is stored, at most so many real seconds; whether it is."""
         ...
 
     async def continuity(self, symbol: str, day: date) -> ContinuityView:

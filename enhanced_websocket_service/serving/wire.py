@@ -119,28 +119,34 @@ class _Snapshot(_MarketData, frozen=True, gc=False, tag="market_data"):
     snapshot: bool = True
 
 
-def market_data(tick: Tick, *, snapshot: bool = False) -> bytes:
-    """``timestamp`` is when the service received the price; ``data.timestamp`` is the vendor's."""
-    message = _Snapshot if snapshot else _MarketData
+class _Replayed(_MarketData, frozen=True, gc=False, tag="market_data"):
+    replayed: bool = True
+
+
+def market_data(tick: Tick, *, snapshot: bool = False, replayed: bool = False) -> bytes:
+    """``timestamp`` is when the service received the price; ``data.timestamp`` is the vendor's.
+
+    :param replayed: out of the past because the client asked for that time, not live.
+    """
+    message = _Snapshot if snapshot else _Replayed if replayed else _MarketData
     received = iso_local(tick.received_at)
     return _encode(message(tick.symbol, tick.epoch, tick.offset, price_view(tick), received))
 
 
-def bar(update: BarUpdate) -> bytes:
+def bar(update: BarUpdate, *, replayed: bool = False) -> bytes:
     published = update.bar
-    return _encode(
-        {
-            "type": "bar",
-            "symbol": published.symbol,
-            "epoch": update.epoch,
-            "offset": update.offset,
-            "interval": interval_name(published.interval_s),
-            "revision": published.revision,
-            "status": published.status,
-            "data": bar_data(published),
-            "timestamp": iso_local(update.published_at),
-        }
-    )
+    message = {
+        "type": "bar",
+        "symbol": published.symbol,
+        "epoch": update.epoch,
+        "offset": update.offset,
+        "interval": interval_name(published.interval_s),
+        "revision": published.revision,
+        "status": published.status,
+        "data": bar_data(published),
+        "timestamp": iso_local(update.published_at),
+    }
+    return _encode(message | {"replayed": True} if replayed else message)
 
 
 def status(change: StatusChanged) -> bytes:
@@ -252,9 +258,11 @@ def parse(text: str | bytes) -> Request | Fault:
         return Fault("bad_message", f"{kind}: {str(problem)[:200]}.")
 
 
-def parse_cursor(text: str) -> Resume | Fault:
-    """The value of ``?since=``: ``SYMBOL:EPOCH:OFFSET``."""
+def parse_cursor(text: str, symbol: str | None = None) -> Resume | Fault:
+    """The value of ``?since=``: ``SYMBOL:EPOCH:OFFSET``; without ``SYMBOL:`` that of the address."""
     parts = text.split(":")
+    if len(parts) == 2 and symbol is not None:
+        parts = [symbol, *parts]
     numbers = parts[1:]
     # isascii: int() also takes other scripts' digits; the length keeps them in 64 bits.
     whole = all(n.isascii() and n.isdigit() and len(n) <= 18 for n in numbers)

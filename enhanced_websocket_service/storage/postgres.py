@@ -110,7 +110,7 @@ class Database(Pool):
             common[2] = last + length - timedelta(seconds=STORED_INTERVAL_S)
             name = f"compose_{order}bars_{version}"
             rows = await self.fetch(name, *common, length, self.zone.key, now)
-        bars = [_bar(row, symbol, interval_s) for row in rows[:limit]]
+        bars = [bar_of_row(row, symbol, interval_s) for row in rows[:limit]]
         if newest:
             return BarPage(bars[::-1], None)
         return BarPage(bars, bars[-1].open_time if len(rows) > limit else None)
@@ -121,7 +121,7 @@ class Database(Pool):
         rows = await self.fetch(
             "last_bar", symbol, _FIRST, _LAST, self.provider.simulated, source, None
         )
-        return _bar(rows[0], symbol, STORED_INTERVAL_S) if rows else None
+        return bar_of_row(rows[0], symbol, STORED_INTERVAL_S) if rows else None
 
     async def slots_present(self, symbol: str, start: float, end: float) -> dict[int, list[str]]:
         """Label -> the sources that have a whole bar for it, in alphabetical order."""
@@ -135,7 +135,7 @@ class Database(Pool):
         """All bars that the vendor built, ascending."""
         query = ("select_bars_now", symbol, _instant(start, _FIRST), _instant(end, _LAST))
         rows = await self.fetch(*query, self.provider.simulated, self.provider.bars, None, None)
-        return [_bar(row, symbol, STORED_INTERVAL_S) for row in rows]
+        return [bar_of_row(row, symbol, STORED_INTERVAL_S) for row in rows]
 
     async def upsert_vendor_bars(self, bars: Sequence[Bar]) -> int:
         """Store whole bars of 5 minutes in one transaction, under the source each one names.
@@ -240,7 +240,8 @@ def _instant(value: float | None, default: datetime) -> datetime:
     return utc(min(max(value, _FIRST.timestamp()), _LAST.timestamp()))
 
 
-def _bar(row: Any, symbol: str, interval_s: int) -> Bar:
+def bar_of_row(row: Any, symbol: str, interval_s: int) -> Bar:
+    """A row of the columns ``bar_columns`` names."""
     status = row["status"]
     certificate = row["certificate"]
     return Bar(

@@ -175,6 +175,37 @@ WHERE symbol = $1 AND time BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
     AND epoch IS NOT NULL AND tick_offset IS NOT NULL AND last IS NOT NULL
 ORDER BY epoch DESC, tick_offset DESC LIMIT $7
 
+-- name: published_bars
+-- What was published as bars, in the order of the stream: places $2:$3 .. $4:$5, the last one left out
+-- where $6. $7 simulated, $8 what had been published then.
+SELECT {bar_columns}, interval_s, epoch, tick_offset,
+    extract(epoch FROM published_at)::float8 AS published_at
+FROM bar_revisions
+WHERE symbol = $1 AND tick_offset IS NOT NULL AND (epoch, tick_offset) >= ($2::bigint, $3::bigint)
+    AND (epoch, tick_offset) <= ($4::bigint, $5::bigint)
+    AND NOT ($6::boolean AND (epoch, tick_offset) = ($4::bigint, $5::bigint))
+    AND ews_is_simulated(source) = $7 AND published_at <= $8::timestamptz
+ORDER BY epoch, tick_offset, id
+
+-- name: first_tick_at
+-- The first place among the ticks stamped in the minute that begins with the first stamp at or after
+-- $2: stamps may go back a little where offsets never do. $3 simulated, $4 received by then.
+WITH first AS (
+    SELECT time FROM realtime_market_data
+    WHERE symbol = $1 AND time >= $2 AND ews_is_simulated(source) = $3 AND received_at <= $4
+        AND tick_offset IS NOT NULL AND last IS NOT NULL
+    ORDER BY time LIMIT 1
+)
+SELECT epoch, tick_offset FROM realtime_market_data
+WHERE symbol = $1 AND time >= $2 AND time < (SELECT time + interval '1 minute' FROM first)
+    AND ews_is_simulated(source) = $3 AND received_at <= $4
+    AND tick_offset IS NOT NULL AND last IS NOT NULL
+ORDER BY epoch, tick_offset LIMIT 1
+
+-- name: epochs_after
+SELECT epoch, previous_epoch, previous_last_offset FROM tick_epochs
+WHERE symbol = $1 AND epoch > $2 ORDER BY epoch
+
 -- name: highest_epoch
 SELECT coalesce(max(epoch), 0) FROM (
     SELECT epoch FROM epoch_fence UNION ALL SELECT epoch FROM tick_epochs

@@ -29,6 +29,7 @@ BELOW: dict[str, set[str]] = {
         *("clock", "errors", "market", "telemetry", "twelvedata"),
         *("feeds", "storage", "bus", "l0", "serving"),
     },
+    "client": set(),  # for other programs: it knows the protocol, nothing of the server
     # It watches the others from outside, as processes; storage and bus tell it what they left.
     "chaos": {"clock", "errors", "market", "telemetry", "storage", "bus"},
 }
@@ -49,7 +50,8 @@ PURE = (
     *("market", "service/states.py", "twelvedata/protocol.py", "twelvedata/keys.py"),
     *("twelvedata/ledger.py", "twelvedata/spending.py", "twelvedata/planner.py"),
     *("chaos/tick_table.py", "chaos/journal_account.py", "chaos/following.py"),
-    *("chaos/comparison.py", "chaos/ledger.py"),
+    *("chaos/comparison.py", "chaos/ledger.py", "client/account.py", "client/events.py"),
+    *("serving/weave.py", "serving/catchup.py", "serving/history.py", "serving/travel.py"),
 )
 """Decide without I/O, without a loop and without a clock of their own."""
 IMPURE_MODULES = {

@@ -23,7 +23,10 @@ from enhanced_websocket_service.serving.outlet import OutletListener, payloads
 from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.serving.session import session_view
 from enhanced_websocket_service.serving.views import BarQuery, HealthView, TickQuery
+from enhanced_websocket_service.storage.stream_store import StoredStretch
 from enhanced_websocket_service.telemetry import Metrics
+
+from .model_store import ModelStore
 
 NOON = datetime.fromisoformat("2025-06-04T10:30:15-05:00").timestamp()
 """A Wednesday in the middle of a session."""
@@ -113,6 +116,7 @@ class FakeService:
     last: dict[str, Tick] = field(default_factory=dict)
     stored_bars: list[Bar] = field(default_factory=list)
     stored_ticks: list[Tick] = field(default_factory=list)
+    store: ModelStore = field(default_factory=ModelStore)
     database_down: bool = False
     broken: Callable[[], None] = lambda: None
     calendar: TradingCalendar = field(default_factory=TradingCalendar)
@@ -206,6 +210,17 @@ class FakeService:
             and query.source in (None, row.source)
         ]
         return rows[-query.limit :] if query.newest else rows[: query.limit]
+
+    async def stream(self, symbol: str, after: tuple[int, int], limit: int) -> StoredStretch:
+        self._ask()
+        return self.store.stretch(symbol, after, limit)
+
+    async def stream_start(self, symbol: str, instant: float) -> tuple[int, int] | None:
+        self._ask()
+        return self.store.first_at(symbol, instant)
+
+    async def stored(self, timeout_s: float) -> bool:
+        return self.store.catch_up()
 
     async def continuity(self, symbol: str, day: date) -> models.ContinuityView:
         self._ask()

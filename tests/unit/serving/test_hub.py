@@ -126,6 +126,30 @@ async def test_a_new_epoch_is_announced_once() -> None:
     assert offsets(outlet) == [1, 2, 1, 1]
 
 
+async def test_what_was_not_published_is_told_before_a_bar_and_before_an_epoch() -> None:
+    """A bar's offset is a cursor, and an epoch says where the one before it ended."""
+    hub = make_hub()
+    outlet = connect(hub)
+    hub.on_events([tick(1), bar_update(0, 3)])
+    assert ranges(outlet) == [(2, 3, "not_published")]
+    hub.on_events([EpochStarted("USDCOP", EPOCH + 1, EPOCH, 5), tick(1, epoch=EPOCH + 1)])
+    assert ranges(outlet) == [(2, 3, "not_published"), (4, 5, "not_published")]
+    kinds = [m["type"] for m in outlet.messages() if m["type"] != "welcome"]
+    assert kinds == ["market_data", "skipped", "bar", "skipped", "epoch", "market_data"]
+    again = connect(hub, since=[wire.Resume("USDCOP", EPOCH, 3)])
+    assert not again.messages("error"), "the place of a bar is a cursor"
+
+
+async def test_an_epoch_without_ticks_is_not_an_unknown_one() -> None:
+    hub = make_hub()
+    hub.seed(tick(7))
+    hub.on_events([EpochStarted("USDCOP", EPOCH + 2, EPOCH, 7)])
+    outlet = connect(hub, since=[wire.Resume("USDCOP", EPOCH + 1, 0)])
+    assert ranges(outlet) == []
+    stranger = connect(hub, since=[wire.Resume("USDCOP", EPOCH + 1, 4)])
+    assert ranges(stranger) == [(5, None, "epoch_unknown")]
+
+
 # --- slow clients ----------------------------------------------------------------------------
 
 
