@@ -78,8 +78,7 @@ def stages(directory: Path, frames: list[bytes], batch: int) -> dict[str, float]
     def aggregate() -> None:
         aggregator = BarAggregator(SYMBOL)
         for one in ticks:
-            for tick in one:
-                aggregator.add(tick)
+            aggregator.add_all(one)
 
     def journal() -> Path:
         folder = directory / f"stage-{time.time_ns()}"

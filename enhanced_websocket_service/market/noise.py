@@ -9,6 +9,8 @@ from typing import Final
 
 _FLOAT32: Final = struct.Struct("<f")
 _DECIMALS: Final = range(7)
+_SPACING: Final = 2.0**-22
+"""Twice the distance of neighbouring 32-bit floats, as a part of them."""
 
 
 def same_but_noise(one: float, other: float) -> bool:
@@ -30,5 +32,8 @@ def same_but_noise(one: float, other: float) -> bool:
 
 def is_float32_noise(price: float) -> bool:
     """Whether ``price`` is a number of 2 decimals that a 32-bit float has blurred."""
+    off = price * 100.0 % 1.0
+    if _SPACING * price * 100.0 < min(off, 1.0 - off):
+        return False  # too far from 2 decimals for one 32-bit float to hold both
     clean = round(price, 2)
     return clean != price and same_but_noise(clean, price)
