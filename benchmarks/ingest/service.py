@@ -22,6 +22,7 @@ from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata import protocol
 
 PROVIDER = Provider("simulator")
+CLOCK = SystemClock()
 GRACE_S = 60.0
 MOST_BEHIND = 50_000
 """Ticks in the journal but not in the table at which the vendor has to wait: a steady state."""
@@ -29,10 +30,16 @@ PAUSE_S = 0.001
 LIVE_TICKS_A_SECOND, LIVE_BATCH = 2000, 20
 
 
-def parse(frames: list[bytes], received_at: float) -> list[Quote]:
-    """As the stream's reader does it, frame by frame."""
+def parse(frames: list[bytes]) -> list[Quote]:
+    """As the stream's reader does it, frame by frame, each with its own instant of receipt."""
     quotes: list[Quote] = []
+    now = CLOCK.now
     for data in frames:
+        received_at = now()
+        price = protocol.parse_price(data, received_at, PROVIDER.websocket)
+        if price is not None:
+            quotes.append(price)
+            continue
         parsed = protocol.parse_frame(data, received_at, PROVIDER.websocket)
         quotes += [frame for frame in parsed if isinstance(frame, Quote)]
     return quotes
@@ -46,7 +53,7 @@ class Ingest:
         self.journal = Journal.open(directory, metrics=metrics)
         self.database = Database(dsn, PROVIDER)
         self.bus = MemoryBus()
-        hub = Hub([SYMBOL], SystemClock(), lambda: "active", metrics)
+        hub = Hub([SYMBOL], CLOCK, lambda: "active", metrics)
         self.bus.subscribe(hub.on_events)
         self.pipeline = Pipeline(
             {SYMBOL: TradingCalendar()},
@@ -78,7 +85,7 @@ class Ingest:
 
     def take(self, frames: list[bytes]) -> None:
         """One batch as the feed hands it over, and the clock, which closes bars."""
-        quotes = parse(frames, time.time())
+        quotes = parse(frames)
         now = quotes[-1].timestamp + 0.5
         self.pipeline.on_quotes(quotes, now)
         self.pipeline.on_time(now, GRACE_S)

@@ -50,7 +50,7 @@ def stages(directory: Path, frames: list[bytes], batch: int) -> dict[str, float]
         return result
 
     cut = [frames[i : i + batch] for i in range(0, len(frames), batch)]
-    quotes = measure("parse", lambda: [parse(one, 0.5) for one in cut])
+    quotes = measure("parse", lambda: [parse(one) for one in cut])
 
     def validate() -> None:
         validator = QuoteValidator()

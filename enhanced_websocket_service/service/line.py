@@ -10,7 +10,7 @@ from operator import attrgetter
 from enhanced_websocket_service.market.aggregation import BarAggregator
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.hygiene import TickHygiene
-from enhanced_websocket_service.market.noise import is_float32_noise
+from enhanced_websocket_service.market.noise import count_float32_noise
 from enhanced_websocket_service.market.tick import Flag, Quote, Tick, quantise
 from enhanced_websocket_service.market.usual import Stretch, usual_ticks
 from enhanced_websocket_service.market.validation import Accepted, QuoteValidator
@@ -79,7 +79,7 @@ class Line:
         """
         self.offset = ticks[-1].offset
         self.hygiene.ticks += len(ticks)
-        noisy = sum(map(is_float32_noise, map(_PRICE, ticks)))
+        noisy = count_float32_noise(map(_PRICE, ticks))
         if noisy:
             self.hygiene.float32_noise += noisy
             self.odd = True

@@ -7,7 +7,15 @@ where the bus has one (ticks stored but not published), a ``GAP`` entry stands i
 
 from bisect import bisect_left
 from collections import deque
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import ClassVar, Final, NamedTuple
+
+import msgspec
+
+from enhanced_websocket_service.market.tick import Tick
+
+from .outlet import text_frame
+from .wire import market_data
 
 TICK: Final = 0
 BAR: Final = 1
@@ -25,6 +33,26 @@ class Entry(NamedTuple):
     offset: int  # a tick's own; for a bar that of the last tick before it; 0 for an epoch
     first: int
     frame: bytes
+
+
+class TickEntry(msgspec.Struct, gc=False):
+    """A published tick. Its frame is made when the first client wants it, and once."""
+
+    kind: ClassVar[int] = TICK
+    epoch: int
+    offset: int
+    tick: Tick | None
+    made: bytes = b""
+
+    @property
+    def first(self) -> int:
+        return self.offset
+
+    @property
+    def frame(self) -> bytes:
+        if self.tick is not None:
+            self.made, self.tick = text_frame(market_data(self.tick)), None
+        return self.made
 
 
 class Skip(NamedTuple):
@@ -51,14 +79,14 @@ class History:
         if capacity < 1:
             raise ValueError("A history holds at least one entry.")
         self._capacity = capacity
-        self._ring: list[Entry] = []
+        self._ring: list[Entry | TickEntry] = []
         self._marks: deque[tuple[int, Entry]] = deque(maxlen=min(capacity, 4096))
         self._finals: dict[int, int] = {}  # epoch -> its last offset, for epochs that ended
         self.next_seq = 0
         self.epoch: int | None = None
         self.head = 0
         """The last tick offset published in ``epoch``."""
-        self.last_tick: Entry | None = None
+        self.last_tick: Entry | TickEntry | None = None
 
     @property
     def first_seq(self) -> int:
@@ -83,13 +111,26 @@ class History:
         self.epoch = entry.epoch
         self.head = entry.offset
 
+    def extend(self, ticks: Sequence[TickEntry]) -> None:
+        """Add ticks, at least one, that follow the last one and each other without a hole."""
+        at = 0
+        while at < len(ticks):
+            begin = self.next_seq % self._capacity
+            # The end of a ring that is not full yet is where the next one belongs, too.
+            part = ticks[at : at + self._capacity - begin]
+            self._ring[begin : begin + len(part)] = part
+            self.next_seq += len(part)
+            at += len(part)
+        self.last_tick = last = ticks[-1]
+        self.epoch, self.head = last.epoch, last.offset
+
     def close_epoch(self, epoch: int, last_offset: int) -> None:
         """Remember where ``epoch`` ended, so that a later cursor into it can be judged."""
         self._finals[epoch] = last_offset
         while len(self._finals) > _EPOCHS_REMEMBERED:
             del self._finals[min(self._finals)]
 
-    def at(self, seq: int) -> Entry:
+    def at(self, seq: int) -> Entry | TickEntry:
         """The entry ``seq``, which must lie in ``first_seq .. next_seq - 1``."""
         return self._ring[seq % self._capacity]
 
@@ -138,10 +179,12 @@ class History:
         return Position(self._bisect(epoch, offset), epoch, offset), skips
 
     def _bisect(self, epoch: int, offset: int) -> int:
+        def place(seq: int) -> tuple[int, int]:
+            entry = self.at(seq)
+            return entry.epoch, entry.offset
+
         window = range(self.first_seq, self.next_seq)
-        key = (epoch, offset)
-        found = bisect_left(window, key, key=lambda seq: self.at(seq)[1:3])
-        return self.first_seq + found
+        return self.first_seq + bisect_left(window, (epoch, offset), key=place)
 
     def _first_held(self, epoch: int) -> int | None:
         """The first tick offset of ``epoch`` that the ring accounts for."""

@@ -1,5 +1,6 @@
 """The short cut for usual quotes makes what looking at each quote by itself makes."""
 
+import struct
 from collections.abc import Sequence
 from datetime import time
 from typing import Any
@@ -9,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from enhanced_websocket_service.market.calendar import TradingCalendar
-from enhanced_websocket_service.market.noise import is_float32_noise, same_but_noise
+from enhanced_websocket_service.market.noise import count_float32_noise, is_float32_noise
 from enhanced_websocket_service.market.tick import Quote, Tick
 from enhanced_websocket_service.market.usual import Stretch
 from enhanced_websocket_service.service.line import Line
@@ -125,6 +126,7 @@ def test_usual_quotes_do_take_the_short_cut() -> None:
 
 @settings(max_examples=1000, deadline=None)
 @given(usual | st.floats(1e-6, 999_999.0).map(lambda price: round(price, 6)) | odd)
-def test_noise_is_found_as_without_the_short_cut(price: float) -> None:
-    clean = round(price, 2)
-    assert is_float32_noise(price) == (clean != price and same_but_noise(clean, price))
+def test_noise_is_counted_as_one_by_one(price: float) -> None:
+    blurred = round(struct.unpack("<f", struct.pack("<f", round(price, 2)))[0], 6)
+    for one in (price, blurred):
+        assert count_float32_noise([one]) == is_float32_noise(one)
