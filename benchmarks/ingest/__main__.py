@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +48,7 @@ async def work(what: str, dsn: str, directory: Path, options: argparse.Namespace
         return stages.stages(directory, frames, options.batch)
     measures = {
         "service": service.sustained,
+        "unheard": partial(service.sustained, listening=False),
         "backlog": service.backlog,
         "stretches": service.stretches,
     }
@@ -82,13 +84,14 @@ async def measure(directory: Path, options: argparse.Namespace) -> int:
             found.setdefault(what, []).append(figures)
             told = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
             print(f"  {what}: {told}", flush=True)
-            if what == "service":
+            if what in ("service", "unheard"):
                 rows = "SELECT count(*), max(tick_offset) FROM realtime_market_data"
                 assert tuple(await connection.fetchrow(rows)) == (options.ticks, options.ticks)
 
         for number in range(options.rounds):
             print(f"round {number + 1}, load {os.getloadavg()[0]:.1f}")
-            await run("service")
+            for what in ("service", "unheard")[:: 1 if number % 2 else -1]:
+                await run(what)
             if number == 0:
                 await floors.export(dsn, directory)
             for what in ("copy csv", "copy binary", "insert"):

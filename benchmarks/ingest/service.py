@@ -15,6 +15,7 @@ from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
 from enhanced_websocket_service.service.pipeline import Pipeline
 from enhanced_websocket_service.serving.hub import Hub
+from enhanced_websocket_service.serving.outlet import AsgiOutlet
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.writer import JournalWriter
@@ -45,16 +46,34 @@ def parse(frames: list[bytes]) -> list[Quote]:
     return quotes
 
 
+class Listener(AsgiOutlet):
+    """The connection of a client who wants every tick and reads at once; the socket is left out."""
+
+    def __init__(self) -> None:
+        super().__init__(self._never)
+        self.taken = 0
+
+    async def _never(self, _: object) -> None:
+        raise AssertionError("nothing waits here")
+
+    def write(self, frames: bytes, /) -> None:
+        self.taken += len(frames)
+
+
 class Ingest:
     """Everything between the socket and the table, but the socket itself."""
 
-    def __init__(self, directory: Path, dsn: str, epoch: int) -> None:
+    def __init__(self, directory: Path, dsn: str, *, listening: bool) -> None:
+        epoch = time.time_ns() // 1_000_000
         metrics = Metrics()
         self.journal = Journal.open(directory, metrics=metrics)
         self.database = Database(dsn, PROVIDER)
         self.bus = MemoryBus()
         hub = Hub([SYMBOL], CLOCK, lambda: "active", metrics)
         self.bus.subscribe(hub.on_events)
+        self.client = Listener()
+        if listening:
+            hub.connect(self.client, [SYMBOL], "every")
         self.pipeline = Pipeline(
             {SYMBOL: TradingCalendar()},
             journal=self.journal,
@@ -91,9 +110,11 @@ class Ingest:
         self.pipeline.on_time(now, GRACE_S)
 
 
-async def sustained(directory: Path, dsn: str, frames: list[bytes], batch: int) -> dict[str, float]:
+async def sustained(
+    directory: Path, dsn: str, frames: list[bytes], batch: int, *, listening: bool = True
+) -> dict[str, float]:
     """As fast as it goes, from the first frame to the last committed row."""
-    ingest = Ingest(directory / f"journal-{time.time_ns()}", dsn, time.time_ns() // 1_000_000)
+    ingest = Ingest(directory / f"journal-{time.time_ns()}", dsn, listening=listening)
     batches = [frames[i : i + batch] for i in range(0, len(frames), batch)]
     async with ingest.running():
         assert await ingest.writer.drain(30)
@@ -105,6 +126,7 @@ async def sustained(directory: Path, dsn: str, frames: list[bytes], batch: int) 
                 await asyncio.sleep(PAUSE_S)
         assert await ingest.writer.drain(600)
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+    assert (ingest.client.taken > 200 * len(frames)) is listening
     return {"seconds": wall, "cpu_seconds": cpu, "peak_mb": peak_mb()}
 
 
@@ -113,7 +135,7 @@ async def backlog(directory: Path, dsn: str, frames: list[bytes], batch: int) ->
 
     How late a live batch is tells how long the event loop was busy with something else.
     """
-    ingest = Ingest(directory / f"journal-{time.time_ns()}", dsn, time.time_ns() // 1_000_000)
+    ingest = Ingest(directory / f"journal-{time.time_ns()}", dsn, listening=True)
     half = len(frames) // 2
     old, live = frames[:half], frames[half:]
     for i in range(0, half, batch):
@@ -154,7 +176,7 @@ async def backlog(directory: Path, dsn: str, frames: list[bytes], batch: int) ->
 async def stretches(directory: Path, dsn: str, frames: list[bytes], batch: int) -> dict[str, float]:
     """How long the draining of a backlog keeps everything else waiting at a time: CPU milliseconds of
     the event loop's thread between two turns of a task that always wants one."""
-    ingest = Ingest(directory / f"journal-{time.time_ns()}", dsn, time.time_ns() // 1_000_000)
+    ingest = Ingest(directory / f"journal-{time.time_ns()}", dsn, listening=True)
     for i in range(0, len(frames), batch):
         ingest.take(frames[i : i + batch])
     longest = 0.0
