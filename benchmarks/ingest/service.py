@@ -34,14 +34,14 @@ LIVE_TICKS_A_SECOND, LIVE_BATCH = 2000, 20
 def parse(frames: list[bytes]) -> list[Quote]:
     """As the stream's reader does it, frame by frame, each with its own instant of receipt."""
     quotes: list[Quote] = []
-    now = CLOCK.now
+    now, source = CLOCK.now, PROVIDER.websocket
     for data in frames:
         received_at = now()
-        price = protocol.parse_price(data, received_at, PROVIDER.websocket)
+        price = protocol.parse_price(data, received_at, source)
         if price is not None:
             quotes.append(price)
             continue
-        parsed = protocol.parse_frame(data, received_at, PROVIDER.websocket)
+        parsed = protocol.parse_frame(data, received_at, source)
         quotes += [frame for frame in parsed if isinstance(frame, Quote)]
     return quotes
 

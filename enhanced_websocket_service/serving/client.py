@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from .history import BAR, EPOCH, GAP, Entry, Position, TickEntry
+from .history import BAR, EPOCH, GAP, Entry, Position, TickEntry, frames_of
 from .outlet import Outlet
 from .wire import Channel
 
@@ -72,7 +72,7 @@ class Group:
                     newest[symbol] = len(frames), ticks[-1]
                     frames.append(b"")
                 else:
-                    frames += [tick.frame for tick in ticks]
+                    frames += frames_of(ticks)
             elif kind == "bar":
                 if "bars" in channels:
                     frames.append(frame)

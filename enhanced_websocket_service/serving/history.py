@@ -15,7 +15,7 @@ import msgspec
 from enhanced_websocket_service.market.tick import Tick
 
 from .outlet import text_frame
-from .wire import market_data
+from .wire import market_data, market_data_of
 
 TICK: Final = 0
 BAR: Final = 1
@@ -53,6 +53,17 @@ class TickEntry(msgspec.Struct, gc=False):
         if self.tick is not None:
             self.made, self.tick = text_frame(market_data(self.tick)), None
         return self.made
+
+
+def frames_of(entries: Sequence[TickEntry]) -> list[bytes]:
+    """The frame of each."""
+    if any(entry.tick is None for entry in entries):
+        return [entry.frame for entry in entries]
+    messages = market_data_of([entry.tick for entry in entries if entry.tick is not None])
+    frames = [text_frame(message) for message in messages]
+    for entry, frame in zip(entries, frames, strict=True):
+        entry.made, entry.tick = frame, None
+    return frames
 
 
 class Skip(NamedTuple):

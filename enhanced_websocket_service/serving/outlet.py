@@ -48,9 +48,15 @@ class Outlet(Protocol):
         ...
 
 
+_HEADS = tuple(b"\x81\x7e" + size.to_bytes(2) for size in range(126, 512))
+"""Of the frames that prices and bars take."""
+
+
 def text_frame(payload: bytes) -> bytes:
     """``payload`` (UTF-8) as one final, unmasked text frame (RFC 6455, 5.2)."""
     size = len(payload)
+    if 126 <= size < 512:
+        return _HEADS[size - 126] + payload
     if size < 126:
         return bytes((0x81, size)) + payload
     if size < 65536:
