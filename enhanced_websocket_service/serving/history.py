@@ -14,7 +14,7 @@ import msgspec
 
 from enhanced_websocket_service.market.tick import Tick
 
-from .outlet import text_frame
+from .outlet import text_frame, text_frames
 from .wire import market_data, market_data_of
 
 TICK: Final = 0
@@ -60,7 +60,7 @@ def frames_of(entries: Sequence[TickEntry]) -> list[bytes]:
     if any(entry.tick is None for entry in entries):
         return [entry.frame for entry in entries]
     messages = market_data_of([entry.tick for entry in entries if entry.tick is not None])
-    frames = [text_frame(message) for message in messages]
+    frames = text_frames(messages)
     for entry, frame in zip(entries, frames, strict=True):
         entry.made, entry.tick = frame, None
     return frames

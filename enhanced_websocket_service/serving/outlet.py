@@ -6,7 +6,7 @@ slowly it says ``on_congested`` and the hub stops writing until ``on_drained``.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 _CLOSED_BY_PEER = (OSError, RuntimeError)
@@ -55,13 +55,20 @@ _HEADS = tuple(b"\x81\x7e" + size.to_bytes(2) for size in range(126, 512))
 def text_frame(payload: bytes) -> bytes:
     """``payload`` (UTF-8) as one final, unmasked text frame (RFC 6455, 5.2)."""
     size = len(payload)
-    if 126 <= size < 512:
-        return _HEADS[size - 126] + payload
     if size < 126:
         return bytes((0x81, size)) + payload
     if size < 65536:
         return b"\x81\x7e" + size.to_bytes(2) + payload
     return b"\x81\x7f" + size.to_bytes(8) + payload
+
+
+def text_frames(payloads: Iterable[bytes]) -> list[bytes]:
+    """``text_frame`` of each."""
+    heads = _HEADS
+    return [
+        heads[size - 126] + payload if 126 <= (size := len(payload)) < 512 else text_frame(payload)
+        for payload in payloads
+    ]
 
 
 def payloads(frames: bytes) -> list[bytes]:

@@ -149,7 +149,8 @@ def market_data_of(ticks: Iterable[Tick]) -> list[bytes]:
             if 0 < micros < 1_000_000
             else iso_local(received)
         )
-        spread = None if bid is None or ask is None else tick.spread
+        # As Tick.spread has it, which here would be a fifth of the time.
+        spread = None if bid is None or ask is None else round((ask - bid) * 1e6) / 1e6
         data = PriceData(symbol, price, bid, ask, spread, volume, text_of_stamp, source)
         messages.append(_encode(_MarketData(symbol, epoch, offset, data, at)))
     return messages
