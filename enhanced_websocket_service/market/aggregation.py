@@ -43,7 +43,6 @@ class _Growing:
         :returns: its index.
         """
         ticks_of, stamps, open_time = self.ticks, self.stamps, self.open_time
-        at = first
         for at in range(first, len(ticks)):
             tick = ticks[at]
             stamp = tick.timestamp
