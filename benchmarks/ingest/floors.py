@@ -46,7 +46,7 @@ async def inserts(dsn: str, frames: list[bytes]) -> dict[str, float]:
     )
     began, cpu = time.perf_counter(), time.process_time()
     for frame in frames:
-        for quote in parse([frame], time.time()):
+        for quote in parse([frame]):
             bid, ask = quote.bid, quote.ask
             spread = None if bid is None or ask is None else ask - bid
             await insert.fetch(

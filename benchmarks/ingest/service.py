@@ -15,6 +15,7 @@ from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
 from enhanced_websocket_service.service.pipeline import Pipeline
 from enhanced_websocket_service.serving.hub import Hub
+from enhanced_websocket_service.serving.outlet import AsgiOutlet
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.writer import JournalWriter
@@ -22,6 +23,7 @@ from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata import protocol
 
 PROVIDER = Provider("simulator")
+CLOCK = SystemClock()
 GRACE_S = 60.0
 MOST_BEHIND = 50_000
 """Ticks in the journal but not in the table at which the vendor has to wait: a steady state."""
@@ -29,25 +31,49 @@ PAUSE_S = 0.001
 LIVE_TICKS_A_SECOND, LIVE_BATCH = 2000, 20
 
 
-def parse(frames: list[bytes], received_at: float) -> list[Quote]:
-    """As the stream's reader does it, frame by frame."""
+def parse(frames: list[bytes]) -> list[Quote]:
+    """As the stream's reader does it, frame by frame, each with its own instant of receipt."""
     quotes: list[Quote] = []
+    now, source = CLOCK.now, PROVIDER.websocket
     for data in frames:
-        parsed = protocol.parse_frame(data, received_at, PROVIDER.websocket)
+        received_at = now()
+        price = protocol.parse_price(data, received_at, source)
+        if price is not None:
+            quotes.append(price)
+            continue
+        parsed = protocol.parse_frame(data, received_at, source)
         quotes += [frame for frame in parsed if isinstance(frame, Quote)]
     return quotes
+
+
+class Listener(AsgiOutlet):
+    """The connection of a client who wants every tick and reads at once; the socket is left out."""
+
+    def __init__(self) -> None:
+        super().__init__(self._never)
+        self.taken = 0
+
+    async def _never(self, _: object) -> None:
+        raise AssertionError("nothing waits here")
+
+    def write(self, frames: bytes, /) -> None:
+        self.taken += len(frames)
 
 
 class Ingest:
     """Everything between the socket and the table, but the socket itself."""
 
-    def __init__(self, directory: Path, dsn: str, epoch: int) -> None:
+    def __init__(self, directory: Path, dsn: str, *, listening: bool) -> None:
+        epoch = time.time_ns() // 1_000_000
         metrics = Metrics()
         self.journal = Journal.open(directory, metrics=metrics)
         self.database = Database(dsn, PROVIDER)
         self.bus = MemoryBus()
-        hub = Hub([SYMBOL], SystemClock(), lambda: "active", metrics)
+        hub = Hub([SYMBOL], CLOCK, lambda: "active", metrics)
         self.bus.subscribe(hub.on_events)
+        self.client = Listener()
+        if listening:
+            hub.connect(self.client, [SYMBOL], "every")
         self.pipeline = Pipeline(
             {SYMBOL: TradingCalendar()},
             journal=self.journal,
@@ -78,15 +104,17 @@ class Ingest:
 
     def take(self, frames: list[bytes]) -> None:
         """One batch as the feed hands it over, and the clock, which closes bars."""
-        quotes = parse(frames, time.time())
+        quotes = parse(frames)
         now = quotes[-1].timestamp + 0.5
         self.pipeline.on_quotes(quotes, now)
         self.pipeline.on_time(now, GRACE_S)
 
 
-async def sustained(directory: Path, dsn: str, frames: list[bytes], batch: int) -> dict[str, float]:
+async def sustained(
+    directory: Path, dsn: str, frames: list[bytes], batch: int, *, listening: bool = True
+) -> dict[str, float]:
     """As fast as it goes, from the first frame to the last committed row."""
-    ingest = Ingest(directory / f"journal-{time.time_ns()}", dsn, time.time_ns() // 1_000_000)
+    ingest = Ingest(directory / f"journal-{time.time_ns()}", dsn, listening=listening)
     batches = [frames[i : i + batch] for i in range(0, len(frames), batch)]
     async with ingest.running():
         assert await ingest.writer.drain(30)
@@ -98,6 +126,7 @@ async def sustained(directory: Path, dsn: str, frames: list[bytes], batch: int) 
                 await asyncio.sleep(PAUSE_S)
         assert await ingest.writer.drain(600)
         wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+    assert (ingest.client.taken > 200 * len(frames)) is listening
     return {"seconds": wall, "cpu_seconds": cpu, "peak_mb": peak_mb()}
 
 
@@ -106,7 +135,7 @@ async def backlog(directory: Path, dsn: str, frames: list[bytes], batch: int) ->
 
     How late a live batch is tells how long the event loop was busy with something else.
     """
-    ingest = Ingest(directory / f"journal-{time.time_ns()}", dsn, time.time_ns() // 1_000_000)
+    ingest = Ingest(directory / f"journal-{time.time_ns()}", dsn, listening=True)
     half = len(frames) // 2
     old, live = frames[:half], frames[half:]
     for i in range(0, half, batch):
@@ -147,7 +176,7 @@ async def backlog(directory: Path, dsn: str, frames: list[bytes], batch: int) ->
 async def stretches(directory: Path, dsn: str, frames: list[bytes], batch: int) -> dict[str, float]:
     """How long the draining of a backlog keeps everything else waiting at a time: CPU milliseconds of
     the event loop's thread between two turns of a task that always wants one."""
-    ingest = Ingest(directory / f"journal-{time.time_ns()}", dsn, time.time_ns() // 1_000_000)
+    ingest = Ingest(directory / f"journal-{time.time_ns()}", dsn, listening=True)
     for i in range(0, len(frames), batch):
         ingest.take(frames[i : i + batch])
     longest = 0.0

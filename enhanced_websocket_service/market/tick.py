@@ -69,7 +69,8 @@ class Tick(msgspec.Struct, frozen=True, gc=False, array_like=True):
         """``ask - bid`` in price units; negative when crossed; ``None`` when either is unknown."""
         if self.bid is None or self.ask is None:
             return None
-        return quantise(self.ask - self.bid)
+        # Of two such prices the difference is never near a tie: ``quantise`` in half the time.
+        return round((self.ask - self.bid) * 1e6) / 1e6
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False, array_like=True):

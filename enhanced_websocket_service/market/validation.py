@@ -88,6 +88,15 @@ class QuoteValidator:
         if self._last is None or timestamp >= self._newest:
             self._last, self._newest = price, timestamp
 
+    @property
+    def band(self) -> float:
+        """How far from the last price a price may lie, as a part of it."""
+        return self._band
+
+    def accepted(self, price: float, timestamp: int, seen: Seen) -> None:
+        """Quotes were accepted elsewhere, by the same rules: what ``check`` would remember of them."""
+        self._last, self._newest, self._last_seen = price, timestamp, seen
+
     def state(self) -> ValidatorState:
         """What ``go_back`` needs to undo whatever is decided from here on."""
         return ValidatorState(self._last, self._newest, self._last_seen, tuple(self._held))

@@ -6,8 +6,10 @@ journal write fails changes neither offsets nor bars and is not published. Does 
 PostgreSQL, Redis and the sockets of clients, which all follow at their own pace.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Protocol
 
 from enhanced_websocket_service.errors import JournalError
@@ -15,19 +17,17 @@ from enhanced_websocket_service.market.aggregation import BarAggregator
 from enhanced_websocket_service.market.bar import Bar, BarUpdate
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar
 from enhanced_websocket_service.market.events import EpochStarted, Event
-from enhanced_websocket_service.market.hygiene import TickHygiene
-from enhanced_websocket_service.market.noise import is_float32_noise
 from enhanced_websocket_service.market.tick import (
     Flag,
     Quote,
     Rejection,
     Tick,
-    quantise,
     rejection,
 )
-from enhanced_websocket_service.market.validation import Accepted, QuoteValidator, ValidatorState
+from enhanced_websocket_service.market.validation import QuoteValidator, ValidatorState
 from enhanced_websocket_service.telemetry import Metrics
 
+from .line import Line
 from .tick_meter import TickMeter
 
 Record = Tick | Rejection | BarUpdate | EpochStarted
@@ -35,23 +35,13 @@ Record = Tick | Rejection | BarUpdate | EpochStarted
 _Before = Sequence[tuple[QuoteValidator, ValidatorState]]
 
 _KEEP_OUT_OF_BARS = frozenset({Flag.FUTURE, Flag.LATE})
-DAY_S = 86_400
+_SYMBOL = attrgetter("symbol")
+STRETCH = 256
+"""Quotes that are looked at together at most: after an odd one the rest is looked at anew."""
 
 
 class _Journal(Protocol):
     def append(self, records: Sequence[Record]) -> object: ...
-
-
-@dataclass(slots=True)
-class _Line:
-    """Everything the pipeline keeps per symbol."""
-
-    calendar: TradingCalendar
-    validator: QuoteValidator
-    aggregator: BarAggregator
-    hygiene: TickHygiene = field(default_factory=TickHygiene)
-    odd: bool = False  # there are oddities the metrics do not know of
-    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +93,8 @@ class Pipeline:
         self._future_tolerance_s = future_tolerance_s
         self._closed: list[BarUpdate] = []  # not journaled yet
         self._lines = {
-            symbol: _Line(
+            symbol: Line(
+                symbol,
                 calendar,
                 QuoteValidator(price_band_pct),
                 BarAggregator(symbol, close_delay=bar_close_delay_s),
@@ -204,15 +195,28 @@ class Pipeline:
         latest = now + self._future_tolerance_s
         rejections: list[Rejection] = []
         ticks: list[Tick] = []
-        repeated: set[tuple[str, int]] = set()
+        repeated: list[str] = []
         numbered: dict[str, int] = {}
         before = self._before()
-        for quote in quotes:
+        at = 0
+        while at < len(quotes):
+            quote = quotes[at]
             line = self._lines.get(quote.symbol)
             if line is None:
+                at += 1
                 rejections.append(rejection(quote, "unknown_symbol"))
                 continue
             validator, hygiene = line.validator, line.hygiene
+            offset = numbered.get(quote.symbol, line.offset)
+            usual = line.usual(quotes[at : at + STRETCH], self.epoch, offset, latest)
+            if usual.ticks:
+                at += len(usual.ticks)
+                hygiene.quotes += len(usual.ticks)
+                ticks += usual.ticks
+                numbered[quote.symbol] = usual.ticks[-1].offset
+                repeated += [quote.symbol] * usual.repeated
+                continue
+            at += 1
             hygiene.quotes += 1
             if quote.first_after_subscribe and validator.is_resent(quote):
                 hygiene.resent += 1
@@ -225,11 +229,10 @@ class Pipeline:
                 accepted, refused = validator.check(quote, timely=quote.timestamp <= latest)
             rejections += refused
             for one in accepted:
-                offset = numbered.get(quote.symbol, line.offset) + 1
-                numbered[quote.symbol] = offset
-                ticks.append(self._tick(line, one, offset, now))
+                numbered[quote.symbol] = offset = offset + 1
+                ticks.append(line.tick(one, self.epoch, offset, now, self._future_tolerance_s))
                 if one.repeated:
-                    repeated.add((quote.symbol, offset))
+                    repeated.append(quote.symbol)
         self._take(ticks, rejections, before, repeated)
 
     def on_rest_price(self, symbol: str, price: float, now: float) -> None:
@@ -245,7 +248,7 @@ class Pipeline:
         before = self._before()
         accepted, rejections = line.validator.on_rest_price(price, now)
         ticks = [
-            self._tick(line, one, line.offset + number, now)
+            line.tick(one, self.epoch, line.offset + number, now, self._future_tolerance_s)
             for number, one in enumerate(accepted, 1)
         ]
         self._take(ticks, rejections, before)
@@ -324,9 +327,12 @@ class Pipeline:
         ticks: Sequence[Tick],
         rejections: Sequence[Rejection],
         before: _Before,
-        repeated: Collection[tuple[str, int]] = (),
+        repeated: Sequence[str] = (),
     ) -> None:
-        """Journal, aggregate, publish and count what was decided."""
+        """Journal, aggregate, publish and count what was decided.
+
+        :param repeated: the symbol of each of ``ticks`` that is equal to the one before.
+        """
         if not ticks and not rejections:
             return
         self._append([*rejections, *ticks], before)
@@ -339,12 +345,14 @@ class Pipeline:
         if not ticks:
             return
         published: list[Tick] = []
-        for tick in ticks:
-            line = self._lines[tick.symbol]
-            line.offset = tick.offset
-            if self._aggregate(line, tick):
-                published.append(tick)
-        for symbol, _ in repeated:
+        for symbol, group in groupby(ticks, key=_SYMBOL):
+            shown, late = self._lines[symbol].take(list(group))
+            published += shown
+            for tick in late:
+                self._metrics.late.inc()
+                slot = tick.timestamp - tick.timestamp % BAR_SECONDS
+                self._incomplete(symbol, slot, slot + BAR_SECONDS)
+        for symbol in repeated:
             line = self._lines[symbol]
             line.hygiene.repeated += 1
             line.odd = True
@@ -362,59 +370,6 @@ class Pipeline:
         for update in updates:
             self._metrics.bars.labels(update.bar.status).inc()
         self._publish(updates)
-
-    def _tick(self, line: _Line, accepted: Accepted, offset: int, now: float) -> Tick:
-        quote, flags = accepted.quote, accepted.flags
-        stamp = quote.timestamp
-        # No calendar knows the days at the end of time, and no bar waits for tomorrow's tick.
-        session = line.calendar.session_on(stamp) if stamp < now + DAY_S else None
-        inside = session is not None and session.opens <= stamp < session.closes
-        if stamp > now + self._future_tolerance_s:
-            flags += (Flag.FUTURE,)
-        elif inside and not line.aggregator.accepts(stamp):
-            flags += (Flag.LATE,)
-        return Tick(
-            symbol=quote.symbol,
-            epoch=self.epoch,
-            offset=offset,
-            timestamp=stamp,
-            price=quantise(quote.price),
-            bid=None if quote.bid is None else quantise(quote.bid),
-            ask=None if quote.ask is None else quantise(quote.ask),
-            volume=quote.volume,
-            source=quote.source,
-            received_at=quote.received_at,
-            trading_session=inside,
-            flags=flags,
-        )
-
-    def _aggregate(self, line: _Line, tick: Tick) -> bool:
-        """Count ``tick`` and add it to its bar; whether it is to be published."""
-        hygiene, flags = line.hygiene, tick.flags
-        hygiene.ticks += 1
-        if is_float32_noise(tick.price):
-            hygiene.float32_noise += 1
-            line.odd = True
-        if flags:
-            line.odd = True
-            hygiene.crossed += Flag.CROSSED in flags
-            hygiene.confirmed += Flag.HELD in flags
-            hygiene.out_of_order += Flag.OUT_OF_ORDER in flags
-            if Flag.FUTURE in flags:
-                hygiene.future += 1
-                return False
-        if not tick.trading_session:
-            hygiene.outside_session += 1
-            line.odd = True
-            return False
-        if Flag.LATE in flags:
-            hygiene.late += 1
-            self._metrics.late.inc()
-            slot = tick.timestamp - tick.timestamp % BAR_SECONDS
-            self._incomplete(tick.symbol, slot, slot + BAR_SECONDS)
-        else:
-            line.aggregator.add(tick)
-        return True
 
     def _before(self) -> _Before:
         return [(line.validator, line.validator.state()) for line in self._lines.values()]

@@ -1,7 +1,9 @@
 """Brings the metrics of ticks up to date, once a batch: a label look-up per tick would cost more than
 the tick."""
 
+from collections import Counter as Counts
 from collections.abc import Sequence
+from operator import attrgetter
 
 from prometheus_client import Counter, Gauge
 
@@ -9,6 +11,7 @@ from enhanced_websocket_service.market.hygiene import TickHygiene
 from enhanced_websocket_service.market.tick import Flag, Tick
 from enhanced_websocket_service.telemetry import Metrics
 
+_LABELS = attrgetter("symbol", "source")
 _OLD = frozenset({Flag.LATE, Flag.OUT_OF_ORDER})
 
 
@@ -23,19 +26,19 @@ class TickMeter:
 
     def count(self, ticks: Sequence[Tick], published: Sequence[Tick]) -> None:
         """A batch was accepted, and of it ``published`` went to clients."""
-        accepted: dict[tuple[str, str], int] = {}
-        for tick in ticks:
-            key = (tick.symbol, tick.source)
-            accepted[key] = accepted.get(key, 0) + 1
+        accepted = Counts(map(_LABELS, ticks))
         for key, number in accepted.items():
             counter = self._accepted.get(key)
             if counter is None:
                 counter = self._accepted[key] = self._metrics.ticks.labels(*key)
             counter.inc(number)
         newest: dict[str, float] = {}
-        for tick in published:
-            if not tick.flags or not _OLD.intersection(tick.flags):
+        symbols = {symbol for symbol, _ in accepted}
+        for tick in reversed(published):
+            if tick.symbol not in newest and not _OLD.intersection(tick.flags):
                 newest[tick.symbol] = tick.price
+                if len(newest) == len(symbols):
+                    break
         for symbol, price in newest.items():
             gauge = self._prices.get(symbol)
             if gauge is None:

@@ -1,10 +1,11 @@
 """What has been published: per symbol its history and last price, and the last status. Pure.
 
-Turns the events of the bus into encoded messages, each exactly once, and keeps offsets honest: a tick that
+Turns the events of the bus into messages, each encoded once at most, and keeps offsets honest: a tick that
 repeats or goes back is dropped, a jump becomes a ``skipped`` message for everyone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import structlog
 
@@ -14,7 +15,7 @@ from enhanced_websocket_service.market.tick import Tick
 
 from . import wire
 from .client import Staged
-from .history import BAR, EPOCH, GAP, TICK, Entry, History
+from .history import BAR, EPOCH, GAP, Entry, History, TickEntry
 from .outlet import text_frame
 
 log = structlog.get_logger(__name__)
@@ -32,17 +33,25 @@ class Board:
     def seed(self, tick: Tick) -> None:
         """Begin with the last tick that was published before a restart."""
         if (history := self.histories.get(tick.symbol)) is not None:
-            frame = text_frame(wire.market_data(tick))
-            history.seed(Entry(TICK, tick.epoch, tick.offset, tick.offset, frame))
+            history.seed(TickEntry(tick.epoch, tick.offset, tick))
             self.snapshots[tick.symbol] = tick
 
     def stage(self, events: Sequence[Event]) -> list[Staged]:
-        """Encode a batch and append it to the histories; events of unknown symbols are ignored."""
+        """Append a batch to the histories; events of unknown symbols are ignored.
+
+        Ticks are encoded when the first client wants them, everything else here.
+        """
         staged: list[Staged] = []
+        for kind, several in groupby(events, key=type):
+            if kind is Tick:
+                self._stage_ticks([one for one in several if isinstance(one, Tick)], staged)
+            else:
+                self._stage_others(several, staged)
+        return staged
+
+    def _stage_others(self, events: Iterable[Event], staged: list[Staged]) -> None:
         for event in events:
             match event:
-                case Tick():
-                    self._stage_tick(event, staged)
                 case BarUpdate():
                     self._stage_bar(event, staged)
                 case EpochStarted():
@@ -50,7 +59,33 @@ class Board:
                 case StatusChanged():
                     self.status = text_frame(wire.status(event))
                     staged.append(Staged(None, "status", self.status))
-        return staged
+
+    def _stage_ticks(self, ticks: Sequence[Tick], staged: list[Staged]) -> None:
+        at = 0
+        while at < len(ticks):
+            self._stage_tick(ticks[at], staged)
+            at += 1
+            at += self._stage_following(ticks, at, staged)
+
+    def _stage_following(self, ticks: Sequence[Tick], first: int, staged: list[Staged]) -> int:
+        """Stage what follows ``ticks[first - 1]`` without a hole; how many they are."""
+        symbol = ticks[first - 1].symbol
+        history = self.histories.get(symbol)
+        if history is None:
+            return 0
+        epoch, head = history.epoch, history.head
+        run: list[TickEntry] = []
+        for at in range(first, len(ticks)):
+            tick = ticks[at]
+            if tick.offset != head + 1 or tick.symbol != symbol or tick.epoch != epoch:
+                break
+            head = tick.offset
+            run.append(TickEntry(tick.epoch, head, tick))
+        if run:
+            history.extend(run)
+            self.snapshots[symbol] = ticks[first + len(run) - 1]
+            staged.append(Staged(symbol, "ticks", ticks=run))
+        return len(run)
 
     def _stage_tick(self, tick: Tick, staged: list[Staged]) -> None:
         history = self.histories.get(tick.symbol)
@@ -70,10 +105,10 @@ class Board:
             self._stage_epoch(EpochStarted(tick.symbol, tick.epoch, known, history.head), staged)
         if known is not None:
             self._stage_gap(tick.symbol, history, tick.offset - 1, staged)
-        frame = text_frame(wire.market_data(tick))
-        history.append(Entry(TICK, tick.epoch, tick.offset, tick.offset, frame))
+        entry = TickEntry(tick.epoch, tick.offset, tick)
+        history.extend([entry])
         self.snapshots[tick.symbol] = tick
-        staged.append(Staged(tick.symbol, "tick", frame))
+        staged.append(Staged(tick.symbol, "ticks", ticks=[entry]))
 
     def _stage_gap(self, symbol: str, history: History, last: int, staged: list[Staged]) -> None:
         """Account for offsets up to ``last``: stored but not published (stamped outside the session).

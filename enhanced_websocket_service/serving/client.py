@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from .deflate import deflated
 from .direct import BorrowedSocket
-from .history import BAR, EPOCH, GAP, Entry, Position
+from .history import BAR, EPOCH, GAP, Entry, Position, TickEntry, frames_of
 from .limits import Budget
 from .outlet import Outlet, Writer
 from .wire import Channel
@@ -23,7 +24,7 @@ class Interest(NamedTuple):
     conflate: bool  # mode=latest: of several ticks only the newest, and no ``skipped``
     deflate: bool = False  # what all of its group get is compressed
 
-    def wants(self, entry: Entry) -> bool:
+    def wants(self, entry: Entry | TickEntry) -> bool:
         """Whether an entry of the history of one of ``symbols`` is for such a client."""
         if entry.kind == BAR:
             return "bars" in self.channels
@@ -39,11 +40,24 @@ class Interest(NamedTuple):
 
 
 class Staged(NamedTuple):
-    """One encoded message of the batch being published; ``symbol`` is None for ``status``."""
+    """One encoded message of the batch being published, or the ``ticks`` of one symbol in a row.
+
+    ``symbol`` is None for ``status``.
+    """
 
     symbol: str | None
-    kind: Literal["tick", "bar", "epoch", "gap", "status"]
-    frame: bytes
+    kind: Literal["ticks", "bar", "epoch", "gap", "status"]
+    frame: bytes = b""
+    ticks: Sequence[TickEntry] = ()
+
+
+def compressed(one: Staged) -> Staged:
+    """The same for clients that negotiated compression."""
+    if one.kind != "ticks":
+        return one._replace(frame=deflated(one.frame))
+    made = zip(one.ticks, frames_of(one.ticks), strict=True)
+    short = [TickEntry(tick.epoch, tick.offset, None, deflated(frame)) for tick, frame in made]
+    return one._replace(ticks=short)
 
 
 class Group:
@@ -85,27 +99,29 @@ class Group:
         """The bytes of this group for one batch, and how many messages they are."""
         symbols, channels, conflate, _ = self.interest
         frames: list[bytes] = []
-        newest: dict[str, int] = {}
-        for symbol, kind, frame in staged:
+        newest: dict[str, tuple[int, TickEntry]] = {}
+        for symbol, kind, frame, ticks in staged:
             if symbol is None:
                 if "status" in channels:
                     frames.append(frame)
                 continue
             if symbol not in symbols:
                 continue
-            if kind == "tick":
+            if kind == "ticks":
                 if "ticks" not in channels:
                     continue
                 if conflate:
-                    if (at := newest.get(symbol)) is not None:
-                        frames[at] = b""
-                    newest[symbol] = len(frames)
-                frames.append(frame)
+                    newest[symbol] = len(frames), ticks[-1]
+                    frames.append(b"")
+                else:
+                    frames += frames_of(ticks)
             elif kind == "bar":
                 if "bars" in channels:
                     frames.append(frame)
             elif kind == "epoch" or ("ticks" in channels and not conflate):
                 frames.append(frame)
+        for at, tick in newest.values():
+            frames[at] = tick.frame
         return b"".join(frames), sum(map(bool, frames))
 
 

@@ -8,7 +8,15 @@ where the bus has one (ticks stored but not published), a ``GAP`` entry stands i
 import sys
 from bisect import bisect_left
 from collections import deque
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import ClassVar, Final, NamedTuple
+
+import msgspec
+
+from enhanced_websocket_service.market.tick import Tick
+
+from .outlet import text_frame, text_frames
+from .wire import market_data, market_data_of
 
 TICK: Final = 0
 BAR: Final = 1
@@ -26,6 +34,37 @@ class Entry(NamedTuple):
     offset: int  # a tick's own; for a bar that of the last tick before it; 0 for an epoch
     first: int
     frame: bytes
+
+
+class TickEntry(msgspec.Struct, gc=False):
+    """A published tick. Its frame is made when the first client wants it, and once."""
+
+    kind: ClassVar[int] = TICK
+    epoch: int
+    offset: int
+    tick: Tick | None
+    made: bytes = b""
+
+    @property
+    def first(self) -> int:
+        return self.offset
+
+    @property
+    def frame(self) -> bytes:
+        if self.tick is not None:
+            self.made, self.tick = text_frame(market_data(self.tick)), None
+        return self.made
+
+
+def frames_of(entries: Sequence[TickEntry]) -> list[bytes]:
+    """The frame of each."""
+    if any(entry.tick is None for entry in entries):
+        return [entry.frame for entry in entries]
+    messages = market_data_of([entry.tick for entry in entries if entry.tick is not None])
+    frames = text_frames(messages)
+    for entry, frame in zip(entries, frames, strict=True):
+        entry.made, entry.tick = frame, None
+    return frames
 
 
 class Skip(NamedTuple):
@@ -52,7 +91,7 @@ class History:
         if capacity < 1:
             raise ValueError("A history holds at least one entry.")
         self._capacity = capacity
-        self._ring: list[Entry] = []
+        self._ring: list[Entry | TickEntry] = []
         self._marks: deque[tuple[int, Entry]] = deque(maxlen=min(capacity, 4096))
         self._finals: dict[int, int] = {}  # epoch -> its last offset, for epochs that ended
         self._empty: deque[tuple[int, int]] = deque(maxlen=_EPOCHS_REMEMBERED)  # no ticks between
@@ -61,7 +100,7 @@ class History:
         self.epoch: int | None = None
         self.head = 0
         """The last tick offset published in ``epoch``."""
-        self.last_tick: Entry | None = None
+        self.last_tick: Entry | TickEntry | None = None
 
     @property
     def first_seq(self) -> int:
@@ -88,12 +127,25 @@ class History:
         self.epoch = entry.epoch
         self.head = entry.offset
 
-    def seed(self, entry: Entry) -> None:
+    def extend(self, ticks: Sequence[TickEntry]) -> None:
+        """Add ticks, at least one, that follow the last one and each other without a hole."""
+        at = 0
+        while at < len(ticks):
+            begin = self.next_seq % self._capacity
+            # The end of a ring that is not full yet is where the next one belongs, too.
+            part = ticks[at : at + self._capacity - begin]
+            self._ring[begin : begin + len(part)] = part
+            self.next_seq += len(part)
+            at += len(part)
+        self.last_tick = last = ticks[-1]
+        self.epoch, self.head = last.epoch, last.offset
+
+    def seed(self, tick: TickEntry) -> None:
         """Begin with the last tick from before a restart; what followed it is not here.
 
         What is published here begins with an epoch of its own.
         """
-        self.append(entry)
+        self.extend([tick])
         self._own_from = sys.maxsize
 
     def holds_from(self, epoch: int, offset: int) -> bool:
@@ -117,7 +169,7 @@ class History:
         while len(self._finals) > _EPOCHS_REMEMBERED:
             del self._finals[min(self._finals)]
 
-    def at(self, seq: int) -> Entry:
+    def at(self, seq: int) -> Entry | TickEntry:
         """The entry ``seq``, which must lie in ``first_seq .. next_seq - 1``."""
         return self._ring[seq % self._capacity]
 
@@ -167,10 +219,12 @@ class History:
         return Position(self._bisect(epoch, offset), epoch, offset), skips
 
     def _bisect(self, epoch: int, offset: int) -> int:
+        def place(seq: int) -> tuple[int, int]:
+            entry = self.at(seq)
+            return entry.epoch, entry.offset
+
         window = range(self.first_seq, self.next_seq)
-        key = (epoch, offset)
-        found = bisect_left(window, key, key=lambda seq: self.at(seq)[1:3])
-        return self.first_seq + found
+        return self.first_seq + bisect_left(window, (epoch, offset), key=place)
 
     def _first_held(self, epoch: int) -> int | None:
         """The first tick offset of ``epoch`` that the ring accounts for."""

@@ -27,8 +27,7 @@ from .aging import AgeWatch
 from .board import Board
 from .catchup import Stretch, announce, every_tick, jump, replay
 from .census import count_clients
-from .client import Client, Group, Interest, Staged
-from .deflate import deflated
+from .client import Client, Group, Interest, Staged, compressed
 from .direct import CLOSED, send_to_all
 from .history import History, Position
 from .limits import Limits
@@ -111,7 +110,7 @@ class Hub:
                 yield group, staged
         compressing = [group for group in groups if group.interest.deflate]
         if compressing:
-            short = [one._replace(frame=deflated(one.frame)) for one in staged]
+            short = [compressed(one) for one in staged]
             for group in compressing:
                 yield group, short
 

@@ -7,7 +7,7 @@ an outlet may have a shorter way, ``direct``.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
 
 from .direct import BorrowedSocket
@@ -68,6 +68,10 @@ class Outlet(Protocol):
         ...
 
 
+_HEADS = tuple(b"\x81\x7e" + size.to_bytes(2) for size in range(126, 512))
+"""Of the frames that prices and bars take."""
+
+
 def text_frame(payload: bytes) -> bytes:
     """``payload`` (UTF-8) as one final, unmasked text frame (RFC 6455, 5.2)."""
     size = len(payload)
@@ -76,6 +80,15 @@ def text_frame(payload: bytes) -> bytes:
     if size < 65536:
         return b"\x81\x7e" + size.to_bytes(2) + payload
     return b"\x81\x7f" + size.to_bytes(8) + payload
+
+
+def text_frames(payloads: Iterable[bytes]) -> list[bytes]:
+    """``text_frame`` of each."""
+    heads = _HEADS
+    return [
+        heads[size - 126] + payload if 126 <= (size := len(payload)) < 512 else text_frame(payload)
+        for payload in payloads
+    ]
 
 
 def payloads(frames: bytes) -> list[bytes]:

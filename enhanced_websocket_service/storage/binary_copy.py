@@ -7,6 +7,7 @@ PostgreSQL refuses. The format: https://www.postgresql.org/docs/current/sql-copy
 import struct
 from collections.abc import Iterable
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -41,12 +42,14 @@ _NUMERIC: Final = struct.Struct("!ihhHhhhhh")
 _INT8: Final = struct.Struct("!iq")
 _INT4: Final = struct.Struct("!ii")
 _MICRO: Final = 1_000_000
-_NO_PRICE: Final = 10**14  # millionths; from here on two digits before the point are not enough
-_POSITIVE: Final = _NUMERIC.pack(16, 4, 1, 0, 6, 0, 0, 0, 0)[:12]
-_MINUS: Final = _NUMERIC.pack(16, 4, 1, _NEGATIVE, 6, 0, 0, 0, 0)[:12]
-_TICK: Final = struct.Struct("!20siiiqiqiq")  # from time to received_at; day and time are 20 bytes
-_QUOTED_TICK: Final = struct.Struct(_TICK.format + "12sQ" * 4)
-_Shape = tuple[str, str, tuple[str, ...], bool]
+_ONE: Final = 100_000_000  # in hundred-millionths
+_NOWHERE: Final = -2.0
+_PLUS_0: Final = _NUMERIC.pack(16, 4, 1, 0, 6, 0, 0, 0, 0)[:16]
+_MINUS_0: Final = _NUMERIC.pack(16, 4, 1, _NEGATIVE, 6, 0, 0, 0, 0)[:16]
+_TICK: Final = struct.Struct("!qiq")  # the offset, a length, when it was received
+_QUOTED_TICK: Final = struct.Struct(_TICK.format + "16sI" * 4)
+_Head = tuple[int, tuple[str, ...], str, str, bool, int, int]
+"""stamp, flags, symbol, source, session, volume, epoch"""
 _TRUE: Final = struct.pack("!i?", 1, True)
 _FALSE: Final = struct.pack("!i?", 1, False)
 
@@ -99,58 +102,59 @@ def tick_tuples(ticks: Iterable[Tick], zone: ZoneInfo) -> list[bytes]:
     """The rows of ``ticks``, in pieces: those of several calls may stand behind one another."""
     # Few different values over many rows, and several million rows an hour at worst: what rows share
     # is encoded once, the rest of a row by one call.
-    shapes: dict[_Shape, bytes] = {}
-    shape: _Shape | None = None
-    shared = time = b""
-    second = None
+    heads: dict[_Head, bytes] = {}
+    known: _Head | None = None
+    head = whole = b""
+    base = _NOWHERE  # the whole part of the last price, which ``whole`` holds
     rows: list[bytes] = []
     add, pack, pack_quote = rows.append, _TICK.pack, _QUOTED_TICK.pack
     for tick in ticks:
         symbol, epoch, offset, stamp, price, bid, ask, volume, source, received, session, flags = (
             astuple(tick)
         )
-        if stamp != second:
-            second = stamp
-            time = _day(stamp, zone) + _INT8.pack(8, (stamp - _EPOCH_S) * _MICRO)
-        its = (symbol, source, flags, session)
-        if its != shape:
-            shape = its
-            if (known := shapes.get(its)) is None:
-                known = shapes[its] = _shared(its)
-            shared = known
-        add(shared)
+        its = (stamp, flags, symbol, source, session, volume, epoch)
+        if its != known:
+            known = its
+            if its not in heads:
+                heads[its] = _head(its, zone)
+            head = heads[its]
+        add(head)
         received = round((received - _EPOCH_S) * _MICRO)
         if bid is not None and ask is not None:
-            a, b, c = round(price * _MICRO), round(bid * _MICRO), round(ask * _MICRO)
-            d, head = c - b, _POSITIVE
+            if not 0.0 <= price - base < 1.0:
+                base = price // 1.0
+                whole = _whole(base)
+            # As floats, since the difference to a near whole number is exact; in hundred-millionths,
+            # four digits of base 10,000 that two divisions tell apart.
+            a = round((price - base) * 1e6) * 100
+            b = round((bid - base) * 1e6) * 100
+            c = round((ask - base) * 1e6) * 100
+            d, whole_bid, whole_ask, whole_spread = c - b, whole, whole, _PLUS_0
+            if not 0 <= b < _ONE:
+                whole_bid, b = _whole(base + b // _ONE), b % _ONE
+            if not 0 <= c < _ONE:
+                whole_ask, c = _whole(base + c // _ONE), c % _ONE
             if d < 0:
-                d, head = -d, _MINUS
-            if 0 <= a < _NO_PRICE and 0 <= b < _NO_PRICE and 0 <= c < _NO_PRICE:
-                # The digits of ``numeric``, four of base 10,000 in one number.
-                e, f, g, h = a // _MICRO, b // _MICRO, c // _MICRO, d // _MICRO
-                a, b, c, d = a - e * _MICRO, b - f * _MICRO, c - g * _MICRO, d - h * _MICRO
+                d, whole_spread = -d, _MINUS_0
+            if d >= _ONE:
+                whole_spread, d = whole_spread[:12] + _whole(d // _ONE)[12:], d % _ONE
+            if a < _ONE and whole and whole_bid and whole_ask:
                 row = pack_quote(
-                    time,
-                    4,
-                    volume,
-                    8,
-                    epoch,
-                    8,
                     offset,
                     8,
                     received,
-                    _POSITIVE,
-                    e + e // 10_000 * 55_536 << 32 | a * 100 + a // 100 * 55_536,
-                    _POSITIVE,
-                    f + f // 10_000 * 55_536 << 32 | b * 100 + b // 100 * 55_536,
-                    _POSITIVE,
-                    g + g // 10_000 * 55_536 << 32 | c * 100 + c // 100 * 55_536,
-                    head,
-                    h + h // 10_000 * 55_536 << 32 | d * 100 + d // 100 * 55_536,
+                    whole,
+                    a // 10_000 * 55_536 + a,
+                    whole_bid,
+                    b // 10_000 * 55_536 + b,
+                    whole_ask,
+                    c // 10_000 * 55_536 + c,
+                    whole_spread,
+                    d // 10_000 * 55_536 + d,
                 )
                 add(row)
                 continue
-        add(pack(time, 4, volume, 8, epoch, 8, offset, 8, received))
+        add(pack(offset, 8, received))
         add(numeric(price) + numeric(bid) + numeric(ask) + numeric(tick.spread))
     return rows
 
@@ -179,12 +183,31 @@ def bar_rows(bars: Iterable[Bar]) -> bytearray:
     return rows
 
 
-def _shared(shape: _Shape) -> bytes:
-    symbol, source, flags, in_session = shape
-    count = struct.pack("!h", len(TICK_COLUMNS))
+def _head(its: _Head, zone: ZoneInfo) -> bytes:
+    """The columns up to ``epoch``, and the length of the next one."""
+    stamp, flags, symbol, source, in_session, volume, epoch = its
     return b"".join(
-        (count, text(symbol), text(source), text_array(flags), _TRUE if in_session else _FALSE)
+        (
+            struct.pack("!h", len(TICK_COLUMNS)),
+            text(symbol),
+            text(source),
+            text_array(flags),
+            _TRUE if in_session else _FALSE,
+            _day(stamp, zone),
+            _INT8.pack(8, (stamp - _EPOCH_S) * _MICRO),
+            _INT4.pack(4, volume),
+            _INT8.pack(8, epoch),
+            struct.pack("!i", 8),
+        )
     )
+
+
+@lru_cache(maxsize=1024)
+def _whole(value: float) -> bytes:
+    """The beginning of a number up to its point; empty for what ``numeric`` has to deal with."""
+    if not 0 <= value < 100_000_000:
+        return b""
+    return _NUMERIC.pack(16, 4, 1, 0, 6, *divmod(int(value), 10_000), 0, 0)[:16]
 
 
 def _day(stamp: int, zone: ZoneInfo) -> bytes:

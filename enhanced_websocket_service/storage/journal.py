@@ -25,8 +25,9 @@ from enhanced_websocket_service.telemetry import Metrics
 from .atomic_file import fsync_path
 from .journal_reader import JournalReader, segment_numbers, segment_path
 from .journal_repair import identity, lock, repair
-from .records import Record, encode
-from .segment import HEADER_SIZE, MAX_PAYLOAD, START, Header, Position, append_frame, seed
+from .records import Record, encode, encode_all
+from .segment import HEADER_SIZE, MAX_PAYLOAD, START, Header, Position, frames, seed
+from .tail import Tail
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +73,7 @@ class Journal:
         self._unsynced: list[int] = []  # sealed segments, waiting for their last fsync
         self._dirty = asyncio.Event()
         self._new_names = True  # segments were created since the directory was fsynced
+        self._tail = Tail()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._end = Position(remains.highest, 0, remains.records)
         self._seed = 0
@@ -141,17 +143,14 @@ class Journal:
             raise JournalError(f"The journal in {self.directory} is closed.")
         if not records:
             return self._end
-        buffer = bytearray()
         try:
             if self._torn or self._full():
                 self._begin_segment()
-            for record in records:
-                payload = encode(record)
-                if len(payload) > MAX_PAYLOAD:
-                    raise JournalError(
-                        f"A record of {len(payload)} bytes is too large: {record!r:.300}"
-                    )
-                append_frame(buffer, payload, self._end.offset + len(buffer), self._seed)
+            payloads = encode_all(records)
+            if (largest := max(map(len, payloads))) > MAX_PAYLOAD:
+                record = next(r for r in records if len(encode(r)) == largest)
+                raise JournalError(f"A record of {largest} bytes is too large: {record!r:.300}")
+            buffer, ends = frames(payloads, self._end.offset, self._seed)
             written = os.write(self._fd, buffer)
         except OSError as error:
             self._cut()
@@ -165,6 +164,7 @@ class Journal:
             )
             raise self._told(self._write_failure)
         segment, offset, record_count = self._end
+        self._tail.add(self._end, records, ends)
         self._end = Position(segment, offset + written, record_count + len(records))
         self._write_failure = None
         self._dirty.set()
@@ -206,7 +206,7 @@ class Journal:
 
     def reader(self, position: Position = START) -> JournalReader:
         """A reader that follows this journal and never sees an append that failed."""
-        return JournalReader(self.directory, position, end=lambda: self._end)
+        return JournalReader(self.directory, position, end=lambda: self._end, tail=self._tail)
 
     async def run(self) -> None:
         """Fsync what was appended, in groups, until cancelled. Failures go to ``on_failure``."""

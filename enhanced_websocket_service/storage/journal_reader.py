@@ -31,6 +31,7 @@ from .segment import (
     scan,
     seed,
 )
+from .tail import Tail
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +76,7 @@ class JournalReader:
     :param end: how far the journal's owner has acknowledged; without it (somebody else's journal)
         everything intact is read.
     :param last: the last segment to read; without it all of them.
+    :param tail: the owner's newest ticks; what is there need not be read from the disk.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class JournalReader:
         *,
         end: Callable[[], Position] | None = None,
         last: int | None = None,
+        tail: Tail | None = None,
     ) -> None:
         self._directory = directory
+        self._tail = tail
         self._end = end
         self._last = last
         self._position = position
@@ -123,6 +127,11 @@ class JournalReader:
         records: list[Record] = []
         try:
             while len(records) < limit:
+                kept = self._tail and self._tail.read(self._position, limit - len(records))
+                if kept:
+                    records += kept[0]
+                    self._position = kept[1]
+                    continue
                 if self._fd < 0 and not self._open(at_least=self._position.segment):
                     break
                 stop = self._segment_stop()

@@ -55,6 +55,18 @@ def encode(record: Record) -> bytes:
         raise JournalError(f"A record cannot be encoded ({error}): {record!r:.300}") from error
 
 
+def encode_all(records: Sequence[Record]) -> list[bytes]:
+    """The payloads of ``records``; raises as ``encode``."""
+    kind, to_bytes = _KINDS[Tick], _encoder.encode
+    try:
+        return [
+            kind + to_bytes(record) if type(record) is Tick else encode(record)
+            for record in records
+        ]
+    except (OverflowError, UnicodeEncodeError):
+        return [encode(record) for record in records]  # which names the one at fault
+
+
 def decode(payload: bytes | memoryview) -> Record:
     """The record in ``payload``; raises ``UnreadableRecord``."""
     decoder = _DECODERS.get(payload[0])

@@ -9,6 +9,7 @@ records. A length of 0 is invalid, so a zero-filled tail is not a row of empty r
 
 import struct
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -83,11 +84,22 @@ def seed(journal_id: uuid.UUID, number: int) -> int:
     return crc32(journal_id.bytes + number.to_bytes(8, "big"))
 
 
-def append_frame(buffer: bytearray, payload: bytes, offset: int, start: int) -> None:
-    """Append the frame of ``payload`` that will stand at ``offset``; ``start`` is the ``seed``."""
-    word = MARKER << 24 | len(payload)
-    buffer += _FRAME.pack(word, crc32(payload, (start + offset + word) & 0xFFFFFFFF))
-    buffer += payload
+def frames(payloads: Sequence[bytes], offset: int, start: int) -> tuple[bytes, list[int]]:
+    """The frames of ``payloads`` that will stand at ``offset``, and where each of them will end.
+
+    :param start: the ``seed``.
+    """
+    pieces: list[bytes] = []
+    ends: list[int] = []
+    pack = _FRAME.pack
+    for payload in payloads:
+        size = len(payload)
+        word = MARKER << 24 | size
+        pieces.append(pack(word, crc32(payload, (start + offset + word) & 0xFFFFFFFF)))
+        pieces.append(payload)
+        offset += FRAME_OVERHEAD + size
+        ends.append(offset)
+    return b"".join(pieces), ends
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,9 @@ log = structlog.get_logger(__name__)
 FIRST_BACKOFF_S: Final = 0.1
 SLICE_RECORDS: Final = 256
 """Read and encoded at a stretch: about a millisecond during which nothing else runs."""
+BATCH_RECORDS: Final = 16_000
+"""In one transaction at most. Its half a dozen round trips each wait for the event loop: with few records
+PostgreSQL would have nothing to do for half of the time."""
 BATCH_BYTES: Final = 8 * 1024 * 1024
 """Of journal in one transaction at most, give or take a slice: bounds the memory a batch takes."""
 DAY_S: Final = 86_400.0
@@ -58,7 +61,7 @@ class JournalWriter:
         *,
         epoch: int,
         symbols: Sequence[str],
-        batch_records: int = 4000,
+        batch_records: int = BATCH_RECORDS,
         batch_wait_ms: float = 100.0,
         longest_backoff_s: float = 5.0,
         keep_s: float = DAY_S,

@@ -113,7 +113,7 @@ def parse_frame(data: str | bytes, received_at: float, source: str) -> list[Fram
     :param received_at: our clock when the bytes were read, unix seconds UTC.
     :param source: the source name the quotes shall carry.
     """
-    usual = _usual(data, received_at, source)
+    usual = parse_price(data, received_at, source)
     if usual is not None:
         return [usual]
     try:
@@ -178,8 +178,8 @@ def text(value: object) -> str:
     return _snippet(shown)
 
 
-def _usual(data: str | bytes, received_at: float, source: str) -> Quote | None:
-    """A price without anything odd about it, a third of the time of ``_price``; ``None`` otherwise."""
+def parse_price(data: str | bytes, received_at: float, source: str) -> Quote | None:
+    """The price in a frame with nothing odd about it, which nearly all are; ``None``: ask ``parse_frame``."""
     try:
         found = _usual_price.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError):

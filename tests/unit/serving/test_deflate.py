@@ -10,7 +10,7 @@ from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
 from enhanced_websocket_service.market.events import EpochStarted
-from enhanced_websocket_service.serving import hub as hub_module
+from enhanced_websocket_service.serving import client as client_module
 from enhanced_websocket_service.serving import wire
 from enhanced_websocket_service.serving.deflate import deflated
 from enhanced_websocket_service.serving.hub import Hub
@@ -73,7 +73,7 @@ async def test_each_message_is_compressed_once_for_everybody(
         calls.append(frame)
         return deflated(frame)
 
-    monkeypatch.setattr(hub_module, "deflated", counted)
+    monkeypatch.setattr(client_module, "deflated", counted)
     hub = make_hub()
     plain = [connected(hub, RecordingOutlet()) for _ in range(3)]
     hub.on_events([EpochStarted("USDCOP", EPOCH, None, None), tick(1)])

@@ -257,7 +257,7 @@ def test_the_short_way_of_usual_prices_says_what_the_long_one_does(
     data = json.dumps(message)
     short = parse_frame(data, RECEIVED, "simulator_websocket")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(protocol, "_usual", lambda *_: None)
+        patched.setattr(protocol, "parse_price", lambda *_: None)
         long = parse_frame(data, RECEIVED, "simulator_websocket")
     assert repr(short) == repr(long)  # NaN is not equal to itself
 
