@@ -133,7 +133,7 @@ class Candidate:
     def _take_frames(self, frames: list[bytes]) -> None:
         """As the feed's reader and the lifecycle do it, from the bytes on."""
         self._stamp(len(frames))
-        quotes = parse(frames, time.time())
+        quotes = parse(frames)
         self.pipeline.on_quotes(quotes, quotes[-1].timestamp + 0.5)
 
     def _take_ticks(self, ticks: list[Tick]) -> None:
