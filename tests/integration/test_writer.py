@@ -239,6 +239,16 @@ async def test_an_older_copy_of_the_journal_put_back_loses_no_new_tick(
     journal.close()
 
 
+async def test_postgresql_may_refuse_the_first_row_while_the_rest_is_under_way(
+    database: Database, journal: Journal
+) -> None:
+    journal.append([tick(1, symbol="MUCHTOOLONG"), *ticks(6000, first=2)])
+    async with writing(journal, database) as writer:
+        assert await writer.drain(20)
+        assert writer.status()["quarantined_records"] == 1
+    assert await stored(database) == [(1, i) for i in range(2, 6002)]
+
+
 async def test_another_database_gets_all_that_the_journal_still_has(
     database: Database, journal: Journal
 ) -> None:
