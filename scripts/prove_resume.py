@@ -76,7 +76,7 @@ async def prove(
         port = int(world.base_url.rpartition(":")[2])
 
         def life() -> float:
-            return 86_400.0 if stop.is_set() else chance.expovariate(1 / 8)
+            return 0.0 if stop.is_set() else chance.expovariate(1 / 8)
 
         async with asyncio.TaskGroup() as group:
             for number, member in enumerate(members):

@@ -29,7 +29,7 @@ from .catchup import Stretch, announce, every_tick, jump, replay
 from .census import count_clients
 from .client import Client, Group, Interest, Staged, compressed
 from .direct import CLOSED, send_to_all
-from .history import History, Position
+from .history import Position
 from .limits import Limits
 from .models import ClientCounts, StreamPosition
 from .outlet import Outlet, text_frame
@@ -148,7 +148,8 @@ class Hub:
         self._set_behind(client)
         if travel is not None and self.stored is not None:
             for symbol in client.behind:
-                client.fetches[symbol] = Fetch(self, self.stored, client, symbol, travel)
+                history = self._histories[symbol]
+                client.fetches[symbol] = Fetch(self, self.stored, client, history, symbol, travel)
         for cursor in since:
             self._place(client, cursor)
         self._pump(client)
@@ -261,15 +262,11 @@ class Hub:
             client.replaying.update(client.behind)
         if self.stored is not None and not history.holds_from(cursor.epoch, cursor.offset):
             client.behind[symbol] = Position(0, cursor.epoch, cursor.offset)
-            client.fetches[symbol] = Fetch(self, self.stored, client, symbol)
+            client.fetches[symbol] = Fetch(self, self.stored, client, history, symbol)
             return
         self._hand(client, symbol, announce(symbol, client.interest, *found))
 
     # --- from the store (stored.py) -----------------------------------------------------------
-
-    def history(self, symbol: str) -> History:
-        """What memory has of ``symbol``."""
-        return self._histories[symbol]
 
     def hand_stored(self, fetch: Fetch, stretch: Stretch, *, last: bool = False) -> None:
         """Write what the store had; behind the ``last`` stretch memory goes on in this very step."""
@@ -343,7 +340,7 @@ class Hub:
                 self._hand(client, symbol, jump(symbol, history, position, client.interest))
                 continue
             if position.seq < history.first_seq and self.stored is not None:
-                client.fetches[symbol] = Fetch(self, self.stored, client, symbol)
+                client.fetches[symbol] = Fetch(self, self.stored, client, history, symbol)
                 continue
             self._hand(client, symbol, replay(symbol, history, position, client.interest, _CHUNK))
             if client.behind[symbol].seq < history.next_seq:

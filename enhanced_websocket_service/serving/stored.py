@@ -22,7 +22,7 @@ from enhanced_websocket_service.storage.stream_store import Key, StoredStretch
 from . import wire
 from .catchup import announce, behind_given, from_store
 from .client import Client
-from .history import BAR, Position, Skip
+from .history import BAR, History, Position, Skip
 from .weave import Stored, weave
 
 if TYPE_CHECKING:
@@ -142,10 +142,12 @@ class Fetch:
         hub: "Hub",
         stream: StoredStream,
         client: Client,
+        history: History,
         symbol: str,
         replay: Replay | None = None,
     ) -> None:
         self.client = client
+        self._history = history
         self.symbol = symbol
         self._given: set[bytes] = set()  # the bars given behind the client's present position
         self._hub = hub
@@ -180,18 +182,17 @@ class Fetch:
 
     def _end(self) -> None:
         """Leave the rest to memory; what it does not have is gone, and is named."""
-        client, symbol, history = self.client, self.symbol, self._hub.history(self.symbol)
+        client, symbol = self.client, self.symbol
         if client.fetches.get(symbol) is not self:
             return
         position, gone = self._locate()
-        position = behind_given(history, position, self._given)
+        position = behind_given(self._history, position, self._given)
         stretch = announce(symbol, client.interest, position, gone)
         self._hub.hand_stored(self, stretch, last=True)
 
     def _locate(self) -> tuple[Position, list[Skip]]:
         """Where memory would go on, and what neither it nor the client has."""
-        history = self._hub.history(self.symbol)
-        return history.locate(*self._place) or (history.end, [])
+        return self._history.locate(*self._place) or (self._history.end, [])
 
     async def _travel(self, start: float) -> bool:
         """Go to ``start``; False when nothing since is stored."""
@@ -216,7 +217,7 @@ class Fetch:
             asked_at = asyncio.get_running_loop().time()
             if waited:
                 continue  # it took its time: more has been stored since
-            if self._replay is not None and self._hub.history(self.symbol).holds_from(*self._place):
+            if self._replay is not None and self._history.holds_from(*self._place):
                 return
             in_vain = in_vain + 1 if settled and self._place == before else 0
             # Asked again when memory has moved on meanwhile: the store may have what it let go.
@@ -258,7 +259,7 @@ class Fetch:
         client, symbol, before = self.client, self.symbol, self._place
         stretch, used, met = from_store(
             symbol,
-            self._hub.history(symbol),
+            self._history,
             client.behind[symbol],
             client.interest,
             messages,
