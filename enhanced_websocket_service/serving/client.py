@@ -174,7 +174,7 @@ class Client:
         self.written = 0  # bytes written to it; while it is live, less those of its group before it
         self.mark: tuple[float, int] | None = None  # when, and what had been written (aging.py)
         self.aged = False  # slow because something waits too long, not because it is too much
-        self.taken = 0  # bytes that had left when it was last found to be slow
+        self.taken = 0  # bytes that its side had taken when it was last found to be slow
         self.status_seen: bytes | None = None  # the last status frame before it became slow
         loop = asyncio.get_running_loop()
         self.budget = Budget(messages_per_s, message_burst, loop.time)

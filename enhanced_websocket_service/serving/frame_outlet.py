@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from .direct import BorrowedSocket, SocketPool
 from .outlet import OutletListener
+from .tcp_state import not_acknowledged
 
 if TYPE_CHECKING:
     from .frames import FrameProtocol
@@ -71,6 +72,9 @@ class FrameOutlet:
 
     def buffered(self) -> int:
         return self._protocol.transport.get_write_buffer_size()
+
+    def untaken(self) -> int:
+        return self.buffered() + not_acknowledged(self._protocol.transport)
 
     def close(self, code: int, reason: str) -> None:
         self._protocol.close_from_hub(code, reason)

@@ -302,12 +302,12 @@ class Hub:
             self._pump(client)
 
     def _expect_progress(self, client: Client) -> None:
-        client.taken = client.written_in_all - client.outlet.buffered()
+        client.taken = client.written_in_all - client.outlet.untaken()
         client.start_timer(self.limits.stall_s, lambda: self._look_for_progress(client))
 
     def _look_for_progress(self, client: Client) -> None:
         """One that takes what waits, however slowly, is told of the present once it has."""
-        if client.written_in_all - client.outlet.buffered() > client.taken:
+        if client.written_in_all - client.outlet.untaken() > client.taken:
             self._expect_progress(client)
         else:
             self._stalled(client)

@@ -63,6 +63,10 @@ class Outlet(Protocol):
         """Bytes handed over that the operating system has not taken yet."""
         ...
 
+    def untaken(self) -> int:
+        """Bytes handed over that the peer's side has not taken, as far as that can be known."""
+        ...
+
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake; the connection is cut when the peer does not answer it."""
         ...
@@ -140,6 +144,9 @@ class AsgiOutlet:
                 self._listener.on_congested()
 
     def buffered(self) -> int:
+        return self._bytes
+
+    def untaken(self) -> int:
         return self._bytes
 
     def close(self, code: int, reason: str) -> None:

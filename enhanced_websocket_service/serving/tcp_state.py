@@ -1,9 +1,11 @@
 """What the operating system knows about a connection. Linux tells; elsewhere the answers are zeros."""
 
 import asyncio
+import fcntl
 import socket
 import struct
 import sys
+import termios
 from typing import Final
 
 _LINUX: Final = sys.platform == "linux"
@@ -21,6 +23,18 @@ def limit_send_buffer(transport: asyncio.Transport, size: int) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
     except OSError:
         return  # the connection has just been lost, or is none of TCP
+
+
+def not_acknowledged(transport: asyncio.Transport) -> int:
+    """Bytes that the operating system has taken to send and the peer's has not acknowledged."""
+    connection = transport.get_extra_info("socket")
+    if not _LINUX or connection is None:
+        return 0
+    try:
+        answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+    except OSError:
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def unread_and_acknowledged(transport: asyncio.Transport) -> tuple[int, int]:

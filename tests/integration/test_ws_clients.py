@@ -256,6 +256,24 @@ async def test_a_slow_client_that_reads_again_is_told_exactly_what_it_missed() -
         assert f'"offset":{last + 1},'.encode() in data
 
 
+async def test_a_client_that_reads_is_seen_to_before_anything_leaves_the_transport() -> None:
+    limits = Limits(high_water=8192, low_water=1024)
+    async with running(limits=limits) as api, mute_client(api) as sock:
+        await until(lambda: api.hub.counts().connected == 1)
+        offset = 0
+        while api.hub.counts().slow == 0:
+            offset += 1
+            api.hub.on_events([tick(offset)])
+            await asyncio.sleep(0)
+        (client,) = api.hub._clients
+        held, before = client.outlet.buffered(), client.outlet.untaken()
+        assert before > held > 8192
+        loop = asyncio.get_running_loop()
+        while client.outlet.untaken() == before:
+            await asyncio.wait_for(loop.sock_recv(sock, 1024), 10)
+        assert client.outlet.untaken() < before
+
+
 async def ticks_and_pings(api: Running) -> None:
     """Pongs are uvicorn's, ticks the hub's, the socket is small: each frame stays whole, in its order."""
     loop = asyncio.get_running_loop()

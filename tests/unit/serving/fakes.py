@@ -302,6 +302,9 @@ class RecordingOutlet:
     def buffered(self) -> int:
         return self.unread
 
+    def untaken(self) -> int:
+        return self.unread
+
     def close(self, code: int, reason: str) -> None:
         self.closed = (code, reason)
 
