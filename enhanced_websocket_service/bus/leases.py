@@ -122,11 +122,12 @@ class RedisKeyLeases:
             for fingerprint in self.held:
                 if fingerprint not in self._held:
                     continue
-                if not await self._taken(fingerprint):
+                # Shielded as in ``acquire``: with a swallowed cancellation this would go on for ever.
+                if not await asyncio.shield(self._begin(self._taken(fingerprint))):
                     log.warning("Another process streams with this key now", key=fingerprint)
                     self._drop(fingerprint)
                 elif fingerprint not in self._held:  # released while we were asking
-                    await self._give_back(fingerprint)
+                    await asyncio.shield(self._begin(self._give_back(fingerprint)))
 
     async def close(self) -> None:
         """Release everything and close the connections; end ``run`` first."""

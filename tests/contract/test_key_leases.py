@@ -92,6 +92,33 @@ async def test_the_lease_of_a_holder_that_vanished_is_taken_over(valkey_url: str
     await vanished.close()
 
 
+async def test_renewing_ends_when_cancelled_whatever_the_redis_library_does(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = RedisKeyLeases(valkey_url, ttl_s=TTL_S, renew_s=0.0)
+    assert await leases.acquire(KEY)
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def swallows(**_: Any) -> int:
+        asked.set()
+        with suppress(asyncio.CancelledError):
+            await answer.wait()
+        return 1
+
+    monkeypatch.setattr(leases, "_take", swallows)
+    task = asyncio.create_task(leases.run())
+    await asked.wait()
+    task.cancel()
+    await asyncio.wait({task}, timeout=10)
+    cancelled = task.cancelled()
+    answer.set()
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0)
+    await leases.close()
+    assert cancelled
+
+
 async def test_a_process_that_starts_again_under_its_name_need_not_wait(valkey_url: str) -> None:
     killed = RedisKeyLeases(valkey_url, owner="journal-1", ttl_s=3600.0)
     assert await killed.acquire(KEY)
