@@ -28,7 +28,7 @@ from tests.waiting import PATIENCE, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTED_WITHIN_S = 30.0
-PREPARATION_S = 15.0
+PREPARATION_S = 25.0
 """Real seconds for servers, simulator, backfill and service to be ready before the clock matters."""
 
 
