@@ -18,7 +18,7 @@ def made() -> Iterator[Bench]:
 
 @pytest.mark.parametrize("name", ["floor", "service", "whole path"])
 def test_what_is_sent_is_counted_and_timed(made: Bench, name: str) -> None:
-    plan = Plan(clients=5, rate=40, seconds=0.5, settle=0.1, burst=2, stamps=True)
+    plan = Plan(clients=5, rate=40, seconds=2.0, settle=1.0, burst=2, stamps=True)
     figures = made.run(name, plan)
     assert figures["connected"] == 5
     assert figures["lost"] == 0
