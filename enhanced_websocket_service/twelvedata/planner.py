@@ -96,9 +96,11 @@ def plan(
     credits_left = min(left - reserve, spendable)
     interval = math.inf
     if credits_left > 0 and budget.keys > 0:
-        pace = max(0.0, end - begins) / credits_left
+        seconds = max(0.0, end - begins)
         floor = budget.min_interval_s if math.isfinite(budget.min_interval_s) else 0.0
-        interval = max(floor, pace)
+        interval = max(floor, seconds / credits_left)
+        if floor * credits_left > seconds > 0:  # more than the keys can spend until then
+            credits_left = math.floor(seconds / floor) + 1
     if not today:
         reserve = budget.left
     return PollPlan(interval, credits_left, reserve, budget.keys, end, begins, kept, today)
