@@ -5,7 +5,7 @@ PostgreSQL refuses. The format: https://www.postgresql.org/docs/current/sql-copy
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Final
@@ -42,6 +42,7 @@ _NUMERIC: Final = struct.Struct("!ihhHhhhhh")
 _INT8: Final = struct.Struct("!iq")
 _INT4: Final = struct.Struct("!ii")
 _MICRO: Final = 1_000_000
+_CHUNK: Final = 2000  # pieces
 _ONE: Final = 100_000_000  # in hundred-millionths
 _NOWHERE: Final = -2.0
 _PLUS_0: Final = _NUMERIC.pack(16, 4, 1, 0, 6, 0, 0, 0, 0)[:16]
@@ -96,6 +97,14 @@ def tick_rows(ticks: Iterable[Tick], zone: ZoneInfo) -> bytearray:
 def copy_stream(tuples: Iterable[bytes]) -> bytearray:
     """Rows with head and tail. No ``bytes``: asyncpg would take those for the name of a file."""
     return bytearray().join((_HEAD, *tuples, _TAIL))
+
+
+def copy_chunks(pieces: Sequence[bytes]) -> Iterator[bytes]:
+    """``copy_stream`` in chunks of some 200 kB, which is about what a socket takes at a time."""
+    yield _HEAD
+    for at in range(0, len(pieces), _CHUNK):
+        yield b"".join(pieces[at : at + _CHUNK])
+    yield _TAIL
 
 
 def tick_tuples(ticks: Iterable[Tick], zone: ZoneInfo) -> list[bytes]:

@@ -5,7 +5,7 @@ the record that cannot be stored stands alone; it goes to ``rejected_ticks`` wit
 ``unstorable``, everything else to where it belongs.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -20,7 +20,7 @@ from enhanced_websocket_service.market.calendar import utc
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.tick import Rejection, Tick
 
-from .binary_copy import TICK_COLUMNS, UNENCODABLE, copy_stream, tick_rows, tick_tuples
+from .binary_copy import TICK_COLUMNS, UNENCODABLE, copy_chunks, tick_rows, tick_tuples
 from .pool import WRITES
 from .postgres import STORED_INTERVAL_S
 from .records import Record
@@ -88,11 +88,11 @@ class Batch:
         except UNENCODABLE as error:
             self.fault = error
 
-    def tick_copy(self) -> bytearray:
-        """All ticks in the form of ``tick_rows``; raises ``fault``."""
+    def tick_copy(self) -> Iterator[bytes]:
+        """All ticks in the form of ``tick_rows``, cut where it suits; raises ``fault``."""
         if self.fault is not None:
             raise self.fault
-        return copy_stream(self._rows)
+        return copy_chunks(self._rows)
 
 
 class RecordStore:
@@ -109,7 +109,7 @@ class RecordStore:
         if careful:
             await self._put_slices(batch.ticks, self._put_ticks)
         elif batch.ticks:
-            await self._copy(batch.tick_copy())
+            await self._copy(_one_by_one(batch.tick_copy()))
         put = self._put_slices if careful else self._put
         await put(batch.rejections, self._put_rejections)
         await put(batch.updates, self._put_bars)
@@ -161,7 +161,7 @@ class RecordStore:
     async def _put_ticks(self, ticks: list[Tick]) -> None:
         await self._copy(tick_rows(ticks, self._zone))
 
-    async def _copy(self, rows: bytearray) -> None:
+    async def _copy(self, rows: bytearray | AsyncIterator[bytes]) -> None:
         await self._connection.copy_to_table(
             "realtime_market_data", source=rows, columns=TICK_COLUMNS, format="binary"
         )
@@ -179,6 +179,12 @@ class RecordStore:
     async def _put_epochs(self, epochs: list[EpochStarted]) -> None:
         rows = [(e.symbol, e.epoch, e.previous_epoch, e.previous_last_offset) for e in epochs]
         await self._connection.executemany(WRITES["insert_epoch"], rows)
+
+
+async def _one_by_one(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """As the socket takes them: all at once would be copied at once, while live ticks wait."""
+    for chunk in chunks:
+        yield chunk
 
 
 def _rejected_row(rejection: Rejection) -> tuple[Any, ...]:
