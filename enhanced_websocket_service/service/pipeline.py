@@ -352,6 +352,9 @@ class Pipeline:
                 self._metrics.late.inc()
                 slot = tick.timestamp - tick.timestamp % BAR_SECONDS
                 self._incomplete(symbol, slot, slot + BAR_SECONDS)
+        if published:
+            self._publish(published)
+        # Counting comes last: nobody waits for it.
         for symbol in repeated:
             line = self._lines[symbol]
             line.hygiene.repeated += 1
@@ -361,8 +364,6 @@ class Pipeline:
             if line.odd:
                 line.odd = False
                 self._meter.oddities(symbol, line.hygiene)
-        if published:
-            self._publish(published)
 
     def _publish_bars(self, updates: list[BarUpdate]) -> None:
         self._journal.append(updates)
