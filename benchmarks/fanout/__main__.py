@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.fanout import parts  # noqa: E402
+from benchmarks.fanout import parts, peers  # noqa: E402
 from benchmarks.fanout.parts import Found  # noqa: E402
 from benchmarks.fanout.running import HERE, Bench, bench  # noqa: E402
 
@@ -78,15 +78,18 @@ def available(made: Bench) -> list[str]:
             names.append("node ws")
         else:
             print("node ws: absent (npm could not install it)")
-    print("nginx nchan: absent (not measured here)")
+    if peers.nchan_module() is not None:
+        names.append("nginx nchan")
+    else:
+        print("nginx nchan: absent (no nginx with that module)")
     return names
 
 
 def part_a(made: Bench, options: argparse.Namespace, verdict: Verdict) -> None:
-    peers = [] if options.no_peers else available(made)
+    others = [] if options.no_peers else available(made)
     for clients in options.clients:
         print(f"(a) fan-out to {clients:,} clients")
-        found = parts.fan_out(made, peers, clients, options.seconds, options.rounds)
+        found = parts.fan_out(made, others, clients, options.seconds, options.rounds)
         floor = middle(found, "floor", "us")
         for name in found:
             us = middle(found, name, "us")

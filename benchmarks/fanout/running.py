@@ -77,6 +77,7 @@ class Server:
 
     process: "subprocess.Popen[str]"
     port: int
+    pid: int  # of what serves: the process, or one it started
     starts_alone: bool = False
 
     def say(self, command: str) -> None:
@@ -135,7 +136,11 @@ class Bench:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *self.extra_path])},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(ROOT), *self.extra_path]),
+                "TMPDIR": str(self.scratch),  # it is killed: what it leaves goes with ours
+            },
             preexec_fn=lambda: os.sched_setaffinity(0, {self.server_core}),
         )
         try:
@@ -143,7 +148,8 @@ class Bench:
             ready = process.stdout.readline().split()
             if ready[:1] != ["ready"]:
                 raise RuntimeError(f"{name} did not start")
-            yield Server(process, int(ready[1]), starts_alone=name == "floor")
+            pid = int(ready[2]) if len(ready) > 2 else process.pid
+            yield Server(process, int(ready[1]), pid, starts_alone=name == "floor")
         finally:
             process.kill()
             process.communicate()
@@ -154,7 +160,7 @@ class Bench:
         options = [server.port, "/ws", plan.clients, plan.settle, plan.seconds, FLIGHT]
         stamps = self.stamps if plan.stamps else "-"
         process = subprocess.Popen(
-            [str(self.scratch / "load"), *map(str, [*options, server.process.pid, stamps])],
+            [str(self.scratch / "load"), *map(str, [*options, server.pid, stamps])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
