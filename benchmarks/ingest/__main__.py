@@ -23,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from enhanced_websocket_service.telemetry import configure_logging  # noqa: E402
 TARGET = 50_000
 RATIO = 0.5
 Figures = dict[str, float]
+Measure = Callable[[Path, str, list[bytes], int], Awaitable[Figures]]
 
 
 async def work(what: str, dsn: str, directory: Path, options: argparse.Namespace) -> Figures:
@@ -52,7 +54,7 @@ async def work(what: str, dsn: str, directory: Path, options: argparse.Namespace
         return await floors.inserts(dsn, frames[: options.inserts])
     if what == "stages":
         return stages.stages(directory, frames, options.batch)
-    measures = {
+    measures: dict[str, Measure] = {
         "service": service.sustained,
         "unheard": partial(service.sustained, listening=False),
         "backlog": service.backlog,
