@@ -33,6 +33,8 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 60.0
 FIRST_REPAIR_PAUSE_S, LONGEST_REPAIR_PAUSE_S = 60.0, 900.0
 INITIALIZING_FOR_S = 10.0
 """Real seconds for which an unreachable database is "starting" rather than an error."""
+CLOCK_LOOK_S = 1.0
+"""Real seconds after which somebody who waits for a far instant looks whether the clock was set."""
 
 
 class History(Protocol):
@@ -188,7 +190,7 @@ class Lifecycle:
                     ServiceState.MARKET_CLOSED,
                     f"The next session opens {iso_local(session.opens)}.{self._caveat}",
                 )
-                await self._clock.sleep_until(session.opens - self._schedule.pre_open_s)
+                await self._until_near(session)
                 continue
             self._checked = session
             began = "opens" if now < session.opens else "has been open since"
@@ -202,7 +204,18 @@ class Lifecycle:
                 ServiceState.MARKET_CLOSED,
                 f"The session of {session.day} is over; the next opens {iso_local(following.opens)}.",
             )
-            await self._clock.sleep_until(following.opens - self._schedule.pre_open_s)
+            await self._until_near(following)
+
+    async def _until_near(self, session: Session) -> None:
+        """Return ``pre_open_s`` before ``session``, the next one. Or as soon as it is not: a clock
+        that was ahead for a moment has ended a session that goes on once it is set back.
+        """
+        clock = self._clock
+        near = session.opens - self._schedule.pre_open_s
+        while (left := near - clock.now()) > 0:
+            if self._calendar.current_or_next(clock.now()) != session:
+                return
+            await clock.sleep(min(left, clock.span(CLOCK_LOOK_S, at_least_real=CLOCK_LOOK_S)))
 
     async def _initialise(self) -> None:
         loop = asyncio.get_running_loop()
@@ -355,7 +368,8 @@ class Lifecycle:
             # Late ticks make bars due at once, so look again soon even when none is due later.
             soon = clock.now() + clock.span(1.0, at_least_real=0.05)
             due = pipeline.next_close()
-            await clock.sleep_until(soon if due is None else min(soon, due))
+            # Not until an instant: a clock that is set back would take long to get there.
+            await clock.sleep((soon if due is None else min(soon, due)) - clock.now())
             await asyncio.sleep(0)
 
     def _show_flag(self, seen: FlagState) -> None:

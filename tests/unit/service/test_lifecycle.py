@@ -1,0 +1,171 @@
+"""The order of a day, where the clock or a feed does what they should not."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from enhanced_websocket_service.feeds.base import BackgroundFeed, FeedStatus
+from enhanced_websocket_service.l0.readiness import FlagState
+from enhanced_websocket_service.l0.validator import Assessment
+from enhanced_websocket_service.market.bar import BarUpdate
+from enhanced_websocket_service.market.calendar import TradingCalendar
+from enhanced_websocket_service.market.events import Event
+from enhanced_websocket_service.market.tick import Quote
+from enhanced_websocket_service.service.lifecycle import Lifecycle, Schedule
+from enhanced_websocket_service.service.pipeline import Pipeline, Record
+from enhanced_websocket_service.service.states import ServiceState, StateMachine
+from enhanced_websocket_service.telemetry import Metrics
+
+OPEN = int(datetime(2025, 1, 20, 13, 0, tzinfo=UTC).timestamp())
+TURNS = 50
+"""Of the event loop, after which whatever could go on has."""
+
+
+class SetClock:
+    """A machine's clock that somebody sets; what sleeps for a while does not notice, as with the real one."""
+
+    def __init__(self, now: float) -> None:
+        self._ahead = now
+        self._passed = 0.0
+        self._moved = asyncio.Event()
+
+    def now(self) -> float:
+        return self._ahead + self._passed
+
+    async def sleep(self, seconds: float) -> None:
+        end = self._passed + seconds
+        while self._passed < end:
+            await self._moved.wait()
+
+    async def sleep_until(self, instant: float) -> None:
+        while self.now() < instant:
+            await self._moved.wait()
+
+    def span(self, seconds: float, at_least_real: float = 0.0) -> float:
+        return max(seconds, at_least_real)
+
+    def set(self, seconds: float) -> None:
+        """Set it ahead, or back."""
+        self._ahead += seconds
+
+    async def pass_time(self, seconds: float, step: float = 1.0) -> None:
+        for _ in range(round(seconds / step)):
+            self._passed += step
+            moved, self._moved = self._moved, asyncio.Event()
+            moved.set()
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+
+
+class Quotes(BackgroundFeed):
+    """Delivers what the test says."""
+
+    def __init__(self, said: "asyncio.Queue[Quote | BaseException]") -> None:
+        super().__init__("quotes")
+        self._said = said
+
+    async def _run(self) -> None:
+        while True:
+            said = await self._said.get()
+            if isinstance(said, BaseException):
+                raise said
+            await self._deliver([said])
+
+    def status(self) -> FeedStatus:
+        raise NotImplementedError
+
+
+class Flag:
+    async def wait(self, on_change: Callable[[FlagState], None]) -> None:
+        return
+
+
+class History:
+    async def assess(self) -> Assessment:
+        return cast(Any, _Good())
+
+    async def repair(self) -> None:
+        raise NotImplementedError
+
+
+class _Good:
+    is_fresh = is_complete = True
+    data_freshness_hours = completeness_percentage = missing_slots = 0
+
+
+class Day:
+    """A lifecycle with everything around it that a session needs."""
+
+    def __init__(self, now: float) -> None:
+        self.clock = SetClock(now)
+        self.said: asyncio.Queue[Quote | BaseException] = asyncio.Queue()
+        self.bars: list[BarUpdate] = []
+        calendar = TradingCalendar()
+        self.states = StateMachine(now)
+        self.pipeline = Pipeline(
+            {"USDCOP": calendar}, journal=self, publish=self.publish, metrics=Metrics(), epoch=1
+        )
+        self.lifecycle = Lifecycle(
+            clock=self.clock,
+            calendar=calendar,
+            states=self.states,
+            flag=cast(Any, Flag()),
+            history=History(),
+            pipeline=self.pipeline,
+            connect=self.connect,
+            make_feed=lambda: Quotes(self.said),
+            on_change=lambda change: None,
+            schedule=Schedule(),
+        )
+
+    def append(self, records: Sequence[Record]) -> None:
+        """The journal."""
+
+    def publish(self, events: Sequence[Event]) -> None:
+        self.bars += [event for event in events if isinstance(event, BarUpdate)]
+
+    async def connect(self) -> None:
+        """The database is there."""
+
+    def say(self, stamp: int) -> None:
+        quote = Quote("USDCOP", stamp, 4100.0, "simulator_websocket", float(stamp))
+        self.said.put_nowait(quote)
+
+
+@asynccontextmanager
+async def day(now: float) -> AsyncIterator[Day]:
+    one = Day(now)
+    running = asyncio.create_task(one.lifecycle.run())
+    try:
+        yield one
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+async def test_bars_are_closed_at_once_after_a_clock_that_was_ahead_is_set_back() -> None:
+    async with day(OPEN + 3600.0) as one:  # an hour ahead
+        await one.clock.pass_time(5)
+        assert one.states.state is ServiceState.ACTIVE
+        one.clock.set(-3600.0)
+        await one.clock.pass_time(5)
+        one.say(OPEN + 9)
+        await one.clock.pass_time(300)
+        assert [update.bar.open_time for update in one.bars] == [OPEN]
+
+
+async def test_a_session_goes_on_when_a_clock_that_jumped_past_its_close_is_set_back() -> None:
+    async with day(OPEN + 600.0) as one:
+        await one.clock.pass_time(5)
+        one.clock.set(6 * 3600.0)
+        await one.clock.pass_time(10)
+        assert one.states.state is ServiceState.MARKET_CLOSED
+        one.clock.set(-6 * 3600.0)
+        await one.clock.pass_time(5)
+        assert one.states.state is ServiceState.ACTIVE
+        one.say(OPEN + 620)
+        await one.clock.pass_time(1)
+        assert one.pipeline.counts.ticks == 1
