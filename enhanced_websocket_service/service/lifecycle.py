@@ -7,9 +7,9 @@ with back-off. Owns the order of things, not the things: they are handed in.
 import asyncio
 import contextlib
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import structlog
 
@@ -22,6 +22,7 @@ from enhanced_websocket_service.market.calendar import Session, TradingCalendar,
 
 from .pipeline import Pipeline
 from .states import ServiceState, StateChange, StateMachine
+from .supervisor import being_cancelled
 
 log = structlog.get_logger(__name__)
 
@@ -121,8 +122,8 @@ class Lifecycle:
                 # one retry to the next, until another tick came that nobody could keep.
                 self._check()
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._close_bars(), name="bar-clock")
-                    group.create_task(self._sessions(), name="sessions")
+                    group.create_task(_for_ever(self._close_bars()), name="bar-clock")
+                    group.create_task(_for_ever(self._sessions()), name="sessions")
                     group.create_task(self._watch_interruptions(), name="interruptions")
             except EwsError as error:
                 self._change(ServiceState.ERROR, str(error))
@@ -382,6 +383,19 @@ class Lifecycle:
         change = self._states.change(state, reason, self._clock.now())
         if change is not None:
             self._on_change(change)
+
+
+async def _for_ever(part: Coroutine[Any, Any, None]) -> None:
+    """Run a part that must not end: a task group takes one that does, or that a leaked cancellation
+    ends, for done, and the state would stay ACTIVE with nobody collecting.
+    """
+    try:
+        await part
+    except asyncio.CancelledError:
+        if being_cancelled():
+            raise
+    task = asyncio.current_task()
+    raise EwsError(f"{task.get_name() if task else 'A part'} ended without being asked to.")
 
 
 def _usable(assessment: Assessment) -> bool:

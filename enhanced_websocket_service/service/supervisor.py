@@ -21,6 +21,14 @@ HEALTHY_AFTER_S = 60.0
 CANCEL_AGAIN_S = 0.25
 
 
+def being_cancelled() -> bool:
+    """Whether somebody asked the current task to end. A cancellation that nobody asked for has leaked
+    out of something awaited: a failure like any other, that would otherwise end a task without a word.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 @dataclass(slots=True)
 class Component:
     """What became of a component so far."""
@@ -79,7 +87,10 @@ class Supervisor:
                 await run()
                 failure = "ended without being asked to"
             except asyncio.CancelledError:
-                raise
+                if being_cancelled():
+                    raise
+                failure = "was cancelled from within"
+                log.exception("Component failed; it will be restarted", component=component.name)
             except Exception as error:  # the border where any bug of a component is contained
                 failure = f"{type(error).__name__}: {error}"
                 log.exception("Component failed; it will be restarted", component=component.name)

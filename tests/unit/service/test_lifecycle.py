@@ -169,3 +169,17 @@ async def test_a_session_goes_on_when_a_clock_that_jumped_past_its_close_is_set_
         one.say(OPEN + 620)
         await one.clock.pass_time(1)
         assert one.pipeline.counts.ticks == 1
+
+
+async def test_a_cancellation_that_leaks_out_of_the_feed_does_not_end_the_collection() -> None:
+    async with day(OPEN + 600.0) as one:
+        await one.clock.pass_time(5)
+        one.said.put_nowait(asyncio.CancelledError())
+        await one.clock.pass_time(1)
+        assert one.states.state is ServiceState.ERROR
+        assert "ended without being asked to" in one.states.current.reason
+        await one.clock.pass_time(5)
+        assert one.states.state is ServiceState.ACTIVE
+        one.say(OPEN + 610)
+        await one.clock.pass_time(1)
+        assert one.pipeline.counts.ticks == 1

@@ -31,6 +31,25 @@ async def test_a_failing_component_is_restarted_and_its_failure_is_told() -> Non
     assert not supervisor.components[0].running
 
 
+async def test_a_component_that_a_leaked_cancellation_ends_is_restarted() -> None:
+    supervisor, healthy, starts = Supervisor(Metrics()), asyncio.Event(), 0
+
+    async def component() -> None:
+        nonlocal starts
+        starts += 1
+        if starts == 1:
+            raise asyncio.CancelledError
+        healthy.set()
+        await asyncio.Event().wait()
+
+    supervisor.start("part", component)
+    async with asyncio.timeout(10):
+        await healthy.wait()
+    (part,) = supervisor.components
+    assert (part.restarts, part.failure) == (1, "was cancelled from within")
+    await supervisor.stop_all()
+
+
 async def test_components_stop_in_reverse_order_each_awaited() -> None:
     supervisor, ended, started = Supervisor(Metrics()), [], asyncio.Semaphore(0)
 
