@@ -321,9 +321,12 @@ class Lifecycle:
                 raise EwsError("The feed ended in mid-session.")
             timer.result()
         finally:
+            told = pump.done()
             for task in (pump, timer):
                 task.cancel()
             await asyncio.gather(pump, timer, return_exceptions=True)
+            if not told and not pump.cancelled() and (error := pump.exception()) is not None:
+                log.error("The last quotes of the feed could not be taken", error=repr(error))
             self.feed = None
             self._collected_until = clock.now()
             try:
