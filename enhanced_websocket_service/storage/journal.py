@@ -35,6 +35,8 @@ DEFAULT_SEGMENT_BYTES: Final = 16 * 1024 * 1024
 DEFAULT_SEGMENT_S: Final = 3600.0
 _PROBE: Final = bytes(64 * 1024)
 """Room for a good batch. Zeros are never taken for records, should we die before they are cut off."""
+_FIRST_RETRY_S: Final = 0.1
+_LONGEST_RETRY_S: Final = 5.0
 
 
 class Journal:
@@ -210,10 +212,14 @@ class Journal:
 
     async def run(self) -> None:
         """Fsync what was appended, in groups, until cancelled. Failures go to ``on_failure``."""
+        pause_s = self._fsync_s
         while True:
             await self._dirty.wait()
-            await asyncio.sleep(self._fsync_s)
-            await self.sync()
+            await asyncio.sleep(pause_s)
+            if await self.sync():
+                pause_s = self._fsync_s
+            else:  # each failure begins a segment: a disk that stays broken must not get 20 a second
+                pause_s = min(2 * pause_s + _FIRST_RETRY_S, _LONGEST_RETRY_S)
 
     async def sync(self) -> bool:
         """Bring everything appended so far to the disk, in a thread; whether it worked.
@@ -221,14 +227,21 @@ class Journal:
         After a failure the records stay readable, but they may be lost with the machine's power.
         """
         self._dirty.clear()
-        sealed, self._unsynced = self._unsynced, []
+        try:
+            # A copy: the segment may be sealed and closed while the thread still syncs it.
+            copy = os.dup(self._fd)
+        except OSError as error:  # too many open files: another segment would need one more
+            self._fsync_failure = self._told(self._fsync_error(error))
+            self._dirty.set()
+            return False
+        descriptors, self._unsynced = [*self._unsynced, copy], []
         names, self._new_names = self._new_names, False
-        # A copy: the segment may be sealed and closed while the thread still syncs it.
-        descriptors = [*sealed, os.dup(self._fd)]
         try:
             await asyncio.to_thread(
                 _fsync_and_close, descriptors, self.directory if names else None
             )
+            if not (path := segment_path(self.directory, self._end.segment)).exists():
+                raise OSError(f"{path.name} was deleted")
         except OSError as error:
             self._new_names = True
             self._fsync_failed(error)

@@ -153,6 +153,9 @@ class JournalReader:
             return False
         number = next((n for n in segment_numbers(self._directory) if n >= at_least), None)
         if number is None or (last is not None and number > last):
+            if self._end is not None and 0 < self._end().segment == last:
+                # "Nothing more yet" would be asked for again at once, and for ever.
+                raise JournalError(f"{segment_path(self._directory, last)} was deleted.")
             return False
         before = self._position
         self.close()

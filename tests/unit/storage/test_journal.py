@@ -184,6 +184,79 @@ async def test_after_a_failed_fsync_a_new_segment_begins(
     journal.close()
 
 
+async def test_a_disk_that_stays_broken_is_tried_less_and_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each failed fsync begins a segment and is an error in the log."""
+    pauses: list[float] = []
+    enough = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 12:
+            enough.set()
+            await asyncio.Event().wait()
+
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    journal = Journal.open(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(journal_module.asyncio, "sleep", sleep)
+        patched.setattr(journal_module.os, "fsync", broken)
+        task = asyncio.create_task(journal.run())
+        await enough.wait()
+        task.cancel()
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (0.05, 5.0)
+    journal.close()
+
+
+async def test_too_many_open_files_are_a_failure_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[JournalError] = []
+    journal = Journal.open(tmp_path, segment_bytes=1, on_failure=told.append)
+    for i in range(1, 4):
+        journal.append([tick(i)])  # sealed segments wait for their fsync
+
+    def none_left(_: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal_module.os, "dup", none_left)
+        assert await journal.sync() is False
+    assert "Too many open files" in str(journal.failure)
+    assert told == [journal.failure]
+    end = journal.end
+    assert await journal.sync() is True
+    assert (journal.failure, journal.end) == (None, end)
+    journal.append([tick(4)])
+    assert read_all(journal) == [tick(i) for i in range(1, 5)]
+    journal.close()
+
+
+async def test_a_segment_that_is_deleted_under_way_is_told_and_replaced(tmp_path: Path) -> None:
+    """Somebody makes room on the disk: what is written to that file from here on is nowhere."""
+    journal = Journal.open(tmp_path)
+    journal.append(ticks(3))
+    segment_path(tmp_path, journal.end.segment).unlink()
+    assert await journal.sync() is False
+    assert "was deleted" in str(journal.failure)
+    journal.append(ticks(2, first=4))
+    assert await journal.sync() is True
+    assert journal.failure is None
+    assert list(iterate(tmp_path)) == ticks(2, first=4)
+    journal.close()
+
+
+def test_reading_a_deleted_segment_fails_instead_of_waiting_for_it(journal: Journal) -> None:
+    journal.append([rejected(), tick(1)])
+    segment_path(journal.directory, journal.end.segment).unlink()
+    with pytest.raises(JournalError, match="was deleted"):
+        journal.reader().read()
+
+
 async def test_run_fsyncs_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = asyncio.Event()
     loop = asyncio.get_running_loop()
