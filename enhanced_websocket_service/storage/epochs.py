@@ -44,10 +44,12 @@ def begin_epoch(
 ) -> int:
     """Begin the next epoch and remember it in ``state_dir``.
 
-    :param known: the highest epochs that the journal, PostgreSQL and Redis know of, where they do.
+    :param known: the highest epochs that the journal, PostgreSQL and Redis know of, where they do. An
+        impossible one, which anybody may have written to Redis, counts as not known.
     :raises StorageError: it cannot be made durable; it must then not be used.
     """
-    highest = max([highest_epoch(state_dir), *(value for value in known if value is not None)])
+    possible = (value for value in known if value is not None and value < _IMPOSSIBLE)
+    highest = max([highest_epoch(state_dir), *possible])
     epoch = max(int(real_time() * 1000), highest + 1)
     try:
         state_dir.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,11 @@ def test_whoever_knows_a_higher_one_is_believed(tmp_path: Path) -> None:
     assert begin_epoch(tmp_path, None, 9_000_000_000_000, 5, real_time=now) == 9_000_000_000_001
 
 
+def test_an_impossible_one_is_not_believed(tmp_path: Path) -> None:
+    """Anybody can write to Redis; a number that no BIGINT holds would end all storing."""
+    assert begin_epoch(tmp_path, 1 << 63, 5, 10**30, real_time=now) == 1_750_000_000_500
+
+
 @pytest.mark.parametrize("content", [b"", b"abc", b"-5", b"9" * 40, b"12\n34"])
 def test_a_damaged_file_counts_for_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "epoch").write_bytes(content)
