@@ -148,6 +148,7 @@ class Pipeline:
 
     def restore(self, records: Iterable[Record]) -> None:
         """Rebuild the open bars from what was journaled before the restart, oldest first."""
+        before: dict[str, Tick] = {}  # by symbol
         for record in records:
             line = self._lines.get(
                 record.bar.symbol if isinstance(record, BarUpdate) else record.symbol
@@ -155,6 +156,11 @@ class Pipeline:
             if line is None:
                 continue
             if isinstance(record, Tick):
+                last = before.get(record.symbol, record)
+                if last.epoch != record.epoch:
+                    # An earlier restart: who saw that gap may not have lived to publish the bar.
+                    line.aggregator.interrupted(last.received_at, record.received_at)
+                before[record.symbol] = record
                 if _KEEP_OUT_OF_BARS.intersection(record.flags):
                     continue
                 line.validator.remember(record.timestamp, record.price)

@@ -184,3 +184,21 @@ def test_a_restart_goes_on_with_the_open_bar_from_the_journal() -> None:
     assert bar.certificate is not None
     assert bar.certificate.partial
     assert (update.epoch, update.offset) == (8, 1)
+
+
+def test_a_second_restart_still_knows_the_gap_of_the_first() -> None:
+    """The process that was killed in between had not published the bar yet."""
+    first, second, third = Recorder(), Recorder(), Recorder()
+    line = pipeline(first)
+    line.on_quotes([quote(OPEN + 10, 4100.0)], OPEN + 11.0)
+    line = pipeline(second, epoch=8)
+    line.restore(first.records)
+    line.on_quotes([quote(OPEN + 280, 4110.0)], OPEN + 281.0)
+    line.on_quotes([quote(OPEN + 300, 4120.0)], OPEN + 300.2)
+    line = pipeline(third, epoch=9)
+    line.restore([*first.records, *second.records])
+    line.interrupted(OPEN + 300.1, OPEN + 302.0)
+    line.on_time(OPEN + 302.0, 60.0)
+    (update,) = [event for event in third.events if isinstance(event, BarUpdate)]
+    assert update.bar.certificate is not None
+    assert update.bar.certificate.partial
