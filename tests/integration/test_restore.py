@@ -8,11 +8,12 @@ from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar
 from enhanced_websocket_service.market.events import Event
 from enhanced_websocket_service.market.tick import Quote
-from enhanced_websocket_service.service.build import restore
+from enhanced_websocket_service.service.build import has_happened, restore
 from enhanced_websocket_service.service.pipeline import Pipeline
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import recover
 from enhanced_websocket_service.telemetry import Metrics
+from tests.storage_samples import tick
 
 OPEN = 1737378000  # 2025-01-20T08:00:00-05:00
 
@@ -92,6 +93,12 @@ def test_the_forming_bar_is_published_however_long_the_process_was_away(tmp_path
     (update,) = published
     bar = update.bar
     assert (bar.open_time, bar.open, bar.close) == (OPEN + 1800, ticks[0], ticks[-1])
+
+
+def test_a_tick_that_the_vendor_stamped_ahead_is_of_the_past_all_the_same() -> None:
+    ahead = tick(1, timestamp=OPEN + 4, received_at=OPEN + 0.5)
+    assert has_happened(ahead, OPEN + 2.0)
+    assert not has_happened(ahead, OPEN - 60.0), "a virtual clock was set back"
 
 
 def test_simulated_records_never_touch_real_prices(tmp_path: Path) -> None:
