@@ -13,6 +13,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
+import asyncpg
 import structlog
 
 from enhanced_websocket_service.errors import (
@@ -73,7 +74,7 @@ class JournalWriter:
         self._reader = journal.reader()
         self._epoch = epoch
         self._symbols = list(symbols)
-        self._batch_records = batch_records
+        self._batch_records = self._room = batch_records
         self._batch_wait_s = batch_wait_ms / 1000
         self._longest_backoff_s = longest_backoff_s
         self._keep_s = keep_s
@@ -191,14 +192,14 @@ class JournalWriter:
     def _room_in(self, batch: Batch) -> bool:
         """Whether there is something to read, and ``batch`` can take it."""
         return (
-            len(batch) < self._batch_records
+            len(batch) < self._room
             and batch.size < BATCH_BYTES
             and self._reader.position[:2] < self._journal.end[:2]
         )
 
     def _read_into(self, batch: Batch) -> None:
         before = self._reader.position
-        records = self._reader.read(min(SLICE_RECORDS, self._batch_records - len(batch)))
+        records = self._reader.read(min(SLICE_RECORDS, self._room - len(batch)))
         after = self._reader.position
         start = before.offset if before.segment == after.segment else 0
         batch.add(records, size=after.offset - start)
@@ -247,6 +248,7 @@ class JournalWriter:
             )
             self._done = START
             self._reader.seek(START)
+        self._progress.set()  # all of it may be stored already
 
     async def _store(self, connection: Any, batch: Batch, position: Position) -> None:
         """Store ``batch``, which ends at ``position``, if there is anything in it."""
@@ -262,11 +264,16 @@ class JournalWriter:
                 stored = await self._transaction(connection, batch, position, careful=True)
             except UNSTORABLE as again:
                 raise StorageError(f"A batch cannot be stored even piecemeal: {again}") from again
+        except (asyncpg.QueryCanceledError, TimeoutError):
+            # Too much for a server that is so slow: the same again would fail again, for ever.
+            self._room = max(len(batch) // 2, min(SLICE_RECORDS, self._batch_records))
+            raise
         before, self._checkpoint = self._checkpoint, position
         self._stored_records += len(batch) - stored.quarantined - stored.duplicates
         self._quarantined += stored.quarantined
         self._duplicates += stored.duplicates
         self._last_commit = monotonic()
+        self._room = min(self._room + SLICE_RECORDS, self._batch_records)
         if self._metrics is not None:
             self._metrics.writer_batch.observe(len(batch))
         self._recovered()

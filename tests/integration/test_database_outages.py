@@ -21,6 +21,11 @@ FULL = """
     BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$;
     CREATE TRIGGER full_disk BEFORE INSERT ON realtime_market_data EXECUTE FUNCTION disk_is_full();
 """
+SLOW = """
+    CREATE FUNCTION take_long() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END $$;
+    CREATE TRIGGER slow_row BEFORE INSERT ON realtime_market_data FOR EACH ROW EXECUTE FUNCTION take_long();
+"""
 READ_ONLY = """
     DO $$ BEGIN
         EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database());
@@ -89,6 +94,17 @@ async def test_a_lock_somebody_holds_is_waited_for(
         assert writer.last_error is None
     assert await stored(database) == [(1, i) for i in range(1, 2011)]
     assert await rows(database, "SELECT count(*) FROM rejected_ticks") == [(20,)]
+
+
+async def test_a_server_too_slow_for_a_whole_batch_gets_smaller_ones(
+    database: Database, journal: Journal, administrator: asyncpg.Connection
+) -> None:
+    """Else the same batch would run into the same time-out for ever."""
+    await administrator.execute(SLOW)
+    journal.append(ticks(1000))
+    async with writing(journal, database, batch_records=1000, longest_backoff_s=0.2) as writer:
+        assert await writer.drain(30)
+    assert await stored(database) == [(1, i) for i in range(1, 1001)]
 
 
 async def test_a_full_disk_of_the_database_is_waited_for(

@@ -120,6 +120,17 @@ async def test_restarts_store_nothing_twice(database_dsn: str, tmp_path: Path) -
         journal.close()
 
 
+async def test_who_waits_for_what_is_stored_already_is_told_at_once(
+    database: Database, journal: Journal
+) -> None:
+    """A stop, and the reconciler, ask a writer that has not yet seen the database's checkpoint."""
+    journal.append(ticks(20))
+    async with writing(journal, database) as writer:
+        assert await writer.drain(20)
+    async with writing(journal, database) as writer:
+        assert await asyncio.wait_for(writer.reached(20, timeout_s=3600), 20)
+
+
 POISON = [
     tick(50, symbol="MUCHTOOLONGASYMBOL"),
     tick(51, volume=2**40),
