@@ -4,7 +4,9 @@ Delivery in this process never waits for the server. What goes there passes a bo
 server is away or slow the oldest publishes are dropped and counted, but the newest price of every symbol
 always gets there. What was under way when the connection broke goes again, so pub/sub may repeat a
 price; the stream of ticks never does: the ID of an entry is ``epoch-offset``, and the server refuses
-one that is not higher than the last.
+one that is not higher than the last. A server whose memory is full takes nothing into its streams but
+still tells its listeners: publishing goes ahead of the streams, or they would hear the same prices with
+every attempt, and no new ones.
 """
 
 import asyncio
@@ -87,6 +89,8 @@ class RedisBus:
         self._local = MemoryBus()
         self._queue: deque[Tick | BarUpdate] = deque()
         self._queue_size = queue_size
+        self._gone = 0  # events that have left the queue at its head
+        self._told = 0  # events that were published, counted from the first ever queued
         self._batch_size = batch_size
         self._stream_length = stream_length
         self._longest_backoff_s = longest_backoff_s
@@ -207,7 +211,7 @@ class RedisBus:
 
     def _enqueue(self, event: Tick | BarUpdate) -> None:
         if len(self._queue) >= self._queue_size:
-            self._queue.popleft()
+            self._shift()
             self._dropped += 1
             if not self._overflowing:
                 self._overflowing = True
@@ -217,6 +221,10 @@ class RedisBus:
                     reason=self._last_error,
                 )
         self._queue.append(event)
+
+    def _shift(self) -> None:
+        self._queue.popleft()
+        self._gone += 1
 
     def _has_work(self) -> bool:
         return bool(self._queue or self._unwritten or self._epoch_unwritten)
@@ -250,17 +258,18 @@ class RedisBus:
             self._epoch_unwritten = self._epoch > 0
 
     async def _send_some(self) -> None:
-        batch = [self._queue[i] for i in range(min(self._batch_size, len(self._queue)))]
+        batch = self._from(0)
+        news = self._from(max(0, self._told - self._gone))
         prices = {symbol: self._prices[symbol] for symbol in self._unwritten}
         epoch = self._epoch if self._epoch_unwritten else None
         dropped_before = self._dropped
-        await self._send(batch, prices, epoch)
+        await self._send(batch, news, prices, epoch)
         # Only now: had it failed, the same events would have to go again. Meanwhile the queue may
         # have lost some of them at its head.
         gone = min(len(batch), self._dropped - dropped_before)
         self._dropped -= gone  # they had been sent
         for _ in range(len(batch) - gone):
-            self._queue.popleft()
+            self._shift()
         for symbol, written in prices.items():
             if self._prices[symbol] is written:
                 self._unwritten.discard(symbol)
@@ -271,13 +280,28 @@ class RedisBus:
             self._overflowing = False
             log.info("Redis has caught up", dropped_in_all=self._dropped)
 
+    def _from(self, first: int) -> list[Tick | BarUpdate]:
+        """A batch of the queue, from its ``first`` event on."""
+        return [
+            self._queue[i] for i in range(first, min(first + self._batch_size, len(self._queue)))
+        ]
+
     async def _send(
         self,
         batch: Sequence[Tick | BarUpdate],
+        news: Sequence[Tick | BarUpdate],
         prices: dict[str, tuple[Tick, float]],
         epoch: int | None,
     ) -> None:
+        """Publish ``news``, add ``batch`` to the streams, and write the rest."""
+        told = max(self._told, self._gone) + len(news)
+        texts: dict[int, bytes] = {}  # by identity: as a rule both are the same events
         async with self._client.pipeline(transaction=False) as pipe:
+            for event in news:
+                if isinstance(event, Tick):
+                    texts[id(event)] = text = _json.encode(price_data(event))
+                    pipe.publish(CHANNEL, b'{"type":"price_update","data":' + text + b"}")
+            publishes = len(texts)
             if epoch is not None:
                 pipe.set(EPOCH_KEY, epoch)
             for symbol, (tick, published) in prices.items():
@@ -287,10 +311,13 @@ class RedisBus:
                     pipe.set(price_key(symbol), _json.encode(price_data(tick)), px=left_ms)
             for event in batch:
                 if isinstance(event, Tick):
-                    self._add_tick(pipe, event)
+                    text = texts.get(id(event)) or _json.encode(price_data(event))
+                    self._add_tick(pipe, event, text)
                 else:
                     self._add_bar(pipe, event)
             answers = await pipe.execute(raise_on_error=False)
+        if not any(isinstance(answer, Exception) for answer in answers[:publishes]):
+            self._told = told
         refused = 0
         for answer in answers:
             if isinstance(answer, ResponseError) and "equal or smaller" in str(answer):
@@ -302,12 +329,10 @@ class RedisBus:
             log.warning("Redis has ticks of a higher epoch: does another instance publish there?")
         self._refusing = bool(refused) and not self._repeating
 
-    def _add_tick(self, pipe: Any, tick: Tick) -> None:
-        data = _json.encode(price_data(tick))
-        pipe.publish(CHANNEL, b'{"type":"price_update","data":' + data + b"}")
+    def _add_tick(self, pipe: Any, tick: Tick, text: bytes) -> None:
         pipe.xadd(
             stream_key("ticks", tick.symbol),
-            {"data": data},
+            {"data": text},
             id=f"{tick.epoch}-{tick.offset}",
             maxlen=self._stream_length,
             approximate=True,

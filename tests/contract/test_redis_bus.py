@@ -291,6 +291,37 @@ async def test_a_server_that_refuses_writes_is_reported(valkey_url: str, client:
     assert json.loads(await client.get(KEY)) == price_data(ticks(5)[-1])
 
 
+async def test_a_full_server_tells_every_price_once_and_the_stream_gets_them_all_later(
+    valkey_url: str, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = 0
+    real_send = RedisBus._send_some
+
+    async def send(self: RedisBus) -> None:
+        nonlocal attempts
+        attempts += 1
+        await real_send(self)
+
+    monkeypatch.setattr(RedisBus, "_send_some", send)
+    bus = RedisBus(valkey_url, longest_backoff_s=0.1, batch_size=2)
+    async with listening(client) as channel, running(bus):
+        await client.config_set("maxmemory", "1")
+        try:
+            bus.publish(ticks(5))
+            await until(lambda: attempts >= 5)
+            bus.publish(ticks(1, first=6))
+            more = attempts + 2
+            await until(lambda: attempts >= more)
+            heard = [json.loads((await channel.get_message(timeout=10))["data"]) for _ in range(6)]
+        finally:
+            await client.config_set("maxmemory", "0")
+        assert await bus.drain(10)
+        bus.publish(ticks(1, first=7))
+        heard.append(json.loads((await channel.get_message(timeout=10))["data"]))
+    assert [one["data"] for one in heard] == [price_data(one) for one in ticks(7)]
+    assert [i for i, _ in await client.xrange(STREAM)] == [f"1-{i}" for i in range(1, 8)]
+
+
 async def test_an_old_price_does_not_look_young_after_an_outage(
     valkey_url: str, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
