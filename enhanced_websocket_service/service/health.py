@@ -68,8 +68,8 @@ class HealthMonitor:
         self._clock = clock
         self._states = states
         self._store = store
-        self._ping_database = ping_database
-        self._ping_redis = ping_redis
+        self._asked_database = _Part(ping_database)
+        self._asked_redis = None if ping_redis is None else _Part(ping_redis)
         self._details = details
         self._interval_s = interval_s
         self._epoch = epoch
@@ -90,12 +90,20 @@ class HealthMonitor:
 
     async def run(self) -> None:
         """Ping and write until cancelled."""
+        try:
+            await self._watch()
+        finally:
+            self._asked_database.forget()
+            if self._asked_redis is not None:
+                self._asked_redis.forget()
+
+    async def _watch(self) -> None:
         next_row = self._clock.now() + self._interval_s
         while True:
             self._wake.clear()
-            self.database = await _measure(self._ping_database)
-            if self._ping_redis is not None:
-                self.redis = await _measure(self._ping_redis)
+            self.database = await self._asked_database.health()
+            if self._asked_redis is not None:
+                self.redis = await self._asked_redis.health()
             now = self._clock.now()
             interval = self._clock.span(self._interval_s, at_least_real=1.0)
             if not now < next_row <= now + interval:  # far ahead: the clock was set back
@@ -128,14 +136,40 @@ class HealthMonitor:
             self._rows.popleft()
 
 
-async def _measure(ping: Callable[[], Awaitable[float | None]]) -> PartHealth:
-    try:
-        async with asyncio.timeout(PING_TIMEOUT_S):
-            elapsed_ms = await ping()
+class _Part:
+    """A part that is asked how it is; ``ping`` as in ``HealthMonitor``.
+
+    One question at a time, and none is taken back: asyncpg waits half a minute for a server that hangs
+    before it gives up a query, for as long the last good answer would stand; and each question holds a
+    connection.
+    """
+
+    def __init__(self, ping: Callable[[], Awaitable[float | None]]) -> None:
+        self._ping = ping
+        self._asked: asyncio.Task[float | None] | None = None
+
+    async def health(self) -> PartHealth:
+        """How it is, within ``PING_TIMEOUT_S``."""
+        asked = self._asked
+        if asked is None:
+            asked = self._asked = asyncio.create_task(self._answer(), name="ping")
+        await asyncio.wait({asked}, timeout=PING_TIMEOUT_S)
+        if not asked.done():
+            return PartHealth(connected=False, error=f"No answer within {PING_TIMEOUT_S:g} s.")
+        self._asked = None
+        try:
+            elapsed_ms = asked.result()
+        except (EwsError, OSError) as error:
+            return PartHealth(connected=False, error=str(error) or type(error).__name__)
         if elapsed_ms is None:
             return PartHealth(connected=False, error="It cannot be reached.")
         return PartHealth(connected=True, response_time_ms=round(elapsed_ms))
-    except TimeoutError:
-        return PartHealth(connected=False, error=f"No answer within {PING_TIMEOUT_S:g} s.")
-    except (EwsError, OSError) as error:
-        return PartHealth(connected=False, error=str(error))
+
+    def forget(self) -> None:
+        """Nobody waits for the answer any more."""
+        if self._asked is not None:
+            self._asked.cancel()
+            self._asked.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
+
+    async def _answer(self) -> float | None:
+        return await self._ping()

@@ -1,12 +1,17 @@
 """``system_health``: no change of state is forgotten while the database is away."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
+
+import pytest
 
 from enhanced_websocket_service.clock import SystemClock
 from enhanced_websocket_service.errors import DatabaseUnavailable
+from enhanced_websocket_service.service import health
 from enhanced_websocket_service.service.health import HealthMonitor
 from enhanced_websocket_service.service.states import ServiceState, StateMachine
+from tests.waiting import eventually
 
 
 class Store:
@@ -126,3 +131,48 @@ async def test_rows_go_on_when_the_clock_is_set_back() -> None:
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert len(store.rows) == 3
+
+
+async def test_a_server_that_hangs_is_told_although_its_driver_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """asyncpg does not give a query up before the server has taken note, or half a minute is over."""
+    monkeypatch.setattr(health, "PING_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(health, "PING_EVERY_S", 0.01)
+    answers, asked = asyncio.Event(), 0
+    answers.set()
+
+    async def ping() -> float:
+        nonlocal asked
+        asked += 1
+        while not answers.is_set():
+            with suppress(asyncio.CancelledError):
+                await answers.wait()
+        return 1.4
+
+    monitor = HealthMonitor(
+        clock=SystemClock(),
+        states=StateMachine(0.0),
+        store=Store(),
+        ping_database=ping,
+        ping_redis=None,
+        details=dict,
+    )
+
+    async def is_connected(wanted: bool) -> bool | None:
+        return monitor.database.connected is wanted or None
+
+    running = asyncio.create_task(monitor.run())
+    await eventually(lambda: is_connected(True), 10, "an answer")
+    answers.clear()
+    await eventually(lambda: is_connected(False), 10, "no answer")
+    before = asked
+    assert monitor.database.error == "No answer within 0.01 s."
+    for _ in range(5):
+        await asyncio.wait_for(monitor._asked_database.health(), 10)
+    assert asked == before, "each question would hold a connection"
+    answers.set()
+    await eventually(lambda: is_connected(True), 10, "an answer again")
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
