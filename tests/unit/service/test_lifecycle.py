@@ -6,6 +6,10 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, cast
 
+import pytest
+from structlog.testing import capture_logs
+
+from enhanced_websocket_service.errors import JournalError
 from enhanced_websocket_service.feeds.base import BackgroundFeed, FeedStatus
 from enhanced_websocket_service.l0.readiness import FlagState
 from enhanced_websocket_service.l0.validator import Assessment
@@ -19,6 +23,7 @@ from enhanced_websocket_service.service.states import ServiceState, StateMachine
 from enhanced_websocket_service.telemetry import Metrics
 
 OPEN = int(datetime(2025, 1, 20, 13, 0, tzinfo=UTC).timestamp())
+CLOSE = int(datetime(2025, 1, 20, 17, 55, tzinfo=UTC).timestamp())
 TURNS = 50
 """Of the event loop, after which whatever could go on has."""
 
@@ -60,18 +65,22 @@ class SetClock:
 
 
 class Quotes(BackgroundFeed):
-    """Delivers what the test says."""
+    """Delivers what the test says; ``last`` is what was read when it was closed."""
 
-    def __init__(self, said: "asyncio.Queue[Quote | BaseException]") -> None:
+    def __init__(self, said: "asyncio.Queue[Quote | BaseException]", last: list[Quote]) -> None:
         super().__init__("quotes")
         self._said = said
+        self._last = last
 
     async def _run(self) -> None:
-        while True:
-            said = await self._said.get()
-            if isinstance(said, BaseException):
-                raise said
-            await self._deliver([said])
+        try:
+            while True:
+                said = await self._said.get()
+                if isinstance(said, BaseException):
+                    raise said
+                await self._deliver([said])
+        finally:
+            self._keep(self._last)
 
     def status(self) -> FeedStatus:
         raise NotImplementedError
@@ -101,7 +110,9 @@ class Day:
     def __init__(self, now: float) -> None:
         self.clock = SetClock(now)
         self.said: asyncio.Queue[Quote | BaseException] = asyncio.Queue()
+        self.last: list[Quote] = []
         self.bars: list[BarUpdate] = []
+        self.full = False
         calendar = TradingCalendar()
         self.states = StateMachine(now)
         self.pipeline = Pipeline(
@@ -115,13 +126,15 @@ class Day:
             history=History(),
             pipeline=self.pipeline,
             connect=self.connect,
-            make_feed=lambda: Quotes(self.said),
+            make_feed=lambda: Quotes(self.said, self.last),
             on_change=lambda change: None,
             schedule=Schedule(),
         )
 
     def append(self, records: Sequence[Record]) -> None:
         """The journal."""
+        if self.full:
+            raise JournalError("No space left on device")
 
     def publish(self, events: Sequence[Event]) -> None:
         self.bars += [event for event in events if isinstance(event, BarUpdate)]
@@ -130,8 +143,11 @@ class Day:
         """The database is there."""
 
     def say(self, stamp: int) -> None:
-        quote = Quote("USDCOP", stamp, 4100.0, "simulator_websocket", float(stamp))
-        self.said.put_nowait(quote)
+        self.said.put_nowait(quote(stamp))
+
+
+def quote(stamp: int) -> Quote:
+    return Quote("USDCOP", stamp, 4100.0, "simulator_websocket", float(stamp))
 
 
 @asynccontextmanager
@@ -183,3 +199,20 @@ async def test_a_cancellation_that_leaks_out_of_the_feed_does_not_end_the_collec
         one.say(OPEN + 610)
         await one.clock.pass_time(1)
         assert one.pipeline.counts.ticks == 1
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_what_the_feed_had_read_at_the_close_is_taken_or_told(full: bool) -> None:
+    async with day(CLOSE - 5.0) as one:
+        await one.clock.pass_time(4)
+        one.last.append(quote(CLOSE - 1))
+        with capture_logs() as logs:
+            await one.clock.pass_time(5)
+            one.full = full
+            await one.clock.pass_time(2)
+        assert one.states.state is ServiceState.MARKET_CLOSED
+        assert one.pipeline.counts.ticks == (0 if full else 1)
+        told = [
+            log for log in logs if log["event"] == "The last quotes of the feed could not be taken"
+        ]
+        assert len(told) == full
