@@ -125,7 +125,7 @@ class Pool:
             pool.terminate()
 
     def abort(self) -> None:
-        """Break every connection: whatever waits for the server fails at once. There are no new ones."""
+        """Break every connection: whatever waits for the server fails at once. ``connect`` begins anew."""
         pool, self._pool, self._ready = self._pool, None, False
         if pool is not None:
             pool.terminate()

@@ -97,15 +97,6 @@ def decode_all(payloads: Sequence[bytes]) -> list[Record]:
     return records
 
 
-def describe(records: Sequence[Record]) -> str:
-    """How many of which kind, for logs: ``12 Tick, 1 BarUpdate``."""
-    counts: dict[str, int] = {}
-    for record in records:
-        name = type(record).__name__
-        counts[name] = counts.get(name, 0) + 1
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
-
-
 def _printable(rejection: Rejection) -> Rejection:
     """The vendor may send text that is no Unicode (lone surrogates); its refusal is kept anyway."""
     raw = rejection.raw[:MAX_RAW_CHARACTERS].encode("utf-8", "backslashreplace").decode()

@@ -8,7 +8,6 @@ from enhanced_websocket_service.storage.records import (
     Record,
     UnreadableRecord,
     decode,
-    describe,
     encode,
 )
 from tests.storage_samples import CERTIFICATE, OPEN, bar, rejected, tick, update
@@ -50,7 +49,3 @@ def test_what_the_vendor_sent_is_kept_even_when_it_is_no_unicode() -> None:
 def test_a_number_beyond_64_bits_is_an_error_that_names_the_record() -> None:
     with pytest.raises(JournalError, match="volume=36893488147419103232"):
         encode(tick(1, volume=2**65))
-
-
-def test_describe_counts_kinds() -> None:
-    assert describe([tick(1), rejected(), tick(2)]) == "2 Tick, 1 Rejection"
