@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Awaitable, Sequence
+from typing import TypeVar
 
 import structlog
 
@@ -33,7 +34,7 @@ from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.settings import Settings
 from enhanced_websocket_service.storage.epochs import begin_epoch
 from enhanced_websocket_service.storage.journal import Journal
-from enhanced_websocket_service.storage.journal_reader import records_since, recover
+from enhanced_websocket_service.storage.journal_reader import Recovery, records_since, recover
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.slot_store import SlotStore
 from enhanced_websocket_service.storage.stream_store import StreamStore
@@ -56,12 +57,16 @@ from .view import View
 
 log = structlog.get_logger(__name__)
 
+Answer = TypeVar("Answer")
+
 RESTORE_S = 1200
 """How far back the journal is replayed at a start: more than a bar and its grace."""
 RECONCILING = frozenset({ServiceState.READY, ServiceState.ACTIVE, ServiceState.MARKET_CLOSED})
 """States in which history is neither awaited from L0 nor being repaired."""
-EPOCH_TIMEOUT_S = 3.0
-"""Real seconds that the start waits for others to tell the highest epoch they know."""
+ASK_TIMEOUT_S = 3.0
+"""Real seconds that the start waits for what another part knows."""
+LAST_TICKS = 1000
+"""Among the last so many of a symbol one is looked for that was published."""
 
 
 async def run_service(
@@ -122,9 +127,10 @@ async def build_service(
         epoch = begin_epoch(
             settings.state_dir,
             recovery.highest_epoch,
-            await _ask(_highest_epoch(database)),
-            None if redis is None else await _ask(redis.highest_epoch()),
+            await _ask(_highest_epoch(database), "its highest epoch"),
+            None if redis is None else await _ask(redis.highest_epoch(), "its highest epoch"),
         )
+        await _ask(look_up_last_ticks(recovery, database, settings.symbols), "the last ticks")
         pipeline = Pipeline(
             dict.fromkeys(settings.symbols, calendar),
             journal=journal,
@@ -395,15 +401,28 @@ async def _highest_epoch(database: Database) -> int:
     return await database.highest_epoch()
 
 
-async def _ask(answer: Awaitable[int | None]) -> int | None:
+async def look_up_last_ticks(
+    recovery: Recovery, database: Database, symbols: Sequence[str]
+) -> None:
+    """Add what the journal does not have any more: over a weekend it is pruned, into PostgreSQL.
+
+    Without its last tick a symbol has no price, and the vendor's re-sent one would be taken again.
+    """
+    for symbol in symbols:
+        if symbol not in recovery.last_in_session:
+            for tick in await database.ticks(symbol, limit=LAST_TICKS):
+                recovery.see(tick)
+
+
+async def _ask(answer: Awaitable[Answer], what: str) -> Answer | None:
     """What a part knows, or ``None`` when it cannot be asked now."""
     try:
-        async with asyncio.timeout(EPOCH_TIMEOUT_S):
+        async with asyncio.timeout(ASK_TIMEOUT_S):
             return await answer
     except ConfigurationError:
         raise  # waiting does not mend a DATABASE_URL that cannot be understood
     except (EwsError, OSError, TimeoutError) as error:
-        log.warning("Not asked for its highest epoch", error=str(error) or type(error).__name__)
+        log.warning(f"Not asked for {what}", error=str(error) or type(error).__name__)
         return None
 
 

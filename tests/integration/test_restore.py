@@ -6,14 +6,16 @@ import pytest
 
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar
-from enhanced_websocket_service.market.events import Event
+from enhanced_websocket_service.market.events import EpochStarted, Event
+from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
-from enhanced_websocket_service.service.build import has_happened, restore
+from enhanced_websocket_service.service.build import has_happened, look_up_last_ticks, restore
 from enhanced_websocket_service.service.pipeline import Pipeline
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import recover
+from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.telemetry import Metrics
-from tests.storage_samples import tick
+from tests.storage_samples import SYMBOL, tick, ticks, writing
 
 OPEN = 1737378000  # 2025-01-20T08:00:00-05:00
 
@@ -99,6 +101,27 @@ def test_a_tick_that_the_vendor_stamped_ahead_is_of_the_past_all_the_same() -> N
     ahead = tick(1, timestamp=OPEN + 4, received_at=OPEN + 0.5)
     assert has_happened(ahead, OPEN + 2.0)
     assert not has_happened(ahead, OPEN - 60.0), "a virtual clock was set back"
+
+
+async def test_the_last_price_is_known_after_its_segment_was_pruned(
+    tmp_path: Path, database_dsn: str
+) -> None:
+    """Two restarts on a weekend: the first one's commit lets Friday's segment go."""
+    database = Database(database_dsn, Provider("simulator"))
+    journal = Journal.open(tmp_path / "journal")
+    journal.append([*ticks(5), tick(6, trading_session=False)])
+    journal.close()
+    journal = Journal.open(tmp_path / "journal")
+    journal.append([EpochStarted(SYMBOL, 2, 1, 6)])
+    async with writing(journal, database, epoch=2, keep_s=-1) as writer:
+        assert await writer.drain(20)
+    journal.close()
+    recovery = recover(tmp_path / "journal", [SYMBOL])
+    assert recovery.last == {}
+    await look_up_last_ticks(recovery, database, [SYMBOL])
+    assert recovery.last == {SYMBOL: tick(6, trading_session=False)}
+    assert recovery.last_in_session == {SYMBOL: ticks(5)[-1]}
+    await database.close()
 
 
 def test_simulated_records_never_touch_real_prices(tmp_path: Path) -> None:
