@@ -23,7 +23,7 @@ FULL = """
 """
 SLOW = """
     CREATE FUNCTION take_long() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END $$;
+    BEGIN IF NEW.tick_offset % 10 = 0 THEN PERFORM pg_sleep(0.012); END IF; RETURN NEW; END $$;
     CREATE TRIGGER slow_row BEFORE INSERT ON realtime_market_data FOR EACH ROW EXECUTE FUNCTION take_long();
 """
 READ_ONLY = """
