@@ -133,7 +133,8 @@ class HealthMonitor:
             except EwsError as error:
                 log.warning("system_health row not written yet", error=str(error))
                 return
-            self._rows.popleft()
+            if self._rows and self._rows[0] is row:  # else it was pushed out meanwhile
+                self._rows.popleft()
 
 
 class _Part:

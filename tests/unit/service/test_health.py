@@ -176,3 +176,36 @@ async def test_a_server_that_hangs_is_told_although_its_driver_waits_for_it(
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
+
+
+async def test_a_row_pushed_out_while_it_is_written_takes_no_other_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(health, "MAX_PENDING_ROWS", 2)
+    states = StateMachine(0.0)
+
+    def note(reason: str) -> None:
+        change = states.change(ServiceState.ERROR, reason, 0.0)
+        assert change is not None
+        monitor.note(change)
+
+    class Slow(Store):
+        async def record_health(self, *row: Any) -> None:
+            await super().record_health(*row)
+            if len(self.rows) == 1:
+                note("third")
+
+    store = Slow()
+    store.away = False
+    monitor = HealthMonitor(
+        clock=SystemClock(),
+        states=states,
+        store=store,
+        ping_database=store.ping,
+        ping_redis=None,
+        details=dict,
+    )
+    note("first")
+    note("second")
+    await monitor.write_pending()
+    assert [error for _, _, error in store.rows] == ["first", "second", "third"]
