@@ -29,8 +29,10 @@ from enhanced_websocket_service.clock import SystemClock
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.service.pipeline import Pipeline
+from enhanced_websocket_service.serving.admission import Admission
 from enhanced_websocket_service.serving.api import create_app
 from enhanced_websocket_service.serving.hub import Hub
+from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.serving.views import ServiceView
 from enhanced_websocket_service.storage.journal import Journal
@@ -42,6 +44,7 @@ SLOTS = 1 << 20
 """Of the file of stamps, as in floor.c and load.c."""
 TICKS_A_SECOND = 50
 """Of the stamps. What is measured is not bound to it."""
+PING_INTERVAL_S = 20.0
 
 
 class _View:
@@ -68,7 +71,9 @@ class Candidate:
         metrics = Metrics()
         self.journal = Journal.open(options.directory, metrics=metrics)
         bus = self.bus = MemoryBus()
-        self.hub = Hub(self.symbols, SystemClock(), lambda: "active", metrics)
+        unsent = options.unsent_kib * 1024
+        limits = Limits(high_water=unsent, low_water=unsent // 8, hard=unsent * 4)
+        self.hub = Hub(self.symbols, SystemClock(), lambda: "active", metrics, limits)
         bus.subscribe(self.hub.on_events)
         self.frames, self.epoch = options.frames, time.time_ns() // 1_000_000
         calendar = TradingCalendar()
@@ -79,9 +84,16 @@ class Candidate:
             metrics=metrics,
             epoch=self.epoch,
         )
-        app = create_app(cast(ServiceView, _View(self.symbols)), self.hub, metrics.registry)
-        # The load client answers no pings.
-        self.api = ApiServer(app, "127.0.0.1", 0, ping_interval_s=None)
+        admission = Admission(limits, metrics)
+        view = cast(ServiceView, _View(self.symbols))
+        app = create_app(view, self.hub, metrics.registry, admission=admission)
+        self.api = ApiServer(
+            app,
+            "127.0.0.1",
+            0,
+            admission=admission,
+            ping_interval_s=PING_INTERVAL_S if options.pings else None,
+        )
         self._number = self._handed = 0
         self._chance = random.Random(0)
         self._prices = dict.fromkeys(self.symbols, 4100.0)
@@ -204,6 +216,8 @@ def main() -> None:
     parser.add_argument("--apart", action="store_true", help="each frame in a turn of its own")
     parser.add_argument("--frames", action="store_true", help="from the bytes of the vendor on")
     parser.add_argument("--symbols", type=int, default=1)
+    parser.add_argument("--pings", action="store_true", help="as the service sends them")
+    parser.add_argument("--unsent-kib", type=int, default=256, help="as CLIENT_BUFFER_KB")
     parser.add_argument("--stamps", type=Path)
     parser.add_argument("--directory", type=Path, required=True)
     configure_logging(level="WARNING")
