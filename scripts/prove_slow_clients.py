@@ -44,7 +44,7 @@ HISTORY_BYTES = 64 * 1024 * 1024
 END_S = 10
 SETTLE = 1 / 6
 """Of a segment's length: until slow clients are slow."""
-ALONE, BESIDE = "without slow clients", "with slow clients"
+ALONE, BESIDE, BETWEEN = "without slow clients", "with slow clients", "between"
 SHARES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 
 
@@ -56,6 +56,10 @@ def quantile(bins: Counter[int], share: float) -> float:
         if seen >= wanted:
             return at / 1000
     return 0.0
+
+
+def mib(size: int) -> float:
+    return round(size / 2**20, 1)
 
 
 def quantiles(bins: Counter[int]) -> dict[str, float]:
@@ -78,7 +82,7 @@ class Segment:
             "messages": self.figures["messages"],
             "ms": quantiles(self.bins),
             "cpu_s": {"server": self.figures["cpu_s"], "load": self.figures["client_cpu_s"]},
-            "server_mib": round(self.memory / 2**20, 1),
+            "server_mib": mib(self.memory),
         }
 
 
@@ -90,16 +94,26 @@ class Proof:
     ) -> None:
         self._made, self._plan, self._server, self._load = made, plan, server, load
         self._process = psutil.Process(server.process.pid)
+        self._memory_at_start = self.memory()
+        self._load_cpu_s = 0.0
         self.segments: list[Segment] = []
         self.slow: list[dict[str, Any]] = []
-        self.memory = [self._process.memory_info().rss]
+
+    def memory(self, field: str = "VmRSS") -> int:
+        """Bytes of the server."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.partition(f"{field}:")[2].split()[0]) * 1024
+
+    def memories(self) -> dict[str, int]:
+        most = self.memory("VmHWM")
+        return {"start": self._memory_at_start, "most": most, "end": self.memory()}
 
     def cpu(self) -> dict[str, float]:
-        """Seconds of each process so far; of the quick clients those of the segments."""
+        """Seconds that each process has spent so far."""
         server = self._process.cpu_times()
         return {
             "server": round(server.user + server.system, 1),
-            "load": round(sum(one.figures["client_cpu_s"] for one in self.segments), 1),
+            "load": round(self._load_cpu_s, 1),
             "slow": round(sum(told["cpu_s"] for told in self.slow), 1),
         }
 
@@ -112,25 +126,32 @@ class Proof:
         answer: dict[str, Any] = json.loads(self._load.stdout.readline())
         return answer
 
-    def metric(self, name: str) -> dict[str, int]:
-        """A metric of the server, by the last of its labels."""
+    def closed(self) -> dict[str, int]:
+        """The clients that the server closed, by code."""
         url = f"http://127.0.0.1:{self._server.port}/metrics"
         with urllib.request.urlopen(url) as answer:
             page = answer.read().decode()
-        found = re.findall(rf'^{name}(?:{{.*"(.*?)"}})? (\S+)$', page, re.MULTILINE)
-        return {label: int(float(value)) for label, value in found}
+        found = re.findall(r'^ews_clients_closed_total{code="(.*?)"} (\S+)$', page, re.MULTILINE)
+        return {code: int(float(number)) for code, number in found}
+
+    def counts(self) -> dict[str, Any]:
+        """What the server knows of its clients."""
+        self._server.say("counts")
+        return self._server.hear()
 
     def watch(self, kind: str, seconds: float) -> None:
         """Measure for so long."""
-        self.ask()
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            time.sleep(min(1.0, left))
-            self.memory.append(self._process.memory_info().rss)
-        figures = self.ask()
-        clients = self.metric("ews_clients")[""]
-        self.segments.append(Segment(kind, figures, self.memory[-1], clients))
-        print(json.dumps(self.segments[-1].summary()), file=sys.stderr, flush=True)
+        self._segment(BETWEEN)
+        time.sleep(seconds)
+        self.segments.append(self._segment(kind))
+
+    def _segment(self, kind: str) -> Segment:
+        """What was measured since the one before."""
+        figures, clients = self.ask(), self.counts()["connected"]
+        self._load_cpu_s += figures["client_cpu_s"]
+        found = Segment(kind, figures, self.memory(), clients)
+        print(json.dumps(found.summary()), file=sys.stderr, flush=True)
+        return found
 
     @contextmanager
     def slow_ones(self, each: int) -> Iterator[None]:
@@ -163,22 +184,26 @@ class Proof:
             process.kill()
             process.wait()
 
-    def end(self) -> dict[str, Any]:
-        """No more ticks: what the quick ones have once everything has arrived."""
+    def end(self) -> tuple[int, dict[str, Any]]:
+        """How many ticks there were, and what the quick ones have once all of them have arrived."""
         self._server.say("idle")
         until = time.monotonic() + END_S
-        while (totals := self.ask())["behind"] and time.monotonic() < until:
-            pass
-        return totals
+        while True:
+            totals = self.ask()
+            published = self.counts()["head"]
+            arrived = totals["head"] == published and not totals["behind"]
+            if arrived or time.monotonic() > until:
+                return published, totals
 
 
-def judged(proof: Proof, totals: dict[str, Any], quick: int, each: int) -> dict[str, Any]:
+def judged(proof: Proof, quick: int, each: int) -> dict[str, Any]:
     """What is claimed, and what was found instead."""
+    published, totals = proof.end()
+    counts = proof.counts()
     faults = [fault for told in proof.slow for fault in told["faults"]]
-    published = sum(proof.metric("ews_ticks_accepted_total").values())
     account = {key: totals[key] for key in ("missed", "doubled", "skipped", "lost", "behind")}
     faults += [f"quick clients: {name} {number}" for name, number in account.items() if number]
-    if totals["head"] != published or totals["ticks"] != published * quick:
+    if totals["ticks"] != published * quick:
         faults.append(f"quick clients: {totals['ticks']} ticks, of {published} for each of {quick}")
     for told in proof.slow:
         if not told["a tenth"]["ranges"]:
@@ -186,7 +211,8 @@ def judged(proof: Proof, totals: dict[str, Any], quick: int, each: int) -> dict[
         if not told["nothing"]["ranges"] and not told["nothing"]["closed_by_the_server"]:
             faults.append("nobody who read nothing was slow: this proves nothing")
 
-    grown = max(proof.memory) - proof.memory[0]
+    memory = proof.memories()
+    grown = memory["most"] - memory["start"]
     allowed = 2 * each * MEMORY_PER_SLOW + HISTORY_BYTES
     if grown > allowed:
         faults.append(f"the server grew by {grown} bytes, {allowed} are allowed")
@@ -196,9 +222,6 @@ def judged(proof: Proof, totals: dict[str, Any], quick: int, each: int) -> dict[
         for kind in (ALONE, BESIDE)
     }
     ratio = quantile(pooled[BESIDE], 0.99) / quantile(pooled[ALONE], 0.99)
-    mib = [
-        round(value / 2**20, 1) for value in (proof.memory[0], max(proof.memory), proof.memory[-1])
-    ]
     return {
         "clients": {"quick": quick, "a tenth": each, "nothing": each},
         "ticks": published,
@@ -208,14 +231,13 @@ def judged(proof: Proof, totals: dict[str, Any], quick: int, each: int) -> dict[
         "p99_ratio": round(ratio, 3),
         "p99_ratio_by_segment": [round(one, 3) for one in ratios(proof.segments)],
         "cpu_s": proof.cpu(),
-        "server_mib": dict(zip(("start", "most", "end"), mib, strict=True)),
+        "server_mib": {name: mib(value) for name, value in memory.items()},
+        "server_mib_by_segment": [mib(one.memory) for one in proof.segments],
         "slow": {
             kind: together([told[kind] for told in proof.slow]) for kind in ("a tenth", "nothing")
         },
-        "server_counted": {
-            "slowed": proof.metric("ews_clients_slowed_total"),
-            "closed": proof.metric("ews_clients_closed_total"),
-        },
+        "downgraded_by_the_server": counts["slowed_total"],
+        "closed_by_the_server": proof.closed(),
         "faults": faults,
         "p99_good": ratio <= P99_RATIO,
     }
@@ -270,7 +292,7 @@ def prove(minutes: float, segments: int, clients: int, rate: float) -> dict[str,
                 time.sleep(seconds * SETTLE)
                 proof.watch(BESIDE, seconds)
             proof.watch(ALONE, seconds / 2)
-        return judged(proof, proof.end(), quick, each)
+        return judged(proof, quick, each)
 
 
 def main() -> int:

@@ -1,9 +1,9 @@
 """The service as a process of its own: its application, hub, journal and pipeline, wired as it wires them.
 
 Started by the benchmark. Prints ``ready PORT``; then takes one command a line: ``feed`` begins to hand over
-ticks, ``idle`` ends that, ``memory`` prints a line of JSON. The ticks are events on the bus, still to be
-composed, encoded and sent; or, with ``--frames``, bytes of the vendor, to be parsed, validated, journaled,
-fsynced and aggregated before that.
+ticks, ``idle`` ends that, ``memory`` and ``counts`` print a line of JSON. The ticks are events on the bus,
+still to be composed, encoded and sent; or, with ``--frames``, bytes of the vendor, to be parsed,
+validated, journaled, fsynced and aggregated before that.
 """
 
 import argparse
@@ -180,6 +180,11 @@ class Candidate:
         kib = {key.lower(): int(rollup[key].split()[0]) for key in ("Pss", "Rss")}
         return {**kib, "clients": self.hub.counts().connected}
 
+    def counts(self) -> dict[str, Any]:
+        """What the hub knows of clients, and the last offset it published of the first symbol."""
+        head = self.hub.positions()[self.symbols[0]].offset
+        return {**self.hub.counts().model_dump(), "head": head}
+
 
 async def commands() -> asyncio.StreamReader:
     reader = asyncio.StreamReader()
@@ -205,6 +210,8 @@ async def run(options: argparse.Namespace) -> None:
             feeding.cancel()
         elif line == b"memory":
             print(json.dumps(candidate.memory()), flush=True)
+        elif line == b"counts":
+            print(json.dumps(candidate.counts()), flush=True)
     journal.cancel()
     os._exit(0)  # thousands of goodbyes are not what is measured
 
