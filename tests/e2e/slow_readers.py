@@ -181,12 +181,18 @@ async def be_slow(port: int, each: int, bytes_per_s: float, seed: int = 1) -> di
         "a tenth": [SlowMember(f"reads a tenth {n}", faults) for n in range(each)],
         "nothing": [SlowMember(f"reads nothing {n}", faults) for n in range(each)],
     }
-    slow = [Slow(m, port, bytes_per_s, lambda: math.inf) for m in kinds["a tenth"]]
-    for number, member in enumerate(kinds["nothing"]):
-        always = number % 2 == 0
-        slow.append(
-            Slow(member, port, 0.0, lambda a=always: math.inf if a else chance.uniform(*MUTE_S))
-        )
+
+    def to_the_end() -> float:
+        return math.inf
+
+    def for_a_while() -> float:
+        return chance.uniform(*MUTE_S)
+
+    slow = [Slow(member, port, bytes_per_s, to_the_end) for member in kinds["a tenth"]]
+    slow += [
+        Slow(member, port, 0.0, for_a_while if number % 2 else to_the_end)
+        for number, member in enumerate(kinds["nothing"])
+    ]
     while not all(one.member.connections for one in slow):
         await asyncio.sleep(POLL_S)
     tell("ready")
