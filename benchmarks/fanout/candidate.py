@@ -1,9 +1,9 @@
 """The service as a process of its own: its application, hub, journal and pipeline, wired as it wires them.
 
 Started by the benchmark. Prints ``ready PORT``; then takes one command a line: ``feed`` begins to hand over
-ticks, ``idle`` ends that, ``memory`` prints a line of JSON. The ticks are events on the bus, still to be
-composed, encoded and sent; or, with ``--frames``, bytes of the vendor, to be parsed, validated, journaled,
-fsynced and aggregated before that.
+ticks, ``idle`` ends that, ``memory`` and ``counts`` print a line of JSON. The ticks are events on the bus,
+still to be composed, encoded and sent; or, with ``--frames``, bytes of the vendor, to be parsed,
+validated, journaled, fsynced and aggregated before that.
 """
 
 import argparse
@@ -29,8 +29,10 @@ from enhanced_websocket_service.clock import SystemClock
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.service.pipeline import Pipeline
+from enhanced_websocket_service.serving.admission import Admission
 from enhanced_websocket_service.serving.api import create_app
 from enhanced_websocket_service.serving.hub import Hub
+from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.serving.views import ServiceView
 from enhanced_websocket_service.storage.journal import Journal
@@ -42,6 +44,7 @@ SLOTS = 1 << 20
 """Of the file of stamps, as in floor.c and load.c."""
 TICKS_A_SECOND = 50
 """Of the stamps. What is measured is not bound to it."""
+PING_INTERVAL_S = 20.0
 
 
 class _View:
@@ -68,7 +71,9 @@ class Candidate:
         metrics = Metrics()
         self.journal = Journal.open(options.directory, metrics=metrics)
         bus = self.bus = MemoryBus()
-        self.hub = Hub(self.symbols, SystemClock(), lambda: "active", metrics)
+        unsent = options.unsent_kib * 1024
+        limits = Limits(high_water=unsent, low_water=unsent // 8, hard=unsent * 4)
+        self.hub = Hub(self.symbols, SystemClock(), lambda: "active", metrics, limits)
         bus.subscribe(self.hub.on_events)
         self.frames, self.epoch = options.frames, time.time_ns() // 1_000_000
         calendar = TradingCalendar()
@@ -79,9 +84,16 @@ class Candidate:
             metrics=metrics,
             epoch=self.epoch,
         )
-        app = create_app(cast(ServiceView, _View(self.symbols)), self.hub, metrics.registry)
-        # The load client answers no pings.
-        self.api = ApiServer(app, "127.0.0.1", 0, ping_interval_s=None)
+        admission = Admission(limits, metrics)
+        view = cast(ServiceView, _View(self.symbols))
+        app = create_app(view, self.hub, metrics.registry, admission=admission)
+        self.api = ApiServer(
+            app,
+            "127.0.0.1",
+            0,
+            admission=admission,
+            ping_interval_s=PING_INTERVAL_S if options.pings else None,
+        )
         self._number = self._handed = 0
         self._chance = random.Random(0)
         self._prices = dict.fromkeys(self.symbols, 4100.0)
@@ -168,6 +180,11 @@ class Candidate:
         kib = {key.lower(): int(rollup[key].split()[0]) for key in ("Pss", "Rss")}
         return {**kib, "clients": self.hub.counts().connected}
 
+    def counts(self) -> dict[str, Any]:
+        """What the hub knows of clients, and the last offset it published of the first symbol."""
+        head = self.hub.positions()[self.symbols[0]].offset
+        return {**self.hub.counts().model_dump(), "head": head}
+
 
 async def commands() -> asyncio.StreamReader:
     reader = asyncio.StreamReader()
@@ -193,6 +210,8 @@ async def run(options: argparse.Namespace) -> None:
             feeding.cancel()
         elif line == b"memory":
             print(json.dumps(candidate.memory()), flush=True)
+        elif line == b"counts":
+            print(json.dumps(candidate.counts()), flush=True)
     journal.cancel()
     os._exit(0)  # thousands of goodbyes are not what is measured
 
@@ -204,6 +223,8 @@ def main() -> None:
     parser.add_argument("--apart", action="store_true", help="each frame in a turn of its own")
     parser.add_argument("--frames", action="store_true", help="from the bytes of the vendor on")
     parser.add_argument("--symbols", type=int, default=1)
+    parser.add_argument("--pings", action="store_true", help="as the service sends them")
+    parser.add_argument("--unsent-kib", type=int, default=256, help="as CLIENT_BUFFER_KB")
     parser.add_argument("--stamps", type=Path)
     parser.add_argument("--directory", type=Path, required=True)
     configure_logging(level="WARNING")

@@ -4,8 +4,11 @@
  *
  * Connects CLIENTS (FLIGHT handshakes at a time, from many loopback addresses), lets SETTLE seconds pass,
  * counts for SECONDS, and reads the CPU time of process PID (utime + stime) at both ends. SECONDS 0: says
- * that all are connected, and holds them until its input ends. STAMPS: a shared file of CLOCK_MONOTONIC
- * nanoseconds by offset ("-": none), from which it tells how late each message is. Answers no ping.
+ * that all are connected, and holds them until its input ends; each line of input asks for the figures since
+ * the line before, with the histogram of latencies. STAMPS: a shared file of CLOCK_MONOTONIC nanoseconds by
+ * offset ("-": none), from which it tells how late each message is. Where PATH names one symbol
+ * (/ws/SYMBOL), each client must get every offset behind its welcome once, in order; what it does not is told
+ * in totals since the connection. Answers pings.
  * Prints one line of JSON for each phase; times in seconds, latencies in microseconds.
  */
 #define _GNU_SOURCE
@@ -29,21 +32,24 @@
 #define SLOTS (1 << 20)
 #define BUFFER (1 << 20)
 #define ADDRESSES 200
-#define LATENCIES 40000000L
+#define BINS (1 << 22)    /* of one microsecond; the last one has all that is later */
+#define TOLD_TOGETHER 10L /* bins, in a printed histogram */
 
 typedef struct {
   int fd, up;
+  long epoch, last; /* the tick it has got last */
   char *kept; /* the beginning of a frame whose rest has not come yet */
   int kept_size;
 } Client;
 
 static Client *clients;
-static int epoll, connected, counting, lost;
+static int epoll, wanted, connected, counting, accounting, lost;
 static char request[1024], buffer[BUFFER];
 static const char *port, *pid;
 static int64_t *stamps;
-static float *latencies;
-static long messages, bytes, known_latencies;
+static unsigned latencies[BINS];
+static long messages, bytes, known_latencies, latest; /* while counting */
+static long ticks, missed, doubled, skipped; /* by the accounts of all clients, since they connected */
 
 static double now(void) {
   struct timespec t;
@@ -90,14 +96,61 @@ static void begin(int i) {
   epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &event);
 }
 
+static int begins(const char *text, long size, const char *with) {
+  long length = strlen(with);
+  return size >= length && !memcmp(text, with, length);
+}
+
+/* The number behind `name` near the beginning of a message; -1: none. */
+static long number(const char *text, long size, const char *name) {
+  const char *found = memmem(text, size < 240 ? size : 240, name, strlen(name));
+  return found ? strtol(found + strlen(name), 0, 10) : -1;
+}
+
+/* A tick of the stream, not the last known price beside `welcome`. */
+static int is_tick(const char *text, long size) {
+  return begins(text, size, "{\"type\":\"market_data\"") && memcmp(text + size - 16, "\"snapshot\":true}", 16);
+}
+
+static void account_for_tick(Client *c, long epoch, long offset) {
+  if (epoch != c->epoch) c->epoch = epoch, c->last = 0;
+  if (offset <= c->last)
+    doubled++;
+  else
+    ticks++, missed += offset - c->last - 1, c->last = offset;
+}
+
+static void account_for_other(Client *c, const char *text, long size) {
+  if (begins(text, size, "{\"type\":\"skipped\"")) {
+    skipped++; /* and missed: the next tick finds the hole */
+  } else if (begins(text, size, "{\"type\":\"welcome\"")) {
+    const char *offsets = memmem(text, size, "\"offsets\":{", 11);
+    const char *colon = offsets ? memchr(offsets + 11, ':', text + size - offsets - 11) : 0;
+    c->epoch = number(text, size, "\"epoch\":"), c->last = colon ? strtol(colon + 1, 0, 10) : 0;
+  }
+}
+
 /* One whole text or binary message. */
-static void message(const char *text, long size, double read_at) {
-  messages++;
-  if (!counting || !stamps || known_latencies >= LATENCIES) return;
-  const char *found = memmem(text, size < 160 ? size : 160, "\"offset\":", 9);
-  if (!found) return;
-  int64_t stamp = stamps[strtoll(found + 9, 0, 10) % SLOTS];
-  if (stamp) latencies[known_latencies++] = (float)((read_at - stamp * 1e-9) * 1e6);
+static void message(Client *c, const char *text, long size, double read_at) {
+  if (counting) messages++;
+  if (!is_tick(text, size)) {
+    if (accounting) account_for_other(c, text, size);
+    return;
+  }
+  long offset = number(text, size, "\"offset\":");
+  if (accounting) account_for_tick(c, number(text, size, "\"epoch\":"), offset);
+  int64_t stamp = counting && stamps ? stamps[offset % SLOTS] : 0;
+  if (!stamp) return;
+  long late = (long)((read_at - stamp * 1e-9) * 1e6);
+  latencies[late < 0 ? 0 : late < BINS ? late : BINS - 1]++, known_latencies++;
+  if (late > latest) latest = late;
+}
+
+static void pong(Client *c, const char *ping, long size) {
+  char frame[6 + 125] = {(char)0x8a, (char)(0x80 | size)}; /* masked with zeros */
+  if (size > 125) return;
+  memcpy(frame + 6, ping, size);
+  if (write(c->fd, frame, 6 + size) < 0) perror("pong");
 }
 
 static void hear(Client *c) {
@@ -136,7 +189,9 @@ static void hear(Client *c) {
       for (int i = 2; i < 10; i++) length = length << 8 | head[i];
     }
     if (end - at < start + length) break;
-    if ((head[0] & 15) <= 2) message(at + start, length, read_at);
+    int opcode = head[0] & 15;
+    if (opcode <= 2) message(c, at + start, length, read_at);
+    if (opcode == 9) pong(c, at + start, length);
     at += start + length;
   }
   c->kept_size = end - at;
@@ -162,25 +217,60 @@ static void turn(int wait_ms) {
   }
 }
 
-static int ascending(const void *a, const void *b) {
-  float x = *(const float *)a, y = *(const float *)b;
-  return x < y ? -1 : x > y;
+static double at_share(double share) {
+  long before = (long)(known_latencies * share), seen = 0;
+  for (int i = 0; i < BINS; i++)
+    if ((seen += latencies[i]) > before) return i + 0.5;
+  return 0;
 }
 
-static double at_share(double share) {
-  return known_latencies ? latencies[(long)(known_latencies * share)] : 0;
+static double began, cpu_before, mine_before;
+
+static void begin_counting(void) {
+  memset(latencies, 0, (latest < BINS ? latest + 1 : BINS) * sizeof *latencies);
+  messages = bytes = known_latencies = latest = 0;
+  counting = 1, began = now(), cpu_before = cpu_of_server(), mine_before = cpu_of_mine();
+}
+
+/* What was counted since; with the whole histogram, by its bins' beginnings, where that is wanted. */
+static void tell(int whole) {
+  printf("{\"seconds\": %.6f, \"messages\": %ld, \"bytes\": %ld, \"cpu_s\": %.3f, \"client_cpu_s\": %.3f, "
+         "\"lost\": %d, \"latencies\": %ld, \"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, "
+         "\"max_us\": %ld",
+         now() - began, messages, bytes, cpu_of_server() - cpu_before, cpu_of_mine() - mine_before, lost,
+         known_latencies, at_share(0.5), at_share(0.99), at_share(0.999), latest);
+  if (accounting) {
+    long head = 0, behind = 0;
+    for (int i = 0; i < wanted; i++)
+      if (clients[i].last > head) head = clients[i].last;
+    for (int i = 0; i < wanted; i++) behind += clients[i].last < head;
+    printf(", \"ticks\": %ld, \"missed\": %ld, \"doubled\": %ld, \"skipped\": %ld, \"head\": %ld, \"behind\": %ld",
+           ticks, missed, doubled, skipped, head, behind);
+  }
+  if (whole) {
+    printf(", \"histogram\": [");
+    const char *comma = "";
+    for (long i = 0; i < BINS && i <= latest; i += TOLD_TOGETHER) {
+      long many = 0;
+      for (long j = i; j < i + TOLD_TOGETHER && j < BINS; j++) many += latencies[j];
+      if (many) printf("%s[%ld,%ld]", comma, i, many), comma = ",";
+    }
+    printf("]");
+  }
+  printf("}\n");
+  fflush(stdout);
 }
 
 int main(int argc, char **argv) {
   if (argc != 9) return 2;
   port = argv[1], pid = argv[7];
-  int wanted = atoi(argv[3]), flight = atoi(argv[6]), begun = 0;
+  int flight = atoi(argv[6]), begun = 0;
+  wanted = atoi(argv[3]), accounting = strchr(argv[2] + 1, '/') != 0;
   double settle = atof(argv[4]), seconds = atof(argv[5]);
   if (strcmp(argv[8], "-")) {
     int file = open(argv[8], O_RDONLY);
     stamps = mmap(0, SLOTS * sizeof *stamps, PROT_READ, MAP_SHARED, file, 0);
     if (stamps == MAP_FAILED) perror("stamps"), exit(1);
-    latencies = malloc(LATENCIES * sizeof *latencies);
   }
   snprintf(request, sizeof request,
            "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -189,7 +279,8 @@ int main(int argc, char **argv) {
   clients = calloc(wanted, sizeof *clients);
   epoll = epoll_create1(0);
 
-  double began = now(), cpu = cpu_of_server();
+  double cpu = cpu_of_server();
+  began = now();
   while (connected < wanted) {
     while (begun < wanted && begun - connected < flight) begin(begun++);
     turn(100);
@@ -199,27 +290,20 @@ int main(int argc, char **argv) {
          cpu_of_server() - cpu, connected);
   fflush(stdout);
   if (seconds <= 0) {
+    begin_counting();
     fcntl(0, F_SETFL, O_NONBLOCK);
     char c;
     for (;;) {
       long n = read(0, &c, 1);
       if (n == 0) return 0;
+      if (n == 1 && c == '\n') tell(1), begin_counting();
       turn(20);
     }
   }
 
   for (double until = now() + settle; now() < until;) turn(20);
-  double mine = cpu_of_mine();
-  long before = messages;
-  cpu = cpu_of_server(), began = now(), counting = 1;
+  begin_counting();
   while (now() - began < seconds) turn(20);
-  double wall = now() - began;
-  cpu = cpu_of_server() - cpu, mine = cpu_of_mine() - mine;
-  if (known_latencies) qsort(latencies, known_latencies, sizeof *latencies, ascending);
-  printf("{\"seconds\": %.6f, \"messages\": %ld, \"bytes\": %ld, \"cpu_s\": %.3f, \"client_cpu_s\": %.3f, "
-         "\"lost\": %d, \"latencies\": %ld, \"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f, "
-         "\"max_us\": %.1f}\n",
-         wall, messages - before, bytes, cpu, mine, lost, known_latencies, at_share(0.5),
-         at_share(0.99), at_share(0.999), known_latencies ? latencies[known_latencies - 1] : 0);
+  tell(0);
   return 0;
 }

@@ -64,6 +64,8 @@ class Plan:
     apart: bool = False  # each message by itself
     symbols: int = 1
     stamps: bool = False  # latencies are wanted
+    path: str = "/ws"
+    options: tuple[str, ...] = ()  # of the service
 
     @property
     def expected(self) -> float:
@@ -119,6 +121,7 @@ class Bench:
             command += ["--symbols", str(plan.symbols)]
             command += ["--apart"] if plan.apart else []
             command += ["--frames"] if name == "whole path" else []
+            command += plan.options
             return command + (["--stamps", str(self.stamps)] if plan.stamps else [])
         options = [str(port), str(plan.rate), text()]
         if name == "node ws":
@@ -157,7 +160,7 @@ class Bench:
     @contextmanager
     def load(self, server: Server, plan: Plan) -> Iterator["subprocess.Popen[str]"]:
         """The load client, once all its clients are connected; its figures so far in the first line."""
-        options = [server.port, "/ws", plan.clients, plan.settle, plan.seconds, FLIGHT]
+        options = [server.port, plan.path, plan.clients, plan.settle, plan.seconds, FLIGHT]
         stamps = self.stamps if plan.stamps else "-"
         process = subprocess.Popen(
             [str(self.scratch / "load"), *map(str, [*options, server.pid, stamps])],

@@ -11,49 +11,16 @@ import os
 import random
 import re
 import socket
-import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final, cast
 
 _PLACE: Final = re.compile(rb'"epoch":(\d+),"offset":(\d+)')
 _TICK: Final = b'{"type":"market_data"'
 _SNAPSHOT: Final = b'"snapshot":true'
-_BIN_S: Final = 20e-6
+_NO_STATUS, _ABNORMAL = 1005, 1006
+"""What RFC 6455 calls a close frame without a code, and an end without a close frame."""
 MOST_FAULTS: Final = 20
-
-
-@dataclass
-class Latencies:
-    """How late ticks were, from their ``timestamp`` to here; in bins of 20 us. Real seconds."""
-
-    bins: Counter[int] = field(default_factory=Counter)
-    stamps: dict[tuple[int, int], float] = field(default_factory=dict)
-
-    def note(self, place: tuple[int, int], payload: bytes, now: float) -> None:
-        stamp = self.stamps.get(place)
-        if stamp is None:
-            if len(self.stamps) > 10_000:
-                self.stamps.clear()
-            text = payload[payload.rindex(b'"timestamp":"') + 13 : -2].decode()
-            stamp = self.stamps[place] = datetime.fromisoformat(text).timestamp()
-        self.bins[int((now - stamp) / _BIN_S)] += 1
-
-    def take(self) -> Counter[int]:
-        found, self.bins = self.bins, Counter()
-        return found
-
-
-def quantile(bins: Counter[int], share: float) -> float:
-    """Milliseconds below which ``share`` of the latencies lie."""
-    wanted, seen = share * bins.total(), 0
-    for at in sorted(bins):
-        seen += bins[at]
-        if seen >= wanted:
-            return (at + 1) * _BIN_S * 1000
-    return 0.0
 
 
 class Member:
@@ -67,7 +34,7 @@ class Member:
         self.connections = 0
         self.skipped: Counter[str] = Counter()
         self.skips: list[tuple[int, int, int, str]] = []
-        self.closes: Counter[int | None] = Counter()
+        self.closes: Counter[int] = Counter()  # by the other side
         self.connection: Connection | None = None
         self._told_open = False
         self._faults = faults
@@ -132,16 +99,14 @@ class Member:
 class Connection(asyncio.Protocol):
     """One WebSocket connection of a member; reads at ``bytes_per_s`` where that is given."""
 
-    def __init__(
-        self, member: Member, path: str, latencies: Latencies | None, bytes_per_s: float | None
-    ) -> None:
+    def __init__(self, member: Member, path: str, bytes_per_s: float | None) -> None:
         self.member = member
         self.ended = asyncio.get_running_loop().create_future()
         self.opened = False
         self._path = path
-        self._latencies = latencies
         self._bytes_per_s = bytes_per_s
         self._data = b""
+        self._left = False
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -155,7 +120,7 @@ class Connection(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
-        now = time.time()  # real time: latencies are the machine's
+        come = len(data)
         data = self._data + data if self._data else data
         at = 0
         if not self.opened:
@@ -183,13 +148,13 @@ class Connection(asyncio.Protocol):
                 length = int.from_bytes(data[at + 2 : at + 10])
             if size - at < header + length:
                 break
-            self._frame(data[at] & 15, data[at + header : at + header + length], now)
+            self._frame(data[at] & 15, data[at + header : at + header + length])
             at += header + length
         self._data = data[at:]
         if self._bytes_per_s is not None:
-            self._rest(size)
+            self._rest(come)
 
-    def _frame(self, opcode: int, payload: bytes, now: float) -> None:
+    def _frame(self, opcode: int, payload: bytes) -> None:
         member = self.member
         if opcode == 1:
             if not payload.startswith(_TICK):
@@ -199,15 +164,11 @@ class Connection(asyncio.Protocol):
                 return
             found = _PLACE.search(payload)
             assert found is not None
-            place = (int(found[1]), int(found[2]))
-            member.tick(place)
-            if self._latencies is not None:
-                self._latencies.note(place, payload, now)
+            member.tick((int(found[1]), int(found[2])))
         elif opcode == 9:
             self._send(10, payload)
         elif opcode == 8:
-            code = int.from_bytes(payload[:2]) if payload else None
-            member.closes[code] += 1
+            member.closes[int.from_bytes(payload[:2]) if payload else _NO_STATUS] += 1
             self._send(8, payload[:2])
             self.abort()
 
@@ -231,18 +192,21 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def hurry(self) -> None:
-        """Read as fast as possible from now on."""
-        if self._bytes_per_s is not None:
-            self._bytes_per_s = None
+    def read_at(self, bytes_per_s: float | None) -> None:
+        """From now on at that pace; ``None``: as fast as possible."""
+        self._bytes_per_s = bytes_per_s
+        if bytes_per_s is None:
             self._read_on()
 
     def abort(self) -> None:
+        self._left = True
         if self._transport is not None:
             self._transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
+        if not self._left:
+            self.member.closes[_ABNORMAL] += 1
         if not self.ended.done():
             self.ended.set_result(None)
 
@@ -252,7 +216,6 @@ async def visit(
     port: int,
     symbol: str,
     *,
-    latencies: Latencies | None = None,
     bytes_per_s: float | None = None,
     receive_buffer: int = 0,
     leave: Callable[[], float] | None = None,
@@ -275,7 +238,7 @@ async def visit(
         sock.close()
         return
     _, connection = await loop.create_connection(
-        lambda: Connection(member, path, latencies, bytes_per_s), sock=sock
+        lambda: Connection(member, path, bytes_per_s), sock=sock
     )
     member.connection = connection
     cut = None if leave is None else loop.call_later(leave(), connection.abort)
