@@ -1,0 +1,69 @@
+"""Clients that catch up: each ends with the newest price, and none is told of a loss that is none."""
+
+from typing import Any
+
+from enhanced_websocket_service.market.events import EpochStarted
+from enhanced_websocket_service.serving import wire
+from enhanced_websocket_service.serving.stored import StoredStream
+
+from .fakes import EPOCH, FakeService, RecordingOutlet, bar_update, make_hub, tick, until
+
+
+def since(offset: int, *, epoch: int = EPOCH, symbol: str = "USDCOP") -> wire.Resume:
+    return wire.Resume(symbol, epoch, offset)
+
+
+def told(outlet: RecordingOutlet) -> list[tuple[str, Any]]:
+    """What came behind ``welcome``: the type of each message, and its offset or range."""
+    return [
+        (m["type"], (m["from"], m["to"]) if m["type"] == "skipped" else m.get("offset"))
+        for m in outlet.messages()[1:]
+    ]
+
+
+# --- the last price, when a bar came behind it -----------------------------------------------------
+
+
+async def test_the_last_price_comes_also_when_a_bar_came_behind_it() -> None:
+    """As at the end of a session: the next tick may be a day away."""
+    hub = make_hub(high_water=300, low_water=100)
+    slow, chosen = RecordingOutlet(), RecordingOutlet()
+    hub.connect(slow, hub.symbols)
+    hub.connect(chosen, hub.symbols, "latest")
+    slow.reading = chosen.reading = False
+    hub.on_events([tick(1)])
+    hub.on_events([tick(2)])
+    assert hub.counts().slow == 2
+    hub.on_events([tick(3), tick(4), tick(5), bar_update(0, 5)])
+    slow.drain()
+    chosen.drain()
+    assert told(slow)[2:] == [("skipped", (3, 4)), ("market_data", 5), ("bar", 5)]
+    assert told(chosen)[2:] == [("market_data", 5), ("bar", 5)]
+
+
+async def test_resuming_in_latest_mode_gives_the_price_in_front_of_a_bar() -> None:
+    hub = make_hub()
+    hub.on_events([tick(1), bar_update(0, 1), tick(2), tick(3), bar_update(1, 3)])
+    outlet = RecordingOutlet()
+    hub.connect(outlet, hub.symbols, "latest", [since(1)])
+    assert told(outlet) == [("bar", 1), ("market_data", 3), ("bar", 3)]
+
+
+async def test_resuming_in_latest_mode_through_the_store_gives_the_last_price() -> None:
+    """After a restart memory has that price, but no place behind which it stands."""
+    service = FakeService()
+    before = [tick(n) for n in range(1, 10)]
+    started = EpochStarted("USDCOP", EPOCH + 1, EPOCH, 9)
+    service.store.journal([EpochStarted("USDCOP", EPOCH, None, None), *before, started])
+    hub = make_hub()
+    hub.stored = StoredStream(service)
+    hub.seed(before[-1])
+    hub.on_events([started])
+    outlet, known = RecordingOutlet(), RecordingOutlet()
+    client = hub.connect(outlet, hub.symbols, "latest", [since(5)])
+    await until(lambda: client.group is not None)
+    assert told(outlet) == [("market_data", 9), ("epoch", None)]
+    client = hub.connect(known, hub.symbols, "latest", [since(9)])
+    await until(lambda: client.group is not None)
+    assert told(known) == [("epoch", None)]
+    hub.close_all()
