@@ -147,9 +147,9 @@ class Hub:
             self._send_snapshot(client, symbol)
         self._set_behind(client)
         if travel is not None and self.stored is not None:
+            client.in_order = every_tick(client.interest)
             for symbol in client.behind:
-                history = self._histories[symbol]
-                client.fetches[symbol] = Fetch(self, self.stored, client, history, symbol, travel)
+                self._fetch(client, self.stored, symbol, travel)
         for cursor in since:
             self._place(client, cursor)
         self._pump(client)
@@ -222,7 +222,6 @@ class Hub:
         client.interest = new
         # Symbols that stay keep their place; new ones begin now, with the last known price.
         client.behind = {s: client.behind.get(s, self._histories[s].end) for s in new.symbols}
-        client.replaying &= new.symbols
         client.stop_fetches(keep=new.symbols)
         fresh = new.symbols - old.symbols
         if "ticks" in new.channels - old.channels:
@@ -255,18 +254,23 @@ class Hub:
             self._send(client, wire.error("bad_cursor", message))
             self._send_snapshot(client, symbol)
             client.behind[symbol] = history.end
-            client.replaying.discard(symbol)
             return
         if every_tick(client.interest):
             # The other symbols, too: while this one catches up, they must not miss a tick.
-            client.replaying.update(client.behind)
+            client.in_order = True
         if self.stored is not None and not history.holds_from(cursor.epoch, cursor.offset):
             client.behind[symbol] = Position(0, cursor.epoch, cursor.offset)
-            client.fetches[symbol] = Fetch(self, self.stored, client, history, symbol)
+            self._fetch(client, self.stored, symbol)
             return
         self._hand(client, symbol, announce(symbol, client.interest, *found))
 
     # --- from the store (stored.py) -----------------------------------------------------------
+
+    def _fetch(
+        self, client: Client, stored: StoredStream, symbol: str, travel: Replay | None = None
+    ) -> None:
+        history = self._histories[symbol]
+        client.fetches[symbol] = Fetch(self, stored, client, history, symbol, travel)
 
     def hand_stored(self, fetch: Fetch, stretch: Stretch, *, last: bool = False) -> None:
         """Write what the store had; behind the ``last`` stretch memory goes on in this very step."""
@@ -275,8 +279,7 @@ class Hub:
             del client.fetches[symbol]
         self._hand(client, symbol, stretch)
         if last:
-            if every_tick(client.interest):
-                client.replaying.add(symbol)
+            client.in_order = client.in_order or every_tick(client.interest)
             self._pump(client)
 
     # --- catching up --------------------------------------------------------------------------
@@ -321,7 +324,7 @@ class Hub:
         """Take a live client out of its group; it has everything published so far."""
         self._leave(client)
         client.behind = {s: self._histories[s].end for s in client.interest.symbols}
-        client.replaying.clear()
+        client.in_order = False
         client.status_seen = self._board.status
 
     def _pump(self, client: Client) -> None:
@@ -336,18 +339,16 @@ class Hub:
                 fetch.go_on()
                 continue
             history, position = self._histories[symbol], client.behind[symbol]
-            if symbol not in client.replaying:
+            if not client.in_order:
                 self._hand(client, symbol, jump(symbol, history, position, client.interest))
                 continue
             if position.seq < history.first_seq and self.stored is not None:
-                client.fetches[symbol] = Fetch(self, self.stored, client, history, symbol)
+                self._fetch(client, self.stored, symbol)
                 continue
             self._hand(client, symbol, replay(symbol, history, position, client.interest, _CHUNK))
             if client.behind[symbol].seq < history.next_seq:
                 self._pump_later(client)
                 return
-            if not client.fetches:
-                client.replaying.discard(symbol)
         if client.fetches:
             return
         status = self._board.status

@@ -1,9 +1,11 @@
 """Clients that catch up: each ends with the newest price, and none is told of a loss that is none."""
 
+import json
 from typing import Any
 
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.serving import wire
+from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.stored import StoredStream
 
 from .fakes import EPOCH, FakeService, RecordingOutlet, bar_update, make_hub, tick, until
@@ -67,3 +69,44 @@ async def test_resuming_in_latest_mode_through_the_store_gives_the_last_price() 
     await until(lambda: client.group is not None)
     assert told(known) == [("epoch", None)]
     hub.close_all()
+
+
+# --- several symbols -------------------------------------------------------------------------------
+
+
+def offsets(outlet: RecordingOutlet, symbol: str) -> list[int]:
+    return [
+        m["offset"]
+        for m in outlet.messages("market_data")
+        if m["symbol"] == symbol and "snapshot" not in m
+    ]
+
+
+def two_symbols() -> Hub:
+    hub = make_hub(("EURUSD", "USDCOP"))
+    hub.on_events([tick(1, symbol="EURUSD"), *(tick(n) for n in range(1, 2001))])
+    return hub
+
+
+async def test_one_that_has_caught_up_misses_nothing_while_another_catches_up() -> None:
+    hub = two_symbols()
+    outlet = RecordingOutlet()
+    client = hub.connect(outlet, hub.symbols, since=[since(1, symbol="EURUSD"), since(0)])
+    assert client.group is None
+    hub.on_events([tick(n, symbol="EURUSD") for n in (2, 3, 4)])
+    await until(lambda: client.group is not None)
+    assert offsets(outlet, "EURUSD") == [2, 3, 4]
+    assert offsets(outlet, "USDCOP") == list(range(1, 2001))
+    assert outlet.messages("skipped") == []
+
+
+async def test_one_that_is_added_misses_nothing_while_another_catches_up() -> None:
+    hub = two_symbols()
+    outlet = RecordingOutlet()
+    client = hub.connect(outlet, ["USDCOP"], since=[since(0)])
+    hub.on_message(client, json.dumps({"type": "subscribe", "symbols": ["EURUSD"]}))
+    assert client.group is None
+    hub.on_events([tick(n, symbol="EURUSD") for n in (2, 3, 4)])
+    await until(lambda: client.group is not None)
+    assert offsets(outlet, "EURUSD") == [2, 3, 4]
+    assert outlet.messages("skipped") == []
