@@ -269,8 +269,9 @@ class Hub:
     def _fetch(
         self, client: Client, stored: StoredStream, symbol: str, travel: Replay | None = None
     ) -> None:
-        history = self._histories[symbol]
-        client.fetches[symbol] = Fetch(self, stored, client, history, symbol, travel)
+        if client.open:  # nobody would end the reading for one that left while it was welcomed
+            history = self._histories[symbol]
+            client.fetches[symbol] = Fetch(self, stored, client, history, symbol, travel)
 
     def hand_stored(self, fetch: Fetch, stretch: Stretch, *, last: bool = False) -> None:
         """Write what the store had; behind the ``last`` stretch memory goes on in this very step."""

@@ -3,12 +3,15 @@
 import json
 from typing import Any
 
+import pytest
+
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.serving import wire
-from enhanced_websocket_service.serving.hub import Hub
-from enhanced_websocket_service.serving.stored import StoredStream
+from enhanced_websocket_service.serving.hub import Hub, Mode
+from enhanced_websocket_service.serving.outlet import OutletListener
+from enhanced_websocket_service.serving.stored import Replay, StoredStream
 
-from .fakes import EPOCH, FakeService, RecordingOutlet, bar_update, make_hub, tick, until
+from .fakes import EPOCH, OPENS, FakeService, RecordingOutlet, bar_update, make_hub, tick, until
 
 
 def since(offset: int, *, epoch: int = EPOCH, symbol: str = "USDCOP") -> wire.Resume:
@@ -110,3 +113,27 @@ async def test_one_that_is_added_misses_nothing_while_another_catches_up() -> No
     await until(lambda: client.group is not None)
     assert offsets(outlet, "EURUSD") == [2, 3, 4]
     assert outlet.messages("skipped") == []
+
+
+# --- clients that have gone ------------------------------------------------------------------------
+
+
+class GoneOutlet(RecordingOutlet):
+    """Its peer left between the handshake and now."""
+
+    def bind(self, listener: OutletListener, high_water: int, low_water: int) -> None:
+        listener.on_closed()
+
+
+@pytest.mark.parametrize("mode", ["every", "latest"])
+async def test_nothing_is_read_for_one_that_has_gone(mode: Mode) -> None:
+    """It would be read to the end of the stream: at a slow pace, for days."""
+    service = FakeService()
+    service.store.journal([tick(n) for n in range(1, 10)])
+    hub = make_hub()
+    hub.stored = StoredStream(service)
+    hub.on_events([EpochStarted("USDCOP", EPOCH + 1, EPOCH, 9)])
+    hub.connect(GoneOutlet(), hub.symbols, mode, [since(1)])
+    hub.connect(GoneOutlet(), hub.symbols, mode, travel=Replay(OPENS, 0.001))
+    assert not hub.stored.fetching
+    assert hub.counts().connected == 0
