@@ -209,8 +209,8 @@ class Hub:
         self, client: Client, names: Sequence[str], channels: frozenset[wire.Channel], *, add: bool
     ) -> None:
         symbols = {wire.normalise_symbol(name) for name in names}
-        for unknown in sorted(symbols - self._histories.keys()):
-            self._send(client, self.unknown_symbol(unknown))
+        if unknown := symbols - self._histories.keys():
+            self._send(client, self.unknown_symbol(", ".join(sorted(unknown))))
         symbols &= self._histories.keys()
         old = client.interest
         if add:
