@@ -238,6 +238,11 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         if when_lost is not None:
             when_lost()
 
+    def eof_received(self) -> None:
+        """The transport closes now; but not while the peer leaves lying what waits for it."""
+        self._end()
+        self._cut_later()
+
     def handle_close(self, event: Frame) -> None:
         if self.close_sent:  # theirs answers ours
             super().handle_close(event)

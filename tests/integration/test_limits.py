@@ -277,8 +277,9 @@ async def test_everything_in_one_read_is_answered_in_its_order() -> None:
         assert len(answers) <= 4
 
 
+@pytest.mark.parametrize("last_word", [masked(8, (1000).to_bytes(2)), None], ids=["close", "eof"])
 async def test_a_peer_that_takes_nothing_is_cut_after_its_goodbye(
-    monkeypatch: pytest.MonkeyPatch,
+    last_word: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(frames_module, "CLOSE_GRACE_S", 0.1)
     async with (
@@ -292,5 +293,8 @@ async def test_a_peer_that_takes_nothing_is_cut_after_its_goodbye(
             offset += 1
             api.hub.on_events([tick(offset)])
             await asyncio.sleep(0)
-        writer.write(masked(8, (1000).to_bytes(2)))
-        await until(lambda: api.server.admission.connections == 0)
+        if last_word is None:
+            writer.write_eof()
+        else:
+            writer.write(last_word)
+        await nothing_is_left(api)

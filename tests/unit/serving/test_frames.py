@@ -20,6 +20,7 @@ OVERRIDDEN = {
     "pause_writing",
     "resume_writing",
     "connection_lost",
+    "eof_received",
     "handle_close",
     "handle_ping",
     "handle_parser_exception",
