@@ -106,9 +106,8 @@ class FrameOutlet:
             return
         self.direct = self._socket
         self._listener.on_rerouted()
-        if self._congested:
-            self._congested = False
-            self._listener.on_drained()
+        self._congested = False
+        self._listener.on_drained()  # also to one that was slow by age, of which we know nothing
 
     def ended(self) -> None:
         self.direct = None

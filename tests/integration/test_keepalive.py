@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from enhanced_websocket_service.serving import frames as frames_module
+from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.serving.tcp_state import limit_send_buffer, unread_and_acknowledged
-from tests.unit.serving.fakes import running, until
+from tests.unit.serving.fakes import running, tick, until
 
 from .test_ws_clients import mute_client
 
@@ -47,6 +48,25 @@ async def test_one_with_nothing_to_read_must_answer(monkeypatch: pytest.MonkeyPa
         await until(lambda: api.hub.counts().connected == 1)
         await until(lambda: api.hub.counts().connected == 0)
         assert looks[0] == 2
+
+
+async def test_one_that_was_slow_by_age_is_told_the_moment_it_has_taken_what_waited() -> None:
+    async with running(limits=Limits(age_s=0.02)) as api, mute_client(api) as sock:
+        await until(lambda: api.hub.counts().connected == 1)
+        (client,) = api.hub._clients
+        offset = 0
+        while client.outlet.direct is not None:
+            offset += 1
+            api.hub.on_events([tick(offset)])
+        await until(lambda: api.hub.counts().slow == 1)
+        assert client.outlet.buffered() < api.hub.limits.high_water
+        api.hub.on_events([tick(offset + 1), tick(offset + 2)])
+        assert api.hub._ages._timer is not None
+        api.hub._ages._timer.cancel()  # it looks no more: nobody but the outlet can tell
+        data, loop = b"", asyncio.get_running_loop()
+        while f'"offset":{offset + 2},'.encode() not in data:
+            data += await asyncio.wait_for(loop.sock_recv(sock, 65536), 10)
+        assert api.hub.counts().slow == 0
 
 
 @contextlib.asynccontextmanager
