@@ -19,7 +19,7 @@ class Limits:
     messages_per_s: float = 20.0  # from one client, on average; control frames count by themselves
     message_burst: int = 100
     message_bytes: int = 64 * 1024  # one message from a client, also once decompressed
-    handshake_s: float = 10.0  # from the first byte of a request to its last
+    handshake_s: float = 10.0  # from the first byte of a request to its last; for TLS once more
 
 
 DEFAULT_PER_ADDRESS = 1000
