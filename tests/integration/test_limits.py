@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -16,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from enhanced_websocket_service.serving import frames as frames_module
 from enhanced_websocket_service.serving.limits import Limits
-from tests.unit.serving.fakes import Running, running, tick, until
+from tests.unit.serving.fakes import FakeService, Running, running, tick, until
 
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -189,6 +191,39 @@ async def test_a_handshake_with_a_line_too_long_is_answered() -> None:
         assert (await answer(reader)).startswith(b"HTTP/1.1 431 ")
         assert refused(api) == {"bad_handshake": 1}
         await nothing_is_left(api)
+
+
+# --- answers that are not taken -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_one_that_takes_nothing_of_its_answer_is_cut(loop_factory: Any) -> None:
+    """Closing would wait for it, with a place and megabytes, for as long as it likes."""
+    service = FakeService(stored_ticks=[tick(n) for n in range(1, 2001)])
+
+    async def main() -> None:
+        async with running(service, replace(Limits(), stall_s=0.05)) as api, mute(api) as sock:
+            request = b"GET /market/ticks?limit=2000 HTTP/1.1\r\nHost: x\r\n\r\n"
+            await asyncio.get_running_loop().sock_sendall(sock, request)
+            await until(lambda: api.server.admission.refusals == {"unread_answer": 1})
+            await nothing_is_left(api)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+
+
+@contextlib.asynccontextmanager
+async def mute(api: Running) -> AsyncIterator[socket.socket]:
+    """A connection that reads nothing, and for which the operating system keeps little."""
+    assert api.server._server is not None
+    (server,) = api.server._server.servers
+    with socket.socket(fileno=os.dup(server.sockets[0].fileno())) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", api.server.port))
+        yield sock
 
 
 # --- frames ---------------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ HTTP_OVERRIDDEN = {
     "on_message_begin",
     "on_headers_complete",
     "on_message_complete",
+    "on_response_complete",
     "send_400_response",
     "handle_websocket_upgrade",
 }
