@@ -10,9 +10,9 @@ synchronous step that writes the last missing frame, so there is no hole, no dou
 Not owned here: sockets (outlet.py, frames.py), what messages look like (wire.py), who may connect.
 """
 
-import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -34,6 +34,7 @@ from .limits import Limits
 from .models import ClientCounts, StreamPosition
 from .outlet import Outlet, text_frame
 from .stored import Fetch, Replay, StoredStream
+from .turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +67,7 @@ class Hub:
         self._ages = AgeWatch(
             self.limits.age_s, lambda: self._clients, self.congested, self.drained
         )
+        self.turns = Turns()
         self._ids = itertools.count(1)
         self._connected_total = self._slow_total = self._closed_slow_total = 0
         self._skipped_ticks = self._sent = 0
@@ -360,10 +362,10 @@ class Hub:
             self._join(client)
 
     def _pump_later(self, client: Client) -> None:
-        """Go on in the next turn of the loop, so that a long replay delays nobody."""
+        """Go on in a later turn of the loop, so that a long replay delays nobody."""
         if not client.pumping and client.open and not client.congested:
             client.pumping = True
-            asyncio.get_running_loop().call_soon(self._pump, client)
+            self.turns.take(partial(self._pump, client))
 
     def _hand(self, client: Client, symbol: str, stretch: Stretch) -> None:
         # The position first: the write may find the client congested and must leave it right.

@@ -239,6 +239,7 @@ class Fetch:
         :returns: whether time was let pass for the pace, and whether memory has the rest.
         """
         waited = False
+        await self._hub.turns.mine()
         messages = [one for one in page.messages if self._wanted(one)]
         at = 0
         while at < len(messages):
@@ -251,7 +252,7 @@ class Fetch:
             at = stop
             if met:
                 return waited, True
-            await asyncio.sleep(0)
+            await self._hub.turns.mine()
         return waited, False
 
     def _give(self, messages: list[Stored]) -> bool:

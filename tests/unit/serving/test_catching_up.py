@@ -1,5 +1,6 @@
 """Clients that catch up: each ends with the newest price, and none is told of a loss that is none."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -10,6 +11,7 @@ from enhanced_websocket_service.serving import wire
 from enhanced_websocket_service.serving.hub import Hub, Mode
 from enhanced_websocket_service.serving.outlet import OutletListener
 from enhanced_websocket_service.serving.stored import Replay, StoredStream
+from enhanced_websocket_service.serving.turns import Turns
 
 from .fakes import EPOCH, OPENS, FakeService, RecordingOutlet, bar_update, make_hub, tick, until
 
@@ -113,6 +115,44 @@ async def test_one_that_is_added_misses_nothing_while_another_catches_up() -> No
     await until(lambda: client.group is not None)
     assert offsets(outlet, "EURUSD") == [2, 3, 4]
     assert outlet.messages("skipped") == []
+
+
+# --- many clients ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["from memory", "from the store"])
+async def test_however_many_catch_up_there_is_one_piece_in_a_turn(stored: bool) -> None:
+    """What is live comes between any two of them."""
+    service = FakeService()
+    past = [tick(n) for n in range(1, 2001)]
+    service.store.journal(past)
+    hub = make_hub()
+    if stored:
+        hub.stored = StoredStream(service)
+        hub.on_events([EpochStarted("USDCOP", EPOCH + 1, EPOCH, 2000)])
+    else:
+        hub.on_events(past)
+    outlets = [RecordingOutlet() for _ in range(20)]
+    clients = [hub.connect(outlet, hub.symbols, since=[since(0)]) for outlet in outlets]
+    pieces = []
+    while any(client.group is None for client in clients):
+        before = hub.counts().messages_sent_total
+        await asyncio.sleep(0)
+        pieces.append(hub.counts().messages_sent_total - before)
+    assert max(pieces) <= 512
+    assert [offsets(outlet, "USDCOP") for outlet in outlets] == [list(range(1, 2001))] * 20
+    hub.close_all()
+
+
+async def test_a_turn_that_nobody_wants_any_more_is_passed_on() -> None:
+    turns, taken = Turns(), []
+    waiting = asyncio.create_task(turns.mine(), name="left meanwhile")
+    await asyncio.sleep(0)
+    turns.take(lambda: taken.append("next"))
+    waiting.cancel()
+    await until(lambda: taken == ["next"])
+    turns.take(lambda: taken.append("later"))
+    await until(lambda: taken == ["next", "later"])
 
 
 # --- clients that have gone ------------------------------------------------------------------------
