@@ -124,7 +124,7 @@ _actions = st.lists(
         st.tuples(st.just("ticks"), st.integers(1, 12)),
         st.tuples(st.sampled_from(["outside", "turn"]), st.integers(1, 3)),
         st.tuples(st.sampled_from(["bar", "restart", "lag", "store"]), st.just(0)),
-        st.tuples(st.sampled_from(["stall", "read", "leave", "return"]), st.integers(0, 2)),
+        st.tuples(st.sampled_from(["stall", "read", "leave", "return"]), st.integers(0, 3)),
     ),
     max_size=50,
 )
@@ -143,9 +143,9 @@ def test_resumed_clients_get_everything_once_and_in_order(
 
 async def _play(actions: list[tuple[str, int]], world: World, stuck: bool) -> None:
     world.start()
-    modes: tuple[Mode, ...] = ("every", "every", "bars")
+    modes: tuple[Mode, ...] = ("every", "every", "bars", "latest")
     peers = [Peer(mode, (1, 0)) for mode in modes]
-    slowed = [0, 0, 0]
+    slowed = [0] * len(peers)
 
     def leave(peer: Peer) -> None:
         peer.read()
@@ -199,17 +199,27 @@ async def _play(actions: list[tuple[str, int]], world: World, stuck: bool) -> No
         if peer.client is None:
             come(peer)
         peer.outlet.reading = True
+
+    async def all_live() -> None:
+        for peer in peers:
+            peer.outlet.drain()
+        await until(lambda: all(p.client is not None and p.client.group is not None for p in peers))
+
+    await all_live()
+    newest = peers[modes.index("latest")]
+    newest.read()
+    assert world.published in (None, *newest.account[-1:])
     world.ticks(1)
-    for peer in peers:
-        peer.outlet.drain()
-    await until(lambda: all(p.client is not None and p.client.group is not None for p in peers))
+    await all_live()
     for peer, slow in zip(peers, slowed, strict=True):
         peer.read()
         assert stuck or not peer.open_ended & {epoch for epoch, _ in world.every}
         owed = [number for key, number in world.bars]
         if not stuck and not slow:
             assert set(owed) <= set(peer.bars)
-        if peer.mode == "bars":
+        if peer.mode == "latest":
+            assert peer.account == sorted(set(peer.account))
+        if peer.mode != "every":
             continue
         # Of an epoch whose end nobody who can be asked knows, and of those nobody knows of at all up to
         # the next known one, only the beginning is accounted for.
