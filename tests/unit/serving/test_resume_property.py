@@ -255,20 +255,24 @@ async def test_the_store_is_asked_once_for_many_clients_that_come_back() -> None
     world.hub.close_all()
 
 
-async def test_a_store_that_cannot_be_asked_is_told_as_skipped() -> None:
+async def test_a_store_that_cannot_be_asked_is_told_as_skipped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     world = World(history=10)
     service = FakeService(store=world.store, database_down=True)
     world.start()
     world.ticks(30)
     world.start()
     world.hub.stored = StoredStream(service)
-    peer = Peer("every", (1, 4))
-    peer.client = world.hub.connect(
-        peer.outlet, ["USDCOP"], "every", [wire.Resume("USDCOP", *peer.cursor)]
-    )
+    peers = [Peer("every", (1, 4)) for _ in range(3)]
+    for peer in peers:
+        cursor = wire.Resume("USDCOP", *peer.cursor)
+        peer.client = world.hub.connect(peer.outlet, ["USDCOP"], "every", [cursor])
     world.ticks(2)
-    await until(lambda: peer.client is not None and peer.client.group is not None)
-    peer.read()
-    assert peer.account == world.every[4:]
-    assert peer.lost == [(1, n) for n in range(5, 30)], "the last tick was seeded"
+    await until(lambda: all(p.client is not None and p.client.group is not None for p in peers))
+    for peer in peers:
+        peer.read()
+        assert peer.account == world.every[4:]
+        assert peer.lost == [(1, n) for n in range(5, 30)], "the last tick was seeded"
     world.hub.close_all()
+    assert capsys.readouterr().out.count("cannot be read") == 1, "not a line for each of them"
