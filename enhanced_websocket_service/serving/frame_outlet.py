@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from .direct import BorrowedSocket, SocketPool
 from .outlet import OutletListener
-from .tcp_state import not_acknowledged
+from .tcp_state import limit_unsent, not_acknowledged
 
 if TYPE_CHECKING:
     from .frames import FrameProtocol
@@ -45,6 +45,7 @@ class FrameOutlet:
             return
         self._listener = listener
         transport = protocol.transport
+        limit_unsent(transport, high_water)
         self._socket = self._sockets.borrow(transport)
         if self._socket is None:
             transport.set_write_buffer_limits(high=high_water, low=low_water)

@@ -140,7 +140,7 @@ class Hub:
         self._ages.start()
         self._connected_total += 1
         self.metrics.clients.set(len(self._clients))
-        outlet.bind(client, self.limits.high_water, self.limits.low_water)
+        outlet.bind(client, *self.limits.water(conflate=client.interest.conflate))
         self._send(client, self._welcome(client.interest.symbols))
         resumed = {cursor.symbol for cursor in since}
         if travel is not None and self.stored is not None:

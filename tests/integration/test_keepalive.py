@@ -5,8 +5,10 @@ import contextlib
 import socket
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+import uvloop
 
 from enhanced_websocket_service.serving import frames as frames_module
 from enhanced_websocket_service.serving.limits import Limits
@@ -67,6 +69,25 @@ async def test_one_that_was_slow_by_age_is_told_the_moment_it_has_taken_what_wai
         while f'"offset":{offset + 2},'.encode() not in data:
             data += await asyncio.wait_for(loop.sock_recv(sock, 65536), 10)
         assert api.hub.counts().slow == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the operating system keeps more")
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_one_that_wants_the_latest_finds_few_old_prices(loop_factory: Any) -> None:
+    """However long it has read nothing: of several that wait only the newest is for it."""
+
+    async def main() -> None:
+        async with running() as api, mute_client(api, "/ws?mode=latest") as sock:
+            await until(lambda: api.hub.counts().connected == 1)
+            for offset in range(1, 3001):
+                api.hub.on_events([tick(offset)])
+            data, loop = b"", asyncio.get_running_loop()
+            while b'"offset":3000,' not in data:
+                data += await asyncio.wait_for(loop.sock_recv(sock, 65536), 10)
+            assert data.count(b'"market_data"') < 200
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
 
 
 @contextlib.asynccontextmanager

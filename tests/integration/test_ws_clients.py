@@ -186,7 +186,7 @@ async def test_over_plain_asgi(scenario: Scenario, monkeypatch: pytest.MonkeyPat
 
 
 @contextlib.asynccontextmanager
-async def mute_client(api: Running) -> AsyncIterator[socket.socket]:
+async def mute_client(api: Running, path: str = "/ws") -> AsyncIterator[socket.socket]:
     """A client that does the handshake and then reads nothing."""
     loop = asyncio.get_running_loop()
     with socket.socket() as sock:
@@ -195,8 +195,9 @@ async def mute_client(api: Running) -> AsyncIterator[socket.socket]:
         await loop.sock_connect(sock, ("127.0.0.1", api.server.port))
         await loop.sock_sendall(
             sock,
-            b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+            b"GET %s HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            % path.encode(),
         )
         yield sock
 
