@@ -141,7 +141,8 @@ class Hub:
         self._connected_total += 1
         self.metrics.clients.set(len(self._clients))
         outlet.bind(client, *self.limits.water(conflate=client.interest.conflate))
-        self._send(client, self._welcome(client.interest.symbols))
+        now, status = self._clock.now(), self._server_status()
+        self._send(client, self._board.welcome(client.interest.symbols, status, now))
         resumed = {cursor.symbol for cursor in since}
         if travel is not None and self.stored is not None:
             resumed = set(client.interest.symbols)
@@ -391,17 +392,6 @@ class Hub:
             if not group:
                 del self._groups[group.interest]
 
-    def _welcome(self, symbols: Iterable[str]) -> bytes:
-        chosen = sorted(symbols)
-        epochs = [e for s in chosen if (e := self._histories[s].epoch) is not None]
-        return wire.welcome(
-            chosen,
-            max(epochs, default=None),
-            {s: self._histories[s].head for s in chosen},
-            self._server_status(),
-            self._clock.now(),
-        )
-
     def _send_snapshot(self, client: Client, symbol: str) -> None:
         tick = self._board.snapshots.get(symbol)
         if tick is not None and "ticks" in client.interest.channels:
@@ -431,10 +421,7 @@ class Hub:
 
     def positions(self) -> dict[str, StreamPosition]:
         """The last tick given out per symbol."""
-        return {
-            symbol: StreamPosition(epoch=history.epoch, offset=history.head)
-            for symbol, history in self._histories.items()
-        }
+        return self._board.positions()
 
     def counts(self) -> ClientCounts:
         """The clients of this moment, for ``/status``."""
