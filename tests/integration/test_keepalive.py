@@ -9,13 +9,25 @@ from typing import Any
 
 import pytest
 import uvloop
+from websockets.asyncio.client import connect
 
 from enhanced_websocket_service.serving import frames as frames_module
 from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.serving.tcp_state import limit_send_buffer, unread_and_acknowledged
 from tests.unit.serving.fakes import running, tick, until
 
-from .test_ws_clients import mute_client
+from .ws_peers import mute_client, next_message
+
+
+async def test_pings_close_a_client_that_answers_none() -> None:
+    async with running(ping_interval_s=0.05, ping_timeout_s=0.05) as api:
+        async with mute_client(api):
+            await until(lambda: api.hub.counts().connected == 1)
+            await until(lambda: api.hub.counts().connected == 0)
+        async with connect(f"{api.ws}/ws") as alive:
+            await next_message(alive)
+            pong = await alive.ping()
+            await asyncio.wait_for(pong, 10)
 
 
 async def test_one_that_takes_data_is_not_dead_because_its_pong_is_late(
