@@ -16,7 +16,7 @@ from websockets.exceptions import (
 )
 
 from .account import Account
-from .events import Connected, Cursor, Disconnected, Event, ServerError, Tick
+from .events import Connected, Cursor, Disconnected, Event, ServerError
 
 Mode = Literal["every", "latest", "bars"]
 
@@ -125,7 +125,7 @@ class MarketClient:
                                 await self._leave_others(connection, text)
                             elif isinstance(event, ServerError):
                                 explained = event
-                            elif isinstance(event, Tick):
+                            elif self._account.cursors:
                                 self._start = None  # from here on the cursor says where we are
                                 self._account.travelling = False
                             if event is events[-1]:  # not before: it would promise the rest

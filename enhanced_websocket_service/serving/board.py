@@ -16,6 +16,7 @@ from enhanced_websocket_service.market.tick import Tick
 from . import wire
 from .client import Staged
 from .history import BAR, EPOCH, GAP, Entry, History, TickEntry
+from .models import StreamPosition
 from .outlet import text_frame
 
 log = structlog.get_logger(__name__)
@@ -35,6 +36,20 @@ class Board:
         if (history := self.histories.get(tick.symbol)) is not None:
             history.seed(TickEntry(tick.epoch, tick.offset, tick))
             self.snapshots[tick.symbol] = tick
+
+    def welcome(self, symbols: Iterable[str], server_status: str, now: float) -> bytes:
+        """The first message to a client of ``symbols``: where their streams are."""
+        chosen = sorted(symbols)
+        epochs = [e for s in chosen if (e := self.histories[s].epoch) is not None]
+        heads = {s: self.histories[s].head for s in chosen}
+        return wire.welcome(chosen, max(epochs, default=None), heads, server_status, now)
+
+    def positions(self) -> dict[str, StreamPosition]:
+        """The last tick published per symbol; ``epoch`` is None before the first."""
+        return {
+            symbol: StreamPosition(epoch=history.epoch, offset=history.head)
+            for symbol, history in self.histories.items()
+        }
 
     def stage(self, events: Sequence[Event]) -> list[Staged]:
         """Append a batch to the histories; events of unknown symbols are ignored.

@@ -81,12 +81,16 @@ def from_store(
 ) -> tuple[Stretch, int, bool]:
     """What the store has for a client at ``position``, until memory has everything behind it.
 
+    A conflating client gets of the ticks only the newest that there is, if it is among them.
+
     :param to_the_end: go on where memory would do, up to what was published last.
     :returns: also how many of ``messages`` that took, and whether memory has the rest.
     """
     frames: list[bytes] = []
     skipped = 0
     seq, epoch, offset = position
+    last = history.last_tick
+    newest = None if last is None else (last.epoch, last.offset)
 
     def met() -> bool:
         return not to_the_end and history.holds_from(epoch, offset)
@@ -113,7 +117,8 @@ def from_store(
         if place <= (epoch, offset):
             continue  # the client has it already
         epoch, offset = place
-        if interest.wants(entry) and not (interest.conflate and entry.kind == TICK):
+        outdated = interest.conflate and entry.kind == TICK and place != newest
+        if interest.wants(entry) and not outdated:
             frames.append(frame)
             if entry.kind == GAP and skip is not None and skip.last is not None:
                 skipped += skip.last - first + 1
@@ -146,7 +151,7 @@ def _identity(frame: bytes) -> tuple[Any, ...]:
 
 
 def jump(symbol: str, history: History, position: Position, interest: Interest) -> Stretch:
-    """Everything but the ticks, the last of which comes at the end."""
+    """Everything but the ticks, of which the last comes where it stands."""
     frames: list[bytes] = []
     skipped = 0
     seq, epoch, offset = position
@@ -185,8 +190,8 @@ def jump(symbol: str, history: History, position: Position, interest: Interest) 
     for entry in history.marks_from(seq):
         if entry.kind == EPOCH and (entry.epoch, 0) <= (epoch, offset):
             continue  # the client knows it already
-        if entry.kind == EPOCH and last is not None and last.epoch < entry.epoch:
-            give_last()  # a new epoch without ticks yet: it is still the last price
+        if last is not None and (last.epoch, last.offset) <= (entry.epoch, entry.offset):
+            give_last()  # nothing but bars and epochs without ticks came behind it
         enter(entry.epoch)
         if entry.kind == BAR and interest.wants(entry):
             skip_to(entry.offset)  # keeps the bar behind the ticks it was made of

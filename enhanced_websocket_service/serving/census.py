@@ -1,6 +1,8 @@
 """The clients of a moment, counted. Pure."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
+from operator import attrgetter
 
 from .client import Client
 from .models import ClientCounts
@@ -13,16 +15,18 @@ def count_clients(
 
     :param totals: the fields of ``ClientCounts`` that count since the start.
     """
+    # What they want are few things: counted first, as 10,000 looked at one by one take milliseconds.
+    interests = Counter(map(attrgetter("interest"), clients)).items()
     modes = {"every": 0, "latest": 0, "bars": 0}
-    for client in clients:
-        modes[client.interest.mode] += 1
+    for interest, count in interests:
+        modes[interest.mode] += count
     return ClientCounts(
         connected=len(clients),
         by_mode=modes,
         by_symbol={
-            symbol: sum(symbol in client.interest.symbols for client in clients)
+            symbol: sum(count for interest, count in interests if symbol in interest.symbols)
             for symbol in symbols
         },
-        slow=sum(client.congested for client in clients),
+        slow=sum(map(attrgetter("congested"), clients)),
         **totals,
     )

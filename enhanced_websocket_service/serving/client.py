@@ -138,13 +138,13 @@ class Client:
         "congested",
         "fetches",
         "group",
+        "in_order",
         "interest",
         "mark",
         "number",
         "open",
         "outlet",
         "pumping",
-        "replaying",
         "route",
         "status_seen",
         "taken",
@@ -169,7 +169,7 @@ class Client:
         self.group: Group | None = None  # set while live
         self.route: BorrowedSocket | Writer | None = None  # by which the group knows it, while live
         self.behind: dict[str, Position] = {}  # by symbol, while not live
-        self.replaying: set[str] = set()  # symbols behind because the client resumed
+        self.in_order = False  # it resumed: until it is live, it gets every tick
         self.fetches: dict[str, Fetch] = {}  # symbols that are read from the store
         self.written = 0  # bytes written to it; while it is live, less those of its group before it
         self.mark: tuple[float, int] | None = None  # when, and what had been written (aging.py)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from .direct import BorrowedSocket, SocketPool
 from .outlet import OutletListener
-from .tcp_state import not_acknowledged
+from .tcp_state import limit_unsent, not_acknowledged
 
 if TYPE_CHECKING:
     from .frames import FrameProtocol
@@ -45,6 +45,7 @@ class FrameOutlet:
             return
         self._listener = listener
         transport = protocol.transport
+        limit_unsent(transport, high_water)
         self._socket = self._sockets.borrow(transport)
         if self._socket is None:
             transport.set_write_buffer_limits(high=high_water, low=low_water)
@@ -106,9 +107,8 @@ class FrameOutlet:
             return
         self.direct = self._socket
         self._listener.on_rerouted()
-        if self._congested:
-            self._congested = False
-            self._listener.on_drained()
+        self._congested = False
+        self._listener.on_drained()  # also to one that was slow by age, of which we know nothing
 
     def ended(self) -> None:
         self.direct = None

@@ -24,14 +24,12 @@ from .deflate import NEGOTIATION
 from .direct import SocketPool
 from .frame_outlet import FrameOutlet
 from .limits import Budget
+from .outlet import CLOSE_GRACE_S
 from .strict import make_strict
 from .tcp_state import limit_send_buffer, unread_and_acknowledged
 
 OUTLET_EXTENSION: Final = "ews.outlet"
 """Key of the outlet in ``scope["extensions"]``."""
-
-CLOSE_GRACE_S = 5.0
-"""Real seconds a peer has to answer our close frame before its connection is cut."""
 
 SEND_BUFFER_BYTES: Final = 128 * 1024
 """The operating system's, per client. By itself it would take 4 MB for one that reads nothing."""
@@ -237,6 +235,11 @@ class FrameProtocol(WebSocketsSansIOProtocol):
         when_lost, self._when_lost = self._when_lost, None
         if when_lost is not None:
             when_lost()
+
+    def eof_received(self) -> None:
+        """The transport closes now; but not while the peer leaves lying what waits for it."""
+        self._end()
+        self._cut_later()
 
     def handle_close(self, event: Frame) -> None:
         if self.close_sent:  # theirs answers ours

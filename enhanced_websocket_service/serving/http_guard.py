@@ -1,4 +1,5 @@
-"""uvicorn's HTTP protocol with a limit on what a connection may cost before it has asked anything.
+"""uvicorn's HTTP protocol with limits on what a connection may cost: before it has asked anything, and
+while it takes nothing of its answer.
 
 Tied to these attributes of ``HttpToolsProtocol`` (checked by tests/unit/serving/test_frames.py against the
 installed version): client, transport, cycle, parser, logger, url, scope.
@@ -14,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .admission import Admission
 from .frames import FrameProtocol
+from .tcp_state import unread_and_acknowledged
 
 MAX_HEAD_BYTES: Final = 32 * 1024
 """Request line and headers together."""
@@ -50,6 +52,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._upgraded = False
         self._chunk = b""
         self._deadline: asyncio.TimerHandle | None = None
+        self._next_look: asyncio.TimerHandle | None = None
 
     # --- the connection ---------------------------------------------------------------------------
 
@@ -64,6 +67,8 @@ class GuardedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadline()
+        if self._next_look is not None:
+            self._next_look.cancel()
         self._give_back_place()
         super().connection_lost(exc)
 
@@ -151,6 +156,29 @@ class GuardedHttp(HttpToolsProtocol):
             self.transport.abort()
             return
         self._refuse("slow_request")
+
+    # --- its answer -------------------------------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._next_look is None:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        """Closing waits until the peer has taken what was written: for ever, if it takes nothing."""
+        if self.transport.get_write_buffer_size():
+            seconds = self._admission.limits.stall_s
+            state = unread_and_acknowledged(self.transport)
+            self._next_look = self.loop.call_later(seconds, self._look_for_progress, *state)
+
+    def _look_for_progress(self, unread: int, acknowledged: int) -> None:
+        self._next_look = None
+        left, taken = unread_and_acknowledged(self.transport)
+        if left < unread or taken > acknowledged:
+            self._look_later()
+        else:
+            self._admission.refused("unread_answer", self._address, "Its answer was not taken.")
+            self.transport.abort()
 
     def _refuse(self, reason: str) -> None:
         if self.transport.is_closing():

@@ -10,9 +10,9 @@ synchronous step that writes the last missing frame, so there is no hole, no dou
 Not owned here: sockets (outlet.py, frames.py), what messages look like (wire.py), who may connect.
 """
 
-import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -34,6 +34,7 @@ from .limits import Limits
 from .models import ClientCounts, StreamPosition
 from .outlet import Outlet, text_frame
 from .stored import Fetch, Replay, StoredStream
+from .turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +67,7 @@ class Hub:
         self._ages = AgeWatch(
             self.limits.age_s, lambda: self._clients, self.congested, self.drained
         )
+        self.turns = Turns()
         self._ids = itertools.count(1)
         self._connected_total = self._slow_total = self._closed_slow_total = 0
         self._skipped_ticks = self._sent = 0
@@ -138,8 +140,9 @@ class Hub:
         self._ages.start()
         self._connected_total += 1
         self.metrics.clients.set(len(self._clients))
-        outlet.bind(client, self.limits.high_water, self.limits.low_water)
-        self._send(client, self._welcome(client.interest.symbols))
+        outlet.bind(client, *self.limits.water(conflate=client.interest.conflate))
+        now, status = self._clock.now(), self._server_status()
+        self._send(client, self._board.welcome(client.interest.symbols, status, now))
         resumed = {cursor.symbol for cursor in since}
         if travel is not None and self.stored is not None:
             resumed = set(client.interest.symbols)
@@ -147,9 +150,9 @@ class Hub:
             self._send_snapshot(client, symbol)
         self._set_behind(client)
         if travel is not None and self.stored is not None:
+            client.in_order = every_tick(client.interest)
             for symbol in client.behind:
-                history = self._histories[symbol]
-                client.fetches[symbol] = Fetch(self, self.stored, client, history, symbol, travel)
+                self._fetch(client, self.stored, symbol, travel)
         for cursor in since:
             self._place(client, cursor)
         self._pump(client)
@@ -209,8 +212,8 @@ class Hub:
         self, client: Client, names: Sequence[str], channels: frozenset[wire.Channel], *, add: bool
     ) -> None:
         symbols = {wire.normalise_symbol(name) for name in names}
-        for unknown in sorted(symbols - self._histories.keys()):
-            self._send(client, self.unknown_symbol(unknown))
+        if unknown := symbols - self._histories.keys():
+            self._send(client, self.unknown_symbol(", ".join(sorted(unknown))))
         symbols &= self._histories.keys()
         old = client.interest
         if add:
@@ -222,7 +225,6 @@ class Hub:
         client.interest = new
         # Symbols that stay keep their place; new ones begin now, with the last known price.
         client.behind = {s: client.behind.get(s, self._histories[s].end) for s in new.symbols}
-        client.replaying &= new.symbols
         client.stop_fetches(keep=new.symbols)
         fresh = new.symbols - old.symbols
         if "ticks" in new.channels - old.channels:
@@ -255,18 +257,24 @@ class Hub:
             self._send(client, wire.error("bad_cursor", message))
             self._send_snapshot(client, symbol)
             client.behind[symbol] = history.end
-            client.replaying.discard(symbol)
             return
         if every_tick(client.interest):
             # The other symbols, too: while this one catches up, they must not miss a tick.
-            client.replaying.update(client.behind)
+            client.in_order = True
         if self.stored is not None and not history.holds_from(cursor.epoch, cursor.offset):
             client.behind[symbol] = Position(0, cursor.epoch, cursor.offset)
-            client.fetches[symbol] = Fetch(self, self.stored, client, history, symbol)
+            self._fetch(client, self.stored, symbol)
             return
         self._hand(client, symbol, announce(symbol, client.interest, *found))
 
     # --- from the store (stored.py) -----------------------------------------------------------
+
+    def _fetch(
+        self, client: Client, stored: StoredStream, symbol: str, travel: Replay | None = None
+    ) -> None:
+        if client.open:  # nobody would end the reading for one that left while it was welcomed
+            history = self._histories[symbol]
+            client.fetches[symbol] = Fetch(self, stored, client, history, symbol, travel)
 
     def hand_stored(self, fetch: Fetch, stretch: Stretch, *, last: bool = False) -> None:
         """Write what the store had; behind the ``last`` stretch memory goes on in this very step."""
@@ -275,8 +283,7 @@ class Hub:
             del client.fetches[symbol]
         self._hand(client, symbol, stretch)
         if last:
-            if every_tick(client.interest):
-                client.replaying.add(symbol)
+            client.in_order = client.in_order or every_tick(client.interest)
             self._pump(client)
 
     # --- catching up --------------------------------------------------------------------------
@@ -321,7 +328,7 @@ class Hub:
         """Take a live client out of its group; it has everything published so far."""
         self._leave(client)
         client.behind = {s: self._histories[s].end for s in client.interest.symbols}
-        client.replaying.clear()
+        client.in_order = False
         client.status_seen = self._board.status
 
     def _pump(self, client: Client) -> None:
@@ -336,18 +343,16 @@ class Hub:
                 fetch.go_on()
                 continue
             history, position = self._histories[symbol], client.behind[symbol]
-            if symbol not in client.replaying:
+            if not client.in_order:
                 self._hand(client, symbol, jump(symbol, history, position, client.interest))
                 continue
             if position.seq < history.first_seq and self.stored is not None:
-                client.fetches[symbol] = Fetch(self, self.stored, client, history, symbol)
+                self._fetch(client, self.stored, symbol)
                 continue
             self._hand(client, symbol, replay(symbol, history, position, client.interest, _CHUNK))
             if client.behind[symbol].seq < history.next_seq:
                 self._pump_later(client)
                 return
-            if not client.fetches:
-                client.replaying.discard(symbol)
         if client.fetches:
             return
         status = self._board.status
@@ -358,10 +363,10 @@ class Hub:
             self._join(client)
 
     def _pump_later(self, client: Client) -> None:
-        """Go on in the next turn of the loop, so that a long replay delays nobody."""
+        """Go on in a later turn of the loop, so that a long replay delays nobody."""
         if not client.pumping and client.open and not client.congested:
             client.pumping = True
-            asyncio.get_running_loop().call_soon(self._pump, client)
+            self.turns.take(partial(self._pump, client))
 
     def _hand(self, client: Client, symbol: str, stretch: Stretch) -> None:
         # The position first: the write may find the client congested and must leave it right.
@@ -386,17 +391,6 @@ class Hub:
             client.written += group.written
             if not group:
                 del self._groups[group.interest]
-
-    def _welcome(self, symbols: Iterable[str]) -> bytes:
-        chosen = sorted(symbols)
-        epochs = [e for s in chosen if (e := self._histories[s].epoch) is not None]
-        return wire.welcome(
-            chosen,
-            max(epochs, default=None),
-            {s: self._histories[s].head for s in chosen},
-            self._server_status(),
-            self._clock.now(),
-        )
 
     def _send_snapshot(self, client: Client, symbol: str) -> None:
         tick = self._board.snapshots.get(symbol)
@@ -427,10 +421,7 @@ class Hub:
 
     def positions(self) -> dict[str, StreamPosition]:
         """The last tick given out per symbol."""
-        return {
-            symbol: StreamPosition(epoch=history.epoch, offset=history.head)
-            for symbol, history in self._histories.items()
-        }
+        return self._board.positions()
 
     def counts(self) -> ClientCounts:
         """The clients of this moment, for ``/status``."""

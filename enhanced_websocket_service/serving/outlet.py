@@ -8,9 +8,12 @@ an outlet may have a shorter way, ``direct``.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from .direct import BorrowedSocket
+
+CLOSE_GRACE_S: Final = 5.0
+"""Real seconds a peer has to answer our close frame before its connection is cut."""
 
 _CLOSED_BY_PEER = (OSError, RuntimeError)
 
@@ -128,6 +131,7 @@ class AsgiOutlet:
         self._congested = False
         self._closing: tuple[int, str] | None = None
         self._wake = asyncio.Event()
+        self._patience: asyncio.Timeout | None = None  # of ``run``: without an end until ``close``
 
     def bind(self, listener: OutletListener, high_water: int, low_water: int) -> None:
         self._listener, self._high, self._low = listener, high_water, low_water
@@ -153,29 +157,37 @@ class AsgiOutlet:
         if self._closing is None:
             self._closing = (code, reason)
             self._wake.set()
+            if self._patience is not None:
+                self._patience.reschedule(asyncio.get_running_loop().time() + CLOSE_GRACE_S)
             self._closed()
 
     async def run(self) -> None:
         """Send until the client is gone or ``close`` was called; cancelling loses what waits."""
         try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                while self._backlog:
-                    frames = self._backlog.popleft()
-                    for payload in payloads(frames):
-                        await self._send({"type": "websocket.send", "text": payload.decode()})
-                    self._bytes -= len(frames)
-                    if self._congested and self._bytes <= self._low:
-                        self._congested = False
-                        if self._listener is not None:
-                            self._listener.on_drained()
-                if self._closing is not None:
-                    code, reason = self._closing
-                    await self._send({"type": "websocket.close", "code": code, "reason": reason})
-                    return
+            async with asyncio.timeout(None) as self._patience:
+                while True:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    await self._send_all()
+                    if self._closing is not None:
+                        break
+                code, reason = self._closing
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})
         except _CLOSED_BY_PEER:
             self._closed()  # how ASGI servers say that the peer has gone
+        finally:
+            self._patience = None
+
+    async def _send_all(self) -> None:
+        while self._backlog:
+            frames = self._backlog.popleft()
+            for payload in payloads(frames):
+                await self._send({"type": "websocket.send", "text": payload.decode()})
+            self._bytes -= len(frames)
+            if self._congested and self._bytes <= self._low:
+                self._congested = False
+                if self._listener is not None:
+                    self._listener.on_drained()
 
     def _closed(self) -> None:
         listener, self._listener = self._listener, None

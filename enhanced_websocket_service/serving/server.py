@@ -31,19 +31,40 @@ _FILES_OF_OUR_OWN = 256
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers: stopping is the service's decision."""
+    """uvicorn's server without its signal handlers: stopping is the service's decision.
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    :param handshake_s: real seconds for a TLS handshake, for which uvicorn has no setting.
+    """
+
+    def __init__(self, config: uvicorn.Config, handshake_s: float) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self._handshake_s = handshake_s
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])
+        loop, tls = asyncio.get_running_loop(), self.config.ssl
+        for listener in sockets or []:
+            server = await loop.create_server(
+                self._make_protocol,
+                sock=listener,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else self._handshake_s,
+                backlog=_BACKLOG,
+            )
+            self.servers.append(server)
         self.ready.set()
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        make = cast(Any, self.config.http_protocol_class)
+        protocol: asyncio.Protocol = make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
 
 
 class ApiServer:
@@ -101,7 +122,7 @@ class ApiServer:
         listener = _listen(self.host, self.port)
         self.port = listener.getsockname()[1]
         try:
-            server = _Server(self._config())
+            server = _Server(self._config(), self.admission.limits.handshake_s)
         except (OSError, ValueError, ssl.SSLError):
             listener.close()
             raise
@@ -173,7 +194,6 @@ class ApiServer:
             server_header=False,
             proxy_headers=bool(self._proxies),
             forwarded_allow_ips=self._proxies or None,
-            backlog=_BACKLOG,
             timeout_graceful_shutdown=self._shutdown_timeout_s,
             ssl_certfile=self._cert,
             ssl_keyfile=self._key,

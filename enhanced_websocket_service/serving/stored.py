@@ -35,6 +35,7 @@ _SLICE: Final = 64  # messages encoded or handed over before others get their tu
 _FRESH_S: Final = 0.25  # real seconds for which the end of the stream may be shared
 _WRITER_S: Final = 5.0  # real seconds to wait until what was published is stored
 _ASK_AGAIN: Final = 3
+_REPEAT_S: Final = 60.0
 LONG_GAP_S: Final = 1800.0
 _LONG_GAP_TAKES_S: Final = 1.0
 
@@ -83,6 +84,14 @@ class StoredStream:
         self._kept = kept
         self._pages: OrderedDict[tuple[str, Key, bool], Page] = OrderedDict()
         self._loading: dict[tuple[str, Key, bool], asyncio.Task[Page]] = {}
+        self._told_at = -_REPEAT_S  # the loop's time
+
+    def tell(self, symbol: str, error: EwsError) -> None:
+        """Log it, once a minute: all that come back meanwhile, as often as they do, find the same."""
+        now = asyncio.get_running_loop().time()
+        if now - self._told_at >= _REPEAT_S:
+            self._told_at = now
+            log.warning("The stored stream cannot be read", symbol=symbol, reason=str(error))
 
     async def page(
         self, symbol: str, place: Key, *, replayed: bool = False, asked_at: float | None = None
@@ -170,7 +179,7 @@ class Fetch:
             if self._replay is None or await self._travel(self._replay.start):
                 await self._read()
         except EwsError as error:
-            log.warning("The stored stream cannot be read", symbol=self.symbol, reason=str(error))
+            self._stream.tell(self.symbol, error)
             if self._replay is not None:
                 message = "The stored stream cannot be read now; try again later."
                 error_message = wire.error("unavailable", message)
@@ -239,6 +248,7 @@ class Fetch:
         :returns: whether time was let pass for the pace, and whether memory has the rest.
         """
         waited = False
+        await self._hub.turns.mine()
         messages = [one for one in page.messages if self._wanted(one)]
         at = 0
         while at < len(messages):
@@ -251,7 +261,7 @@ class Fetch:
             at = stop
             if met:
                 return waited, True
-            await asyncio.sleep(0)
+            await self._hub.turns.mine()
         return waited, False
 
     def _give(self, messages: list[Stored]) -> bool:

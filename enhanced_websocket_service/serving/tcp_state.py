@@ -25,6 +25,17 @@ def limit_send_buffer(transport: asyncio.Transport, size: int) -> None:
         return  # the connection has just been lost, or is none of TCP
 
 
+def limit_unsent(transport: asyncio.Transport, size: int) -> None:
+    """Let it take no more while about ``size`` bytes wait on this side; those under way do not count."""
+    connection = transport.get_extra_info("socket")
+    if not _LINUX or connection is None:
+        return
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size)
+    except OSError:
+        return  # as above
+
+
 def not_acknowledged(transport: asyncio.Transport) -> int:
     """Bytes that the operating system has taken to send and the peer's has not acknowledged."""
     connection = transport.get_extra_info("socket")

@@ -226,6 +226,11 @@ def error(code: str, message: str) -> bytes:
 
 # --- from clients -----------------------------------------------------------------------------
 
+# A message of 64 KiB could name 20,000: milliseconds, again and again, in which nobody gets a price.
+_Symbols = Annotated[list[str], msgspec.Meta(max_length=1000)]
+# What PostgreSQL can be asked for.
+_Whole = Annotated[int, msgspec.Meta(ge=0, lt=10**18)]
+
 
 class Heartbeat(msgspec.Struct, frozen=True):
     """Asks for a ``heartbeat_response``."""
@@ -234,14 +239,14 @@ class Heartbeat(msgspec.Struct, frozen=True):
 class Subscribe(msgspec.Struct, frozen=True):
     """Adds symbols and channels to what the client gets."""
 
-    symbols: list[str] = []
+    symbols: _Symbols = []
     channels: list[Channel] = []
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):
     """Takes symbols and channels away."""
 
-    symbols: list[str] = []
+    symbols: _Symbols = []
     channels: list[Channel] = []
 
 
@@ -249,8 +254,8 @@ class Resume(msgspec.Struct, frozen=True):
     """The last tick the client has of ``symbol``; it wants what came after."""
 
     symbol: str
-    epoch: Annotated[int, msgspec.Meta(ge=0)]
-    offset: Annotated[int, msgspec.Meta(ge=0)]
+    epoch: _Whole
+    offset: _Whole
 
 
 class Fault(msgspec.Struct, frozen=True):

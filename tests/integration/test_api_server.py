@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.serving.server import ApiServer
 from tests.unit.serving.fakes import running, tick, until
 
@@ -113,6 +114,27 @@ def test_websockets_over_tls(certificate: tuple[Path, Path], loop_factory: Any) 
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_tls_handshake_has_its_time(
+    certificate: tuple[Path, Path], loop_factory: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A connection takes no place before it is done."""
+    cert, key = certificate
+
+    async def main() -> None:
+        limits = Limits(handshake_s=0.05)
+        async with running(limits=limits, ssl_cert=cert, ssl_key=key) as api:
+            reader, writer = await asyncio.open_connection("127.0.0.1", api.server.port)
+            async with asyncio.timeout(10):
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+            writer.close()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 async def test_bad_certificates_are_named(certificate: tuple[Path, Path], tmp_path: Path) -> None:

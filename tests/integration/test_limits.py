@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -11,31 +13,14 @@ from typing import Any
 import httpx
 import pytest
 import uvloop
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from enhanced_websocket_service.serving import frames as frames_module
 from enhanced_websocket_service.serving.limits import Limits
-from tests.unit.serving.fakes import Running, running, tick, until
+from tests.unit.serving.fakes import FakeService, Running, running, tick, until
 
-HANDSHAKE = (
-    b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-
-
-async def message(client: ClientConnection) -> dict[str, Any]:
-    async with asyncio.timeout(10):
-        read: dict[str, Any] = json.loads(await client.recv())
-        return read
-
-
-async def close_code(client: ClientConnection) -> int | None:
-    with contextlib.suppress(ConnectionClosed):
-        async with asyncio.timeout(10):
-            while True:
-                await client.recv()
-    return client.close_code
+from .ws_peers import close_code, frames, handshake, next_message, unread_socket
 
 
 @contextlib.asynccontextmanager
@@ -84,7 +69,7 @@ async def test_pages_of_other_origins_are_refused_before_the_handshake(
         own = f"http://127.0.0.1:{api.server.port}"
         for origin in (None, own, "https://dashboard.example"):
             async with connect(f"{api.ws}/ws/USDCOP", origin=origin) as client:
-                assert (await message(client))["type"] == "welcome"
+                assert (await next_message(client))["type"] == "welcome"
         assert refused(api) == {"origin": 1}
         await nothing_is_left(api)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -96,14 +81,18 @@ async def test_pages_of_other_origins_are_refused_before_the_handshake(
 async def test_one_address_has_only_so_many_clients() -> None:
     async with running(limits=Limits(clients_per_address=2)) as api:
         async with connect(f"{api.ws}/ws") as first, connect(f"{api.ws}/ws") as second:
-            assert (await message(first))["type"] == (await message(second))["type"] == "welcome"
+            assert (
+                (await next_message(first))["type"]
+                == (await next_message(second))["type"]
+                == "welcome"
+            )
             async with connect(f"{api.ws}/ws") as third:
-                told = await message(third)
+                told = await next_message(third)
                 assert (told["type"], told["code"]) == ("error", "too_many_from_address")
                 assert await close_code(third) == 1013
         await nothing_is_left(api)
         async with connect(f"{api.ws}/ws") as again:
-            assert (await message(again))["type"] == "welcome"
+            assert (await next_message(again))["type"] == "welcome"
 
 
 async def test_a_trusted_proxy_names_the_client() -> None:
@@ -115,15 +104,19 @@ async def test_a_trusted_proxy_names_the_client() -> None:
             connect(f"{api.ws}/ws", additional_headers=other) as second,
             connect(f"{api.ws}/ws", additional_headers=one) as third,
         ):
-            assert (await message(first))["type"] == (await message(second))["type"] == "welcome"
-            assert (await message(third))["code"] == "too_many_from_address"
+            assert (
+                (await next_message(first))["type"]
+                == (await next_message(second))["type"]
+                == "welcome"
+            )
+            assert (await next_message(third))["code"] == "too_many_from_address"
     async with (
         running(limits=limits) as api,
         connect(f"{api.ws}/ws", additional_headers=one) as first,
         connect(f"{api.ws}/ws", additional_headers=other) as second,
     ):
-        assert (await message(first))["type"] == "welcome"
-        assert (await message(second))["code"] == "too_many_from_address", "anyone may say so"
+        assert (await next_message(first))["type"] == "welcome"
+        assert (await next_message(second))["code"] == "too_many_from_address", "anyone may say so"
 
 
 async def test_connections_are_limited_before_they_say_anything() -> None:
@@ -185,10 +178,39 @@ async def test_an_endless_head_is_cut() -> None:
 
 async def test_a_handshake_with_a_line_too_long_is_answered() -> None:
     async with running() as api, raw(api) as (reader, writer):
-        writer.write(HANDSHAKE[:-2] + b"X-Pad: " + b"x" * 10_000 + b"\r\n\r\n")
+        writer.write(handshake()[:-2] + b"X-Pad: " + b"x" * 10_000 + b"\r\n\r\n")
         assert (await answer(reader)).startswith(b"HTTP/1.1 431 ")
         assert refused(api) == {"bad_handshake": 1}
         await nothing_is_left(api)
+
+
+# --- answers that are not taken -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_one_that_takes_nothing_of_its_answer_is_cut(loop_factory: Any) -> None:
+    """Closing would wait for it, with a place and megabytes, for as long as it likes."""
+    service = FakeService(stored_ticks=[tick(n) for n in range(1, 2001)])
+
+    async def main() -> None:
+        async with running(service, replace(Limits(), stall_s=0.05)) as api:
+            keep_little_to_send(api)
+            async with unread_socket(api) as sock:
+                request = b"GET /market/ticks?limit=2000 HTTP/1.1\r\nHost: x\r\n\r\n"
+                await asyncio.get_running_loop().sock_sendall(sock, request)
+                await until(lambda: refused(api) == {"unread_answer": 1})
+                await nothing_is_left(api)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+
+
+def keep_little_to_send(api: Running) -> None:
+    """The operating system, for connections to come: it would take the whole answer."""
+    assert api.server._server is not None
+    (server,) = api.server._server.servers
+    with socket.socket(fileno=os.dup(server.sockets[0].fileno())) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
 
 
 # --- frames ---------------------------------------------------------------------------------------
@@ -198,19 +220,6 @@ def masked(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
     """A client's frame with the mask 0."""
     assert len(payload) < 126
     return bytes((opcode | fin << 7, 128 | len(payload), 0, 0, 0, 0)) + payload
-
-
-def frames(data: bytes) -> list[tuple[int, bytes]]:
-    """Opcode and payload of what a server sent behind its 101."""
-    at = data.index(b"\r\n\r\n") + 4
-    found = []
-    while at < len(data):
-        size, head = data[at + 1], 2
-        if size == 126:
-            size, head = int.from_bytes(data[at + 2 : at + 4]), 4
-        found.append((data[at] & 15, data[at + head : at + head + size]))
-        at += head + size
-    return found
 
 
 @pytest.mark.parametrize(
@@ -225,7 +234,7 @@ def frames(data: bytes) -> list[tuple[int, bytes]]:
 )
 async def test_floods_of_any_frame_end_with_1008(flood: bytes) -> None:
     async with running() as api, raw(api) as (reader, writer):
-        writer.write(HANDSHAKE)
+        writer.write(handshake())
         await until(lambda: api.hub.counts().connected == 1)
         writer.write(flood)
         got = frames(await answer(reader))
@@ -255,7 +264,7 @@ def test_a_huge_message_still_hears_why(loop_factory: Any) -> None:
 
 async def test_frames_sent_before_the_answer_are_read_after_it() -> None:
     async with running() as api, raw(api) as (reader, writer):
-        writer.write(HANDSHAKE + masked(9, b"early") + masked(8, (1000).to_bytes(2)))
+        writer.write(handshake() + masked(9, b"early") + masked(8, (1000).to_bytes(2)))
         data = await answer(reader)
         assert data.startswith(b"HTTP/1.1 101 ")
         found = frames(data)
@@ -267,7 +276,7 @@ async def test_frames_sent_before_the_answer_are_read_after_it() -> None:
 
 async def test_everything_in_one_read_is_answered_in_its_order() -> None:
     async with running() as api, raw(api) as (reader, writer):
-        writer.write(HANDSHAKE)
+        writer.write(handshake())
         await until(lambda: api.hub.counts().connected == 1)
         writer.write(masked(9, b"1") + masked(1, b"{") + masked(9, b"2") + masked(8))
         answers = frames(await answer(reader))[1:]
@@ -277,20 +286,24 @@ async def test_everything_in_one_read_is_answered_in_its_order() -> None:
         assert len(answers) <= 4
 
 
+@pytest.mark.parametrize("last_word", [masked(8, (1000).to_bytes(2)), None], ids=["close", "eof"])
 async def test_a_peer_that_takes_nothing_is_cut_after_its_goodbye(
-    monkeypatch: pytest.MonkeyPatch,
+    last_word: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(frames_module, "CLOSE_GRACE_S", 0.1)
     async with (
         running(limits=Limits(high_water=8192, low_water=1024)) as api,
         raw(api) as (_, writer),
     ):
-        writer.write(HANDSHAKE)
+        writer.write(handshake())
         await until(lambda: api.hub.counts().connected == 1)
         offset = 0
         while api.hub.counts().slow == 0:
             offset += 1
             api.hub.on_events([tick(offset)])
             await asyncio.sleep(0)
-        writer.write(masked(8, (1000).to_bytes(2)))
-        await until(lambda: api.server.admission.connections == 0)
+        if last_word is None:
+            writer.write_eof()
+        else:
+            writer.write(last_word)
+        await nothing_is_left(api)

@@ -24,6 +24,7 @@ from enhanced_websocket_service.client import (
     SyncMarketClient,
     Tick,
 )
+from enhanced_websocket_service.client.account import BARS_REMEMBERED
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.serving.api import create_app
 from enhanced_websocket_service.serving.hub import Hub, Limits
@@ -167,6 +168,29 @@ async def test_time_travel(service: Service) -> None:
         await follow(client, events, (2, 2))
     assert ticks_of(events) == service.every
     assert [e.replayed for e in events if type(e) is Tick] == [True] * 700 + [False] * 2
+
+
+async def test_time_travel_without_ticks_goes_on_where_it_was(service: Service) -> None:
+    for _ in range(BARS_REMEMBERED + 50):
+        service.ticks(1)
+    found: list[int] = []
+    start = "2025-06-04T08:00:00-05:00"
+    client = MarketClient(service.url, ["USDCOP"], mode="bars", start=start, **QUICK)
+    async with client, asyncio.timeout(20):
+        async for event in client:
+            if isinstance(event, Bar):
+                found.append(event.revision)
+                if len(found) == len(service.every):
+                    break
+        await service.stop()
+        await service.start()
+        service.ticks(1)
+        async for event in client:
+            if isinstance(event, Bar):
+                found.append(event.revision)
+                if event.epoch == 2:
+                    break
+    assert found == list(range(1, len(service.every) + 1))
 
 
 async def test_one_symbol_of_several_and_the_snapshot() -> None:

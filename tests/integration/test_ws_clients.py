@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import json
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -19,28 +18,15 @@ from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.serving.limits import Limits
 from tests.unit.serving.fakes import EPOCH, Running, bar_update, running, tick, until
 
+from .ws_peers import close_code, frames, mute_client, next_message
+
 Scenario = Callable[..., Awaitable[None]]
-
-
-async def next_message(client: ClientConnection) -> dict[str, Any]:
-    async with asyncio.timeout(10):
-        message: dict[str, Any] = json.loads(await client.recv())
-        return message
 
 
 async def of_type(client: ClientConnection, kind: str) -> dict[str, Any]:
     while (message := await next_message(client))["type"] != kind:
         pass
     return message
-
-
-async def close_code(client: ClientConnection) -> int | None:
-    """Read to the end; the code the server closed with."""
-    with contextlib.suppress(ConnectionClosed):
-        async with asyncio.timeout(10):
-            while True:
-                await client.recv()
-    return client.close_code
 
 
 async def the_requirements_snippet(api: Running) -> None:
@@ -185,22 +171,6 @@ async def test_over_plain_asgi(scenario: Scenario, monkeypatch: pytest.MonkeyPat
 # --- slow, vanished and rude clients ----------------------------------------------------------------
 
 
-@contextlib.asynccontextmanager
-async def mute_client(api: Running) -> AsyncIterator[socket.socket]:
-    """A client that does the handshake and then reads nothing."""
-    loop = asyncio.get_running_loop()
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        sock.setblocking(False)
-        await loop.sock_connect(sock, ("127.0.0.1", api.server.port))
-        await loop.sock_sendall(
-            sock,
-            b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-        )
-        yield sock
-
-
 async def slow_beside_quick(api: Running) -> None:
     async with mute_client(api), connect(f"{api.ws}/ws") as quick:
         await next_message(quick)
@@ -241,7 +211,7 @@ async def test_a_slow_client_that_reads_again_is_told_exactly_what_it_missed() -
         loop = asyncio.get_running_loop()
         while f'"offset":{last},'.encode() not in data:
             data += await asyncio.wait_for(loop.sock_recv(sock, 65536), 10)
-        messages = _frames(data)
+        messages = [json.loads(text) for opcode, text in frames(data) if opcode == 1]
         account: list[int] = []
         for message in messages:
             if message["type"] == "market_data":
@@ -333,20 +303,6 @@ def test_pongs_stand_between_whole_frames_when_the_socket_is_full(loop_factory: 
         runner.run(main())
 
 
-def _frames(stream: bytes) -> list[dict[str, Any]]:
-    """The text messages behind the handshake's answer, by a reader of its own."""
-    data = stream.split(b"\r\n\r\n", 1)[1]
-    found = []
-    while data:
-        opcode, size, header = data[0] & 15, data[1], 2
-        if size == 126:
-            size, header = int.from_bytes(data[2:4]), 4
-        if opcode == 1:
-            found.append(json.loads(data[header : header + size]))
-        data = data[header + size :]
-    return found
-
-
 async def vanishing(api: Running) -> None:
     clients = [await connect(f"{api.ws}/ws") for _ in range(20)]
     for client in clients:
@@ -388,17 +344,6 @@ async def test_invalid_utf8_is_closed_with_1007_without_a_traceback(
         assert b"\x88" in data
         assert (1007).to_bytes(2) in data
     assert "Traceback" not in "".join(capfd.readouterr())
-
-
-async def test_pings_close_a_client_that_answers_none() -> None:
-    async with running(ping_interval_s=0.05, ping_timeout_s=0.05) as api:
-        async with mute_client(api):
-            await until(lambda: api.hub.counts().connected == 1)
-            await until(lambda: api.hub.counts().connected == 0)
-        async with connect(f"{api.ws}/ws") as alive:
-            await next_message(alive)
-            pong = await alive.ping()
-            await asyncio.wait_for(pong, 10)
 
 
 async def test_a_full_house_is_told() -> None:

@@ -8,6 +8,8 @@ import pytest
 from enhanced_websocket_service.clock import SystemClock, VirtualClock
 from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.market.source import Provider
+from enhanced_websocket_service.service.build import _limits
+from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.settings import (
     Settings,
     load_settings,
@@ -29,6 +31,11 @@ def test_defaults_are_those_of_the_documents() -> None:
     assert made.key_spacing_s == 8.0
     assert isinstance(made.clock(), SystemClock)
     assert made.data_provider == Provider("twelvedata")
+
+
+def test_what_clients_may_cost_is_the_same_without_settings() -> None:
+    """The serving side has defaults of its own, for whoever uses it without a service."""
+    assert _limits(settings()) == Limits()
 
 
 def test_all_faults_are_reported_at_once_each_with_its_variable() -> None:

@@ -20,6 +20,7 @@ OVERRIDDEN = {
     "pause_writing",
     "resume_writing",
     "connection_lost",
+    "eof_received",
     "handle_close",
     "handle_ping",
     "handle_parser_exception",
@@ -58,6 +59,7 @@ HTTP_OVERRIDDEN = {
     "on_message_begin",
     "on_headers_complete",
     "on_message_complete",
+    "on_response_complete",
     "send_400_response",
     "handle_websocket_upgrade",
 }

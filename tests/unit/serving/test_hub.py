@@ -88,7 +88,7 @@ async def test_symbols_and_channels() -> None:
 async def test_unknown_symbols_in_a_request_are_named_and_the_client_lives() -> None:
     hub = make_hub()
     outlet = connect(hub)
-    hub.on_message(client_of(outlet), '{"type":"subscribe","symbols":["XXX","usdcop"]}')
+    hub.on_message(client_of(outlet), '{"type":"subscribe","symbols":["XXX","usdcop","AAA"]}')
     hub.on_message(client_of(outlet), '{"type":"resume","symbol":"XXX","epoch":1,"offset":1}')
     hub.on_message(client_of(outlet), "not json")
     hub.on_message(client_of(outlet), '{"type":"dance"}')
@@ -98,6 +98,7 @@ async def test_unknown_symbols_in_a_request_are_named_and_the_client_lives() -> 
         "bad_json",
         "unknown_type",
     ]
+    assert "'AAA, XXX'" in outlet.messages("error")[0]["message"], "one answer names them all"
     hub.on_message(client_of(outlet), '{"type":"heartbeat"}')
     assert outlet.messages()[-1]["type"] == "heartbeat_response"
     assert outlet.messages()[-1]["server_status"] == "active"

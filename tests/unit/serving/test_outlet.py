@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame
 from websockets.streams import StreamReader
 
+from enhanced_websocket_service.serving import outlet as outlet_module
 from enhanced_websocket_service.serving.outlet import AsgiOutlet, payloads, text_frame
 
 from .fakes import until
@@ -86,6 +87,21 @@ async def test_the_plain_outlet_tells_of_a_slow_peer() -> None:
     await task
     assert peer.got[-1] == {"type": "websocket.close", "code": 4008, "reason": "slow"}
     assert listener.heard == ["congested", "drained", "closed"]
+
+
+async def test_a_peer_that_takes_nothing_does_not_hold_up_its_goodbye(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outlet_module, "CLOSE_GRACE_S", 0.02)
+    peer, listener = _Peer(), _Listener()
+    outlet = AsgiOutlet(peer.send)
+    outlet.bind(listener, 100, 10)
+    outlet.write(text_frame(b"a"))
+    sender = asyncio.create_task(outlet.run(), name="sender")
+    await until(lambda: not outlet._backlog)
+    outlet.close(4008, "slow")
+    await asyncio.wait_for(sender, 10)
+    assert listener.heard == ["closed"]
 
 
 async def test_a_peer_that_left_ends_the_plain_outlet() -> None:

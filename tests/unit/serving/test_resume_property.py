@@ -124,7 +124,7 @@ _actions = st.lists(
         st.tuples(st.just("ticks"), st.integers(1, 12)),
         st.tuples(st.sampled_from(["outside", "turn"]), st.integers(1, 3)),
         st.tuples(st.sampled_from(["bar", "restart", "lag", "store"]), st.just(0)),
-        st.tuples(st.sampled_from(["stall", "read", "leave", "return"]), st.integers(0, 2)),
+        st.tuples(st.sampled_from(["stall", "read", "leave", "return"]), st.integers(0, 3)),
     ),
     max_size=50,
 )
@@ -143,9 +143,9 @@ def test_resumed_clients_get_everything_once_and_in_order(
 
 async def _play(actions: list[tuple[str, int]], world: World, stuck: bool) -> None:
     world.start()
-    modes: tuple[Mode, ...] = ("every", "every", "bars")
+    modes: tuple[Mode, ...] = ("every", "every", "bars", "latest")
     peers = [Peer(mode, (1, 0)) for mode in modes]
-    slowed = [0, 0, 0]
+    slowed = [0] * len(peers)
 
     def leave(peer: Peer) -> None:
         peer.read()
@@ -199,17 +199,27 @@ async def _play(actions: list[tuple[str, int]], world: World, stuck: bool) -> No
         if peer.client is None:
             come(peer)
         peer.outlet.reading = True
+
+    async def all_live() -> None:
+        for peer in peers:
+            peer.outlet.drain()
+        await until(lambda: all(p.client is not None and p.client.group is not None for p in peers))
+
+    await all_live()
+    newest = peers[modes.index("latest")]
+    newest.read()
+    assert world.published in (None, *newest.account[-1:])
     world.ticks(1)
-    for peer in peers:
-        peer.outlet.drain()
-    await until(lambda: all(p.client is not None and p.client.group is not None for p in peers))
+    await all_live()
     for peer, slow in zip(peers, slowed, strict=True):
         peer.read()
         assert stuck or not peer.open_ended & {epoch for epoch, _ in world.every}
         owed = [number for key, number in world.bars]
         if not stuck and not slow:
             assert set(owed) <= set(peer.bars)
-        if peer.mode == "bars":
+        if peer.mode == "latest":
+            assert peer.account == sorted(set(peer.account))
+        if peer.mode != "every":
             continue
         # Of an epoch whose end nobody who can be asked knows, and of those nobody knows of at all up to
         # the next known one, only the beginning is accounted for.
@@ -245,20 +255,24 @@ async def test_the_store_is_asked_once_for_many_clients_that_come_back() -> None
     world.hub.close_all()
 
 
-async def test_a_store_that_cannot_be_asked_is_told_as_skipped() -> None:
+async def test_a_store_that_cannot_be_asked_is_told_as_skipped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     world = World(history=10)
     service = FakeService(store=world.store, database_down=True)
     world.start()
     world.ticks(30)
     world.start()
     world.hub.stored = StoredStream(service)
-    peer = Peer("every", (1, 4))
-    peer.client = world.hub.connect(
-        peer.outlet, ["USDCOP"], "every", [wire.Resume("USDCOP", *peer.cursor)]
-    )
+    peers = [Peer("every", (1, 4)) for _ in range(3)]
+    for peer in peers:
+        cursor = wire.Resume("USDCOP", *peer.cursor)
+        peer.client = world.hub.connect(peer.outlet, ["USDCOP"], "every", [cursor])
     world.ticks(2)
-    await until(lambda: peer.client is not None and peer.client.group is not None)
-    peer.read()
-    assert peer.account == world.every[4:]
-    assert peer.lost == [(1, n) for n in range(5, 30)], "the last tick was seeded"
+    await until(lambda: all(p.client is not None and p.client.group is not None for p in peers))
+    for peer in peers:
+        peer.read()
+        assert peer.account == world.every[4:]
+        assert peer.lost == [(1, n) for n in range(5, 30)], "the last tick was seeded"
     world.hub.close_all()
+    assert capsys.readouterr().out.count("cannot be read") == 1, "not a line for each of them"
