@@ -9,7 +9,7 @@ import math
 import msgspec
 
 PRICE_DECIMALS = 6
-MAX_PRICE = 1_000_000.0
+MAX_PRICE = 999_999.9999995  # from here on rounding makes it a million, too large for the tables
 """Prices at or above do not fit DECIMAL(12,6), the column of the requirements."""
 
 

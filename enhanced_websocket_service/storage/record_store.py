@@ -36,6 +36,7 @@ UNSTORABLE: Final = (
 """The fault lies in the data: storing it again would fail again."""
 
 _CAREFUL_SLICE: Final = 512
+_PLACE: Final = "realtime_market_data_symbol_epoch_tick_offset_key"
 
 Kind = TypeVar("Kind", bound=Record)
 
@@ -142,7 +143,7 @@ class RecordStore:
             await self._put_carefully(records[middle:], put)
 
     async def _give_up(self, record: Record, error: Exception) -> None:
-        if isinstance(record, Tick) and isinstance(error, asyncpg.UniqueViolationError):
+        if isinstance(record, Tick) and _stored_before(error):
             self._stored.duplicates += 1
             log.warning(
                 "A tick was stored before; it is not stored twice",
@@ -185,6 +186,11 @@ async def _one_by_one(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
     """As the socket takes them: all at once would be copied at once, while live ticks wait."""
     for chunk in chunks:
         yield chunk
+
+
+def _stored_before(error: Exception) -> bool:
+    """Whether the tick's place is taken; what a constraint of the database's owner refuses is not stored."""
+    return isinstance(error, asyncpg.UniqueViolationError) and error.constraint_name == _PLACE
 
 
 def _rejected_row(rejection: Rejection) -> tuple[Any, ...]:

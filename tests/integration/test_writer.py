@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from enhanced_websocket_service.errors import EpochFenced
@@ -187,6 +188,22 @@ async def test_a_trigger_of_the_owner_poisons_one_row_only(
     assert await stored(database) == [(1, i) for i in range(1, 101) if i != 13]
     ((detail,),) = await rows(database, "SELECT detail FROM rejected_ticks")
     assert "unlucky" in detail
+
+
+async def test_a_constraint_of_the_owner_makes_no_tick_a_duplicate(
+    database: Database, journal: Journal
+) -> None:
+    await database.connect()
+    async with database.connection("testing") as connection:
+        await connection.execute("CREATE UNIQUE INDEX theirs ON realtime_market_data (last)")
+    first = ticks(3)
+    journal.append([*first, msgspec.structs.replace(first[0], offset=4)])
+    async with writing(journal, database) as writer:
+        assert await writer.drain(20)
+        assert writer.status()["duplicates_skipped"] == 0
+    assert await stored(database) == [(1, i) for i in range(1, 4)]
+    ((detail,),) = await rows(database, "SELECT detail FROM rejected_ticks")
+    assert "theirs" in detail
 
 
 async def test_a_newer_instance_fences_the_older(

@@ -36,6 +36,7 @@ def quote(price: float, **fields: object) -> Quote:
         (quote(0.0000001), "not_positive"),
         (quote(-4100.0), "not_positive"),
         (quote(1_000_000.0), "out_of_range"),
+        (quote(999_999.9999996), "out_of_range"),  # a million, once it is rounded
         (quote(4100.0, bid=math.nan), "not_a_number"),
         (quote(4100.0, ask=-1.0), "not_positive"),
         (quote(math.nan, raw='{"price":"abc"}'), "unparsable"),
