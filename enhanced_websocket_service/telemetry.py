@@ -19,6 +19,29 @@ from .errors import ConfigurationError
 REDACTED = "[redacted]"
 
 
+class Rarely:
+    """Which of many equal events the log hears of: of each kind one in ``seconds``. Pure.
+
+    A line for each would let any stranger fill the disk.
+    """
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._seconds = seconds
+        self._told: dict[str, float] = {}
+        self._since: dict[str, int] = {}
+
+    def due(self, now: float, kind: str = "") -> int:
+        """Count one event; how many there were since one was told if this one should be, else 0.
+
+        :param now: seconds of any clock that is not set back.
+        """
+        self._since[kind] = self._since.get(kind, 0) + 1
+        if kind in self._told and now - self._told[kind] < self._seconds:
+            return 0
+        self._told[kind] = now
+        return self._since.pop(kind)
+
+
 class Redactor:
     """Replaces known secrets in text and in (nested) log values."""
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.telemetry import Metrics, Rarely
 
 from .limits import DEFAULT_PER_ADDRESS, Limits
 
@@ -24,7 +24,6 @@ SPARE_CONNECTIONS: Final = 256
 """TCP connections beyond the clients: REST, probes, and clients that are being refused in words."""
 
 _PER_ADDRESS_SPARE: Final = 64
-_REPEAT_S: Final = 60.0
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -61,7 +60,7 @@ class Admission:
         self._connections: Counter[str] = Counter()
         self._clients_total = self._connections_total = 0
         self._refused: Counter[str] = Counter()
-        self._told: dict[str, tuple[float, int]] = {}  # reason -> when, and the count then
+        self._told = Rarely()
 
     # --- pages ------------------------------------------------------------------------------------
 
@@ -135,24 +134,16 @@ class Admission:
     def refused(
         self, reason: str, address: str | None, detail: str, *, worth_telling: bool = True
     ) -> None:
-        """Count a refusal; the log hears of each reason once a minute at most, with their number.
-
-        A line for each would let any stranger fill the disk.
-        """
+        """Count a refusal; the log hears of each reason once a minute at most, with their number."""
         self._refused[reason] += 1
         self._metrics.clients_refused.labels(reason).inc()
-        if not worth_telling:
-            return
-        count, now = self._refused[reason], self._real_time()
-        at, before = self._told.get(reason, (now - _REPEAT_S, 0))
-        if now - at >= _REPEAT_S:
-            self._told[reason] = (now, count)
+        if worth_telling and (count := self._told.due(self._real_time(), reason)):
             log.warning(
                 "Connection refused",
                 reason=reason,
                 address=address,
                 detail=detail,
-                refused_since_last_told=count - before,
+                refused_since_last_told=count,
             )
 
     def closed(self, code: int) -> None:

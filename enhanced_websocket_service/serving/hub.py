@@ -10,6 +10,7 @@ synchronous step that writes the last missing frame, so there is no hole, no dou
 Not owned here: sockets (outlet.py, frames.py), what messages look like (wire.py), who may connect.
 """
 
+import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -20,7 +21,7 @@ import structlog
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.market.events import Event
 from enhanced_websocket_service.market.tick import Tick
-from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.telemetry import Metrics, Rarely
 
 from . import wire
 from .aging import AgeWatch
@@ -71,6 +72,7 @@ class Hub:
         self._ids = itertools.count(1)
         self._connected_total = self._slow_total = self._closed_slow_total = 0
         self._skipped_ticks = self._sent = 0
+        self._told = Rarely()
         self.stored: StoredStream | None = None
         """Where what memory no longer holds is read, once there is such a place."""
 
@@ -321,7 +323,8 @@ class Hub:
 
     def _stalled(self, client: Client) -> None:
         self._closed_slow_total += 1
-        log.warning("Client reads too slowly, closed", client=client.number)
+        if times := self._told.due(asyncio.get_running_loop().time()):
+            log.warning("Client reads too slowly, closed", client=client.number, times=times)
         self.close(client, 4008, "reading too slowly")
 
     def _set_behind(self, client: Client) -> None:

@@ -18,6 +18,7 @@ import structlog
 
 from enhanced_websocket_service.errors import EwsError
 from enhanced_websocket_service.storage.stream_store import Key, StoredStretch
+from enhanced_websocket_service.telemetry import Rarely
 
 from . import wire
 from .catchup import announce, behind_given, from_store
@@ -35,7 +36,6 @@ _SLICE: Final = 64  # messages encoded or handed over before others get their tu
 _FRESH_S: Final = 0.25  # real seconds for which the end of the stream may be shared
 _WRITER_S: Final = 5.0  # real seconds to wait until what was published is stored
 _ASK_AGAIN: Final = 3
-_REPEAT_S: Final = 60.0
 LONG_GAP_S: Final = 1800.0
 _LONG_GAP_TAKES_S: Final = 1.0
 
@@ -84,14 +84,15 @@ class StoredStream:
         self._kept = kept
         self._pages: OrderedDict[tuple[str, Key, bool], Page] = OrderedDict()
         self._loading: dict[tuple[str, Key, bool], asyncio.Task[Page]] = {}
-        self._told_at = -_REPEAT_S  # the loop's time
+        self._told = Rarely()
 
     def tell(self, symbol: str, error: EwsError) -> None:
         """Log it, once a minute: all that come back meanwhile, as often as they do, find the same."""
-        now = asyncio.get_running_loop().time()
-        if now - self._told_at >= _REPEAT_S:
-            self._told_at = now
-            log.warning("The stored stream cannot be read", symbol=symbol, reason=str(error))
+        if times := self._told.due(asyncio.get_running_loop().time()):
+            reason = str(error)
+            log.warning(
+                "The stored stream cannot be read", symbol=symbol, reason=reason, times=times
+            )
 
     async def page(
         self, symbol: str, place: Key, *, replayed: bool = False, asked_at: float | None = None

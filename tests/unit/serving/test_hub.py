@@ -225,6 +225,19 @@ async def test_a_stalled_client_is_closed_with_4008() -> None:
     assert hub.counts().closed_slow_total == 1
 
 
+async def test_the_log_hears_of_many_stalled_clients_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hub = make_hub(high_water=300, low_water=100, stall_s=0.0)
+    outlets = [connect(hub) for _ in range(20)]
+    for outlet in outlets:
+        outlet.reading = False
+    hub.on_events([tick(1)])
+    hub.on_events([tick(2)])
+    await until(lambda: hub.counts().closed_slow_total == 20)
+    assert capsys.readouterr().out.count("reads too slowly") == 1
+
+
 async def test_a_client_that_asks_without_reading_is_closed_with_4008() -> None:
     hub = make_hub(high_water=300, low_water=100, hard=2000, message_burst=1000)
     outlet = connect(hub)
