@@ -13,7 +13,6 @@ import json
 import mmap
 import os
 import random
-import struct
 import sys
 import time
 from collections.abc import Callable
@@ -64,10 +63,10 @@ class Candidate:
     def __init__(self, options: argparse.Namespace) -> None:
         self.symbols = SYMBOLS[: options.symbols]
         self.rate, self.burst, self.apart = options.rate, options.burst, options.apart
-        self._stamps: mmap.mmap | None = None
+        self._stamps: memoryview | None = None
         if options.stamps is not None:
             with options.stamps.open("r+b") as file:
-                self._stamps = mmap.mmap(file.fileno(), SLOTS * 8)
+                self._stamps = memoryview(mmap.mmap(file.fileno(), SLOTS * 8)).cast("q")
         metrics = Metrics()
         self.journal = Journal.open(options.directory, metrics=metrics)
         bus = self.bus = MemoryBus()
@@ -136,11 +135,14 @@ class Candidate:
         """Keep the instant at which the next ``number`` ticks are handed over."""
         if self._stamps is None:
             return
-        begun = struct.pack("<q", time.monotonic_ns())
-        for offset in range(self._handed + 1, self._handed + 1 + number):
-            at = offset % SLOTS * 8
-            self._stamps[at : at + 8] = begun
+        slots = [offset % SLOTS for offset in range(self._handed + 1, self._handed + 1 + number)]
         self._handed += number
+        stamps = self._stamps
+        for slot in slots:
+            stamps[slot] = 0  # the page is there: the instant is not to pay for it
+        begun = time.monotonic_ns()
+        for slot in slots:
+            stamps[slot] = begun
 
     def _take_frames(self, frames: list[bytes]) -> None:
         """As the feed's reader and the lifecycle do it, from the bytes on."""

@@ -58,6 +58,8 @@ class TickEntry(msgspec.Struct, gc=False):
 
 def frames_of(entries: Sequence[TickEntry]) -> list[bytes]:
     """The frame of each."""
+    if len(entries) == 1:
+        return [entries[0].frame]  # a lone tick's steps are cold ones: the fewest
     if any(entry.tick is None for entry in entries):
         return [entry.frame for entry in entries]
     messages = market_data_of([entry.tick for entry in entries if entry.tick is not None])

@@ -89,7 +89,7 @@ class Hub:
             payload, count = group.compose(messages)
             if not payload:
                 continue
-            self._count(count * len(group))
+            due = count * len(group)
             group.written += len(payload)
             writers = list(group.by_writer.items())  # before any of the others becomes one of them
             for socket, taken in send_to_all(group.sockets(), payload):
@@ -105,6 +105,7 @@ class Hub:
                     write(payload)
                 except (OSError, RuntimeError):
                     self.drop(client)
+            self._count(due)  # nobody waits for it
 
     def _addressed(self, staged: list[Staged]) -> Iterator[tuple[Group, list[Staged]]]:
         """Each group with what it chooses from; compressed once, when the others have theirs."""

@@ -76,6 +76,7 @@ class Journal:
         self._dirty = asyncio.Event()
         self._new_names = True  # segments were created since the directory was fsynced
         self._tail = Tail()
+        self._uncounted = 0  # bytes: the metrics get to know of them with the next fsync
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._end = Position(remains.highest, 0, remains.records)
         self._seed = 0
@@ -170,8 +171,7 @@ class Journal:
         self._end = Position(segment, offset + written, record_count + len(records))
         self._write_failure = None
         self._dirty.set()
-        if self._metrics is not None:
-            self._metrics.journal_bytes.inc(written)
+        self._uncounted += written
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
@@ -227,6 +227,9 @@ class Journal:
         After a failure the records stay readable, but they may be lost with the machine's power.
         """
         self._dirty.clear()
+        if self._metrics is not None:
+            self._metrics.journal_bytes.inc(self._uncounted)
+            self._uncounted = 0
         try:
             # A copy: the segment may be sealed and closed while the thread still syncs it.
             copy = os.dup(self._fd)
