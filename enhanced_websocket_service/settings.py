@@ -136,6 +136,7 @@ class Settings(BaseModel):
     l0_window_days: int = Field(7, ge=1)
     l0_policy: Literal["strict", "degraded"] = "strict"
     health_interval_s: float = Field(60.0, gt=0)
+    cpu_latency_us: int | None = Field(None, ge=0, le=1_000_000)
     shutdown_timeout_s: float = Field(20.0, gt=0)
 
     @model_validator(mode="after")

@@ -44,6 +44,7 @@ from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 from enhanced_websocket_service.twelvedata.spending import LIVENESS, REPAIR
 
 from .connections import data_servers, l0_pipeline, require, vendor
+from .cpu_latency import CpuLatency
 from .health import HealthMonitor
 from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle, Schedule
@@ -353,6 +354,7 @@ async def build_service(
         rest=rest,
         ledgers=ledgers,
         liveness=liveness,
+        cpu_latency=CpuLatency(settings.cpu_latency_us),
         silences=SilenceFile(profile, settings.state_dir, simulated=provider.simulated),
         calendar=calendar,
         reconciler=reconciler,

@@ -26,6 +26,7 @@ from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.rest import RestClient
 
+from .cpu_latency import CpuLatency
 from .health import HealthMonitor
 from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle
@@ -64,6 +65,7 @@ class Service:
         rest: RestClient,
         ledgers: KeyLedgers,
         liveness: Liveness,
+        cpu_latency: CpuLatency,
         silences: SilenceFile,
         calendar: TradingCalendar,
         reconciler: Reconciler,
@@ -87,6 +89,7 @@ class Service:
         self._hub = hub
         self._rest = rest
         self._ledgers = ledgers
+        self._cpu_latency = cpu_latency
         self._silences = silences
         self._calendar = calendar
         liveness.on_news = self._on_verdict
@@ -117,6 +120,10 @@ class Service:
             self._metrics.state.labels(state.value).set(state is change.state)
         self._monitor.note(change)
         self._publish_status(change)
+        if change.state is ServiceState.ACTIVE:
+            self._cpu_latency.hold()
+        else:
+            self._cpu_latency.release()
         if change.state is ServiceState.MARKET_CLOSED:
             self._silences.save()  # a session is over: what it taught must not get lost
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import os
 import socket
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 import asyncpg
 import httpx
@@ -13,6 +15,7 @@ import pytest
 import redis.asyncio
 from websockets.asyncio.client import connect
 
+from enhanced_websocket_service.service.cpu_latency import DEVICE
 from tests.waiting import eventually
 
 from .playback import free_port
@@ -32,6 +35,10 @@ def documented(answers: Mapping[str, httpx.Response], health: str, code: int) ->
         assert latest.json()["price"] > 0
     for answer in answers.values():
         assert datetime.fromisoformat(answer.json()["timestamp"]).utcoffset() is not None
+
+
+def open_files(pid: int) -> set[Path]:
+    return {path.resolve() for path in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 async def test_without_a_key_it_says_which_variable(rig: Rig) -> None:
@@ -86,7 +93,7 @@ async def test_a_certificate_that_cannot_be_read_is_named(rig: Rig) -> None:
 async def test_a_day_from_a_broken_flag_to_live_prices_and_an_orderly_end(rig: Rig) -> None:
     flag = rig.signals / "l0_ready.flag"
     flag.write_text('{"ready": tru')
-    process = await rig.run()
+    process = await rig.run(CPU_LATENCY_US="50")
     answers = await rig.state("waiting_l0")
     documented(answers, "degraded", 200)
     assert "JSON" in answers["/health"].json()["service_info"]["reason"]
@@ -96,6 +103,10 @@ async def test_a_day_from_a_broken_flag_to_live_prices_and_an_orderly_end(rig: R
     documented(await rig.state("ready"), "healthy", 200)
     await process.said("L0 ready signal detected")
     documented(await rig.state("active"), "healthy", 200)
+    if may_limit := os.access(DEVICE, os.W_OK):
+        assert DEVICE in open_files(process.pid)
+    else:
+        await process.said("CPU_LATENCY_US has no effect")
 
     async with connect(f"ws://127.0.0.1:{rig.port}/ws/USDCOP") as client:
         await client.send("{not json")
@@ -121,6 +132,7 @@ async def test_a_day_from_a_broken_flag_to_live_prices_and_an_orderly_end(rig: R
         assert cached["source"] == "simulator_websocket"
 
         assert await process.stop() == 0, process.text()[-3000:]
+        assert may_limit == ("Processors sleep as the machine likes again" in process.text())
         await client.wait_closed()
         assert client.close_code == 1012
 
