@@ -203,11 +203,6 @@ class Database(Pool):
             _tick(row) for row in await self.fetch("ticks_after", *window, epoch, offset, limit)
         ]
 
-    async def latest_tick(self, symbol: str) -> Tick | None:
-        """The tick with the highest (epoch, offset)."""
-        found = await self.ticks(symbol, limit=1)
-        return found[0] if found else None
-
     async def highest_epoch(self) -> int:
         """The highest epoch that ever claimed or wrote to this database; 0 without one."""
         return cast(int, (await self.fetch("highest_epoch"))[0][0])
