@@ -13,6 +13,7 @@ from enhanced_websocket_service.bus.memory import MemoryBus
 from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import ConfigurationError, EwsError, JournalError
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.feeds.base import Feed, FeedGap
 from enhanced_websocket_service.feeds.failover import FailoverFeed
 from enhanced_websocket_service.feeds.liveness import Liveness
@@ -104,6 +105,7 @@ async def build_service(
     :raises EwsError: what cannot be used, and what to do about it.
     """
     metrics = Metrics()
+    failures = Failures(clock)
     provider = settings.data_provider
     calendar = settings.calendar()
     rest = vendor(settings, clock, metrics)
@@ -313,6 +315,7 @@ async def build_service(
         continuity=Continuity(slots, calendar, clock, provider, epoch=epoch),
         reconciler=reconciler,
         liveness=liveness,
+        failures=failures,
     )
     admission = Admission(limits, metrics, settings.cors_origins, settings.trusted_proxies)
     app = create_app(

@@ -8,6 +8,7 @@ from typing import Any
 
 from enhanced_websocket_service.bus.base import Bus
 from enhanced_websocket_service.clock import Clock
+from enhanced_websocket_service.failures import Failure, Failures
 from enhanced_websocket_service.feeds.base import FeedStatus
 from enhanced_websocket_service.feeds.liveness import Liveness
 from enhanced_websocket_service.l0.continuity import Continuity
@@ -15,7 +16,7 @@ from enhanced_websocket_service.l0.continuity_page import summary_dict
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.bar import INTERVALS, Bar
-from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar
+from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar, iso_local
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.market.verdict import SymbolVerdict
@@ -26,6 +27,7 @@ from enhanced_websocket_service.serving.models import (
     ContinuityRangeView,
     ContinuityView,
     DayNumbers,
+    FailureView,
     FeedHealth,
     KeyView,
     L0Status,
@@ -82,6 +84,7 @@ class View:
         continuity: Continuity,
         reconciler: Reconciler,
         liveness: Liveness,
+        failures: Failures,
     ) -> None:
         self.symbols = tuple(symbols)
         self._clock = clock
@@ -103,6 +106,7 @@ class View:
         self._continuity = continuity
         self._reconciler = reconciler
         self._liveness = liveness
+        self._failures = failures
         self._started = time.monotonic()  # real time: how long the process has been up
 
     def now(self) -> float:
@@ -132,6 +136,7 @@ class View:
                 verdict="closed" if status is None else status.verdict,
                 evidence=None if status is None else status.detail,
             ),
+            problems=[_failure_sentence(one) for one in self._failures.present],
         )
 
     def health_details(self) -> dict[str, Any]:
@@ -143,6 +148,7 @@ class View:
             "writer": self._writer.status(),
             "redis_connected": self._monitor.redis.connected,
             "reconciliation": self._reconciler.status(),
+            "failures": [_failure_sentence(one) for one in self._failures.present],
         }
 
     def status(self) -> StatusView:
@@ -186,6 +192,7 @@ class View:
                 )
                 for one in self._supervisor.components
             ],
+            failures=[_failure_view(one) for one in self._failures.present],
             credits=self._credits(now),
             reconciliation=self._reconciler.status(),
             hygiene=self._pipeline.hygiene(),
@@ -318,6 +325,21 @@ class View:
 
 def _state_info(change: StateChange) -> StateInfo:
     return StateInfo(state=change.state.value, reason=change.reason, since=change.at)
+
+
+def _failure_view(one: Failure) -> FailureView:
+    return FailureView(
+        part=one.part,
+        reason=one.reason,
+        since=one.since,
+        last_at=one.last_at,
+        times=one.times,
+    )
+
+
+def _failure_sentence(one: Failure) -> str:
+    times = "" if one.times == 1 else f", {one.times} times, last {iso_local(int(one.last_at))}"
+    return f"Failing since {iso_local(int(one.since))}{times}: {one.part}: {one.reason}"
 
 
 def _symbol_verdict(one: SymbolVerdict, source: str | None) -> SymbolVerdictView:

@@ -31,6 +31,7 @@ def judge(view: HealthView) -> tuple[Level, list[str]]:
             problems.append(f"{name} is not connected: {part.error or 'no answer'}")
     if view.feed.expected and not view.feed.connected:
         problems.append("The market is open and no feed delivers prices.")
+    problems += view.problems
     if state in _FAILED:
         return "unhealthy", problems
     return ("degraded" if problems else "healthy"), problems

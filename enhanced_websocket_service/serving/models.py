@@ -281,6 +281,16 @@ class StreamPosition(View):
     offset: int
 
 
+class FailureView(View):
+    """The last failure of a part that has not succeeded since."""
+
+    part: str
+    reason: str
+    since: Instant
+    last_at: Instant
+    times: int
+
+
 class StatusView(View):
     """All of ``/status`` but what the API knows itself (clients, positions, session, version)."""
 
@@ -293,6 +303,8 @@ class StatusView(View):
     history: list[StateInfo] = []
     storage: StorageStatus
     components: list[ComponentStatus] = []
+    failures: list[FailureView] = []
+    """Parts that fail at present; ``problems`` of ``/health`` has a sentence for each."""
     credits: dict[str, Any] = {}
     reconciliation: dict[str, Any] = {}
     """By symbol: how much of the L0 window is final, and how far live bars were from the vendor's."""

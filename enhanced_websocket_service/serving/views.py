@@ -34,6 +34,8 @@ class HealthView:
     database: PartHealth
     redis: PartHealth
     feed: FeedHealth
+    problems: Sequence[str] = ()
+    """What else keeps the service from ``healthy``: a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,17 +17,18 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "clock": {"errors"},
     "telemetry": {"errors"},
+    "failures": {"clock", "telemetry"},
     "market": {"errors"},
     "settings": {"clock", "errors", "market", "telemetry", "twelvedata"},
     "twelvedata": {"clock", "errors", "market", "telemetry"},
-    "feeds": {"clock", "errors", "market", "telemetry", "twelvedata"},
-    "storage": {"clock", "errors", "market", "telemetry", "twelvedata"},
-    "bus": {"clock", "errors", "market", "telemetry", "twelvedata"},
-    "l0": {"clock", "errors", "market", "telemetry", "twelvedata", "storage"},
+    "feeds": {"clock", "errors", "failures", "market", "telemetry", "twelvedata"},
+    "storage": {"clock", "errors", "failures", "market", "telemetry", "twelvedata"},
+    "bus": {"clock", "errors", "failures", "market", "telemetry", "twelvedata"},
+    "l0": {"clock", "errors", "failures", "market", "telemetry", "twelvedata", "storage"},
     "serving": {"clock", "errors", "market", "telemetry", "twelvedata", "bus", "storage"},
     "service": {
         *("clock", "errors", "market", "telemetry", "twelvedata"),
-        *("feeds", "storage", "bus", "l0", "serving"),
+        *("failures", "feeds", "storage", "bus", "l0", "serving"),
     },
     "client": set(),  # for other programs: it knows the protocol, nothing of the server
     # It watches the others from outside, as processes; storage and bus tell it what they left.
