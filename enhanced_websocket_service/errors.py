@@ -4,6 +4,7 @@
 
     EwsError
     ├── ConfigurationError          settings, flags, unusable paths (exit code 2)
+    │   └── WrongWorld              real prices where ours are simulated, or the other way round
     ├── InvalidTransition           a state change the table in service/states.py forbids
     ├── DataError                   a file or row that cannot be used as given
     ├── L0Error                     history is absent, stale or incomplete
@@ -69,6 +70,13 @@ class DatabaseUnavailable(StorageError):
 
 class EpochFenced(StorageError):
     """A newer instance owns this database; this one must stop writing."""
+
+
+class WrongWorld(ConfigurationError, StorageError):
+    """A database, a Redis or a folder holds prices of the other world: real ones where ours are
+    simulated, or the other way round. At the start a wrong setting, in a running service a place
+    that may not be written to.
+    """
 
 
 class VendorError(EwsError):

@@ -20,6 +20,8 @@ from redis.exceptions import RedisError
 
 from enhanced_websocket_service.errors import ConfigurationError
 
+from .names import RedisNames
+
 log = structlog.get_logger(__name__)
 
 TTL_S: Final = 6.0
@@ -44,16 +46,12 @@ return 0
 """
 
 
-def lease_key(fingerprint: str) -> str:
-    """Where the lease of an API key is; the fingerprint tells nothing about the key."""
-    return f"ews:lease:{fingerprint}"
-
-
 class RedisKeyLeases:
     """Implements ``feeds.base.KeyLeases``. Run ``run`` as one task; without it leases run out.
 
     :param owner: what this process is called in the leases; random by default. One that stays the same
         over a restart lets it go on with the lease of the process before, without waiting for its end.
+    :param names: what the keys are called.
     """
 
     def __init__(
@@ -61,6 +59,7 @@ class RedisKeyLeases:
         url: str,
         *,
         owner: str | None = None,
+        names: RedisNames | None = None,
         ttl_s: float = TTL_S,
         renew_s: float = RENEW_S,
         timeout_s: float = TIMEOUT_S,
@@ -80,6 +79,7 @@ class RedisKeyLeases:
                 "REDIS_URL cannot be understood. It looks like redis://:password@host:6379/0; special "
                 "characters in the password are percent-encoded."
             ) from None
+        self._names = names or RedisNames()
         self.owner = owner or secrets.token_hex(16)
         self._ttl_ms = int(ttl_s * 1000)
         self._renew_s = renew_s
@@ -161,7 +161,7 @@ class RedisKeyLeases:
         """Take the lease or renew it; whether it is ours, as far as anybody can say."""
         try:
             answer: Any = await self._take(
-                keys=[lease_key(fingerprint)], args=[self.owner, self._ttl_ms]
+                keys=[self._names.lease(fingerprint)], args=[self.owner, self._ttl_ms]
             )
         except _UNAVAILABLE as error:
             self._unreachable(error)
@@ -173,7 +173,7 @@ class RedisKeyLeases:
 
     async def _give_back(self, fingerprint: str) -> None:
         try:
-            await self._delete(keys=[lease_key(fingerprint)], args=[self.owner])
+            await self._delete(keys=[self._names.lease(fingerprint)], args=[self.owner])
         except _UNAVAILABLE as error:
             self._unreachable(error)  # it runs out by itself
 

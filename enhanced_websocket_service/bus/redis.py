@@ -23,7 +23,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.errors import ConfigurationError, WrongWorld
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.events import EpochStarted, Event
 from enhanced_websocket_service.market.price_view import price_data
@@ -31,31 +31,23 @@ from enhanced_websocket_service.market.tick import Tick
 
 from .base import Subscriber
 from .memory import MemoryBus
+from .names import RedisNames
+from .world import RedisWorld
 
 log = structlog.get_logger(__name__)
 
-CHANNEL: Final = "market_data:realtime"
 PRICE_TTL_S: Final = 300
-EPOCH_KEY: Final = "ews:epoch"
 FIRST_BACKOFF_S: Final = 0.1
 CHECK_EVERY_S: Final = 5.0
 _UNAVAILABLE: Final = (RedisError, OSError, TimeoutError)
 _json: Final = msgspec.json.Encoder()
 
 
-def price_key(symbol: str) -> str:
-    """Where the latest price of ``symbol`` is: ``usdcop:latest_price``."""
-    return f"{symbol.lower()}:latest_price"
-
-
-def stream_key(kind: str, symbol: str) -> str:
-    """The stream of ``ticks`` or ``bars``: ``ews:ticks:USDCOP``."""
-    return f"ews:{kind}:{symbol}"
-
-
 class RedisBus:
     """Run ``run`` as one task; everything else works without it and without the server.
 
+    :param names: what the keys are called.
+    :param world: looks whether the server is one for our prices; without it any will do.
     :param queue_size: events that may wait for the server.
     :param stream_length: about how many entries each stream keeps.
     :param timeout_s: real seconds for a connection or an answer.
@@ -65,6 +57,8 @@ class RedisBus:
         self,
         url: str,
         *,
+        names: RedisNames | None = None,
+        world: RedisWorld | None = None,
         queue_size: int = 10_000,
         batch_size: int = 500,
         stream_length: int = 20_000,
@@ -86,6 +80,13 @@ class RedisBus:
                 "REDIS_URL cannot be understood. It looks like redis://:password@host:6379/0; special "
                 "characters in the password are percent-encoded."
             ) from None
+        self._names = names or RedisNames()
+        self._world = world
+        self._marks: dict[str, str] = {}  # keys that say whose prices these are, not on the server
+        self.wrong_world: WrongWorld | None = None
+        """Why the server may not be written to, as of the last time that it was looked at."""
+        self.on_wrong_world: Callable[[WrongWorld], None] = lambda _error: None
+        """Told each time that the server turns out to be of the other world."""
         self._local = MemoryBus()
         self._queue: deque[Tick | BarUpdate] = deque()
         self._queue_size = queue_size
@@ -158,13 +159,32 @@ class RedisBus:
     async def highest_epoch(self) -> int | None:
         """The highest epoch the server has heard of; ``None`` when it cannot be asked."""
         try:
-            value = await self._client.get(EPOCH_KEY)
+            value = await self._client.get(self._names.epoch)
             return int(value) if value is not None else 0
         except _UNAVAILABLE:
             return None
         except ValueError:
-            log.warning("The key of the epoch holds something else", key=EPOCH_KEY)
+            log.warning("The key of the epoch holds something else", key=self._names.epoch)
             return None
+
+    async def check_world(self) -> None:
+        """Look whether our prices may go to the server; changes nothing there.
+
+        :raises WrongWorld: they may not.
+        """
+        with suppress(*_UNAVAILABLE):
+            await self._look()
+
+    async def _look(self) -> None:
+        if self._world is None:
+            return
+        try:
+            await self._world.check(self._client)
+        except WrongWorld as error:
+            self.wrong_world = error
+            self.on_wrong_world(error)
+            raise
+        self.wrong_world = None
 
     def status(self) -> dict[str, Any]:
         return {
@@ -185,7 +205,7 @@ class RedisBus:
             while True:
                 try:
                     await self._serve()
-                except _UNAVAILABLE as error:
+                except (WrongWorld, *_UNAVAILABLE) as error:
                     self._lost(error)
                     await asyncio.sleep(backoff_s)
                     backoff_s = min(2 * backoff_s, self._longest_backoff_s)
@@ -245,7 +265,10 @@ class RedisBus:
                 await asyncio.wait_for(self._wake.wait(), CHECK_EVERY_S)
 
     async def _check_server(self) -> None:
-        """Ask for signs of life. A server that started anew gets the newest prices and the epoch."""
+        """Ask for signs of life, and whose prices are there: the server may be another one, or have got
+        other company. A server that started anew gets the newest prices and the epoch.
+        """
+        await self._look()
         try:
             run = str((await self._client.info("server")).get("run_id"))
         except ResponseError:  # the account may not be allowed to ask
@@ -256,6 +279,9 @@ class RedisBus:
             self._server_run = run
             self._unwritten.update(self._prices)
             self._epoch_unwritten = self._epoch > 0
+        if self._world is not None:
+            with suppress(ResponseError):  # an account without the right; prices matter more
+                self._marks = await self._world.marks(self._client)
 
     async def _send_some(self) -> None:
         batch = self._from(0)
@@ -274,6 +300,7 @@ class RedisBus:
             if self._prices[symbol] is written:
                 self._unwritten.discard(symbol)
         self._epoch_unwritten = self._epoch_unwritten and self._epoch != epoch
+        self._marks = {}
         self._sent += len(batch)
         self._repeating = False
         if self._overflowing and len(self._queue) < self._queue_size:
@@ -300,15 +327,19 @@ class RedisBus:
             for event in news:
                 if isinstance(event, Tick):
                     texts[id(event)] = text = _json.encode(price_data(event))
-                    pipe.publish(CHANNEL, b'{"type":"price_update","data":' + text + b"}")
+                    pipe.publish(
+                        self._names.channel, b'{"type":"price_update","data":' + text + b"}"
+                    )
             publishes = len(texts)
+            for name, mark in self._marks.items():
+                pipe.set(name, mark)
             if epoch is not None:
-                pipe.set(EPOCH_KEY, epoch)
+                pipe.set(self._names.epoch, epoch)
             for symbol, (tick, published) in prices.items():
                 # A price that waited for the server is not younger for it.
                 left_ms = int((PRICE_TTL_S - (monotonic() - published)) * 1000)
                 if left_ms > 0:
-                    pipe.set(price_key(symbol), _json.encode(price_data(tick)), px=left_ms)
+                    pipe.set(self._names.price(symbol), _json.encode(price_data(tick)), px=left_ms)
             for event in batch:
                 if isinstance(event, Tick):
                     text = texts.get(id(event)) or _json.encode(price_data(event))
@@ -331,7 +362,7 @@ class RedisBus:
 
     def _add_tick(self, pipe: Any, tick: Tick, text: bytes) -> None:
         pipe.xadd(
-            stream_key("ticks", tick.symbol),
+            self._names.stream("ticks", tick.symbol),
             {"data": text},
             id=f"{tick.epoch}-{tick.offset}",
             maxlen=self._stream_length,
@@ -340,7 +371,7 @@ class RedisBus:
 
     def _add_bar(self, pipe: Any, update: BarUpdate) -> None:
         pipe.xadd(
-            stream_key("bars", update.bar.symbol),
+            self._names.stream("bars", update.bar.symbol),
             {"epoch": update.epoch, "offset": update.offset, "data": _json.encode(update)},
             maxlen=self._stream_length,
             approximate=True,

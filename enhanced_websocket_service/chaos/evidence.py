@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 from redis.asyncio import Redis
 
-from enhanced_websocket_service.bus.redis import price_key, stream_key
+from enhanced_websocket_service.bus.names import SIMULATED_PREFIX, RedisNames
 from enhanced_websocket_service.market.price_view import price_data
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.storage.journal_reader import JournalReader
@@ -117,10 +117,11 @@ async def read_vendor_bars(world: World) -> dict[int, Prices]:
 async def judge_redis(world: World, last: Tick | None, account: JournalAccount) -> dict[str, int]:
     """The cache holds the last price; the stream only what was journaled. Call it while it runs."""
     faults = account.faults
+    names = RedisNames(SIMULATED_PREFIX)  # invented prices in a Redis that is given by address
     client: Any = Redis.from_url(world.valkey.url)
     try:
-        cached = await client.get(price_key(SYMBOL))
-        entries = await client.xrange(stream_key("ticks", SYMBOL))
+        cached = await client.get(names.price(SYMBOL))
+        entries = await client.xrange(names.stream("ticks", SYMBOL))
     finally:
         await client.aclose()
     if last is not None and (cached is None or json.loads(cached) != price_data(last)):

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Awaitable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -10,7 +11,9 @@ import structlog
 from enhanced_websocket_service.bus.base import Bus
 from enhanced_websocket_service.bus.leases import RedisKeyLeases
 from enhanced_websocket_service.bus.memory import MemoryBus
+from enhanced_websocket_service.bus.names import SIMULATED_PREFIX, RedisNames
 from enhanced_websocket_service.bus.redis import RedisBus
+from enhanced_websocket_service.bus.world import RedisWorld
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import ConfigurationError, EwsError, JournalError
 from enhanced_websocket_service.failures import Failures
@@ -25,7 +28,7 @@ from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.calendar import BAR_SECONDS
 from enhanced_websocket_service.market.reconciliation import Credits
 from enhanced_websocket_service.market.silence import SilenceProfile
-from enhanced_websocket_service.market.source import is_simulated
+from enhanced_websocket_service.market.source import Provider, check_world, is_simulated, world_of
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.admission import Admission
 from enhanced_websocket_service.serving.api import create_app
@@ -111,7 +114,11 @@ async def build_service(
     rest = vendor(settings, clock, metrics)
     keys = rest.keys
     database = Database(database_url, provider, clock=clock)
-    redis = None if redis_url is None else RedisBus(redis_url)
+    names = _redis_names(settings)
+    redis = None
+    if redis_url is not None:
+        world = RedisWorld(provider.world, names, settings.symbols)
+        redis = RedisBus(redis_url, names=names, world=world)
     bus: Bus = MemoryBus() if redis is None else redis
     planner = CreditPlanner(keys)
     ledgers = KeyLedgers(keys, settings.state_dir, clock)
@@ -125,8 +132,12 @@ async def build_service(
     try:
         # One process at a time has the journal: named after it, the lease of one that was killed is ours.
         owner = str(journal.journal_id)
-        leases = None if redis_url is None else RedisKeyLeases(redis_url, owner=owner)
+        leases = None if redis_url is None else RedisKeyLeases(redis_url, owner=owner, names=names)
         recovery = recover(journal.directory, settings.symbols)
+        check_journal_world(recovery, provider, journal.directory)
+        if redis is not None:
+            # Before the database, whose schema would be brought up to date for nothing.
+            await _ask(redis.check_world(), "whose prices it holds")
         epoch = begin_epoch(
             settings.state_dir,
             recovery.highest_epoch,
@@ -274,13 +285,20 @@ async def build_service(
         metrics=metrics,
         may_repair=lambda at: may_spend(REPAIR, at),
     )
+
+    def check() -> None:
+        journal.check()
+        for part in (database, redis):
+            if part is not None and part.wrong_world is not None:
+                raise part.wrong_world
+
     lifecycle = Lifecycle(
         clock=clock,
         calendar=calendar,
         states=states,
         flag=flag,
         collected_until=collected_until,
-        check=journal.check,
+        check=check,
         history=history,
         pipeline=pipeline,
         connect=database.connect,
@@ -294,6 +312,9 @@ async def build_service(
             l0_policy=settings.l0_policy,
         ),
     )
+    database.on_wrong_world = lifecycle.interrupt
+    if redis is not None:
+        redis.on_wrong_world = lifecycle.interrupt
     view = View(
         clock=clock,
         calendar=calendar,
@@ -366,6 +387,30 @@ async def build_service(
         shutdown_timeout_s=settings.shutdown_timeout_s,
     )
     return service
+
+
+def _redis_names(settings: Settings) -> RedisNames:
+    """Plain names for real prices, and in a private server; invented ones stand apart in a given Redis."""
+    given = settings.redis_url is not None
+    return RedisNames(SIMULATED_PREFIX if given and settings.data_provider.simulated else "")
+
+
+def check_journal_world(recovery: Recovery, provider: Provider, directory: Path) -> None:
+    """Whether an instance of ``provider`` may use the journal in ``directory``.
+
+    Simulated ticks never stop a real instance: the writer leaves them where they are.
+
+    :raises WrongWorld: it holds real ticks, and ours are simulated.
+    """
+    if not provider.simulated:
+        return
+    for tick in recovery.last.values():
+        check_world(
+            world_of(tick.source),
+            provider.world,
+            f"The journal in {directory}",
+            "Set STATE_DIR to a folder of its own.",
+        )
 
 
 def has_happened(tick: Tick, now: float) -> bool:

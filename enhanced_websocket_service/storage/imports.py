@@ -96,10 +96,7 @@ class ImportStore:
             grade="grade",
         )
         doing = "storing imported bars"
-        async with (
-            self._database.connection(doing) as connection,
-            connection.transaction(),
-        ):
+        async with self._database.transaction(doing) as connection:
             await connection.execute(WRITES["patience"])
             await connection.execute(WRITES["lock_import"], symbol, source)
             if not await connection.fetchval(QUERIES["has_bars_of"], symbol, source):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import perf_counter
 from typing import Any, Final, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import asyncpg
 import structlog
@@ -16,10 +17,13 @@ from enhanced_websocket_service.errors import (
     ConfigurationError,
     DatabaseUnavailable,
     StorageError,
+    WrongWorld,
 )
+from enhanced_websocket_service.market.source import World
 
 from .migrate import migrate
 from .sql import load
+from .world import check_database, claim_world
 
 log = structlog.get_logger(__name__)
 
@@ -73,11 +77,26 @@ def translated(doing: str) -> Iterator[None]:
 class Pool:
     """A pool of connections that is not there until ``connect`` has succeeded once.
 
+    :param world: what is written is of this world, and a database of the other one is refused at
+        every new connection, before anything is written; ``None``: any database will do.
     :param timeout_s: real seconds for a connection and for any one statement.
     """
 
-    def __init__(self, dsn: str, *, max_size: int = 8, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        world: World | None = None,
+        max_size: int = 8,
+        timeout_s: float = 30.0,
+    ) -> None:
         self._dsn = dsn
+        self._world = world
+        self._place = _place(dsn)
+        self.wrong_world: WrongWorld | None = None
+        """Why the database may not be written to, as of the last time that it was looked at."""
+        self.on_wrong_world: Callable[[WrongWorld], None] = lambda _error: None
+        """Told each time that the database turns out to be of the other world."""
         self._max_size = max_size
         self._timeout_s = timeout_s
         self._pool: asyncpg.Pool[Any] | None = None
@@ -97,6 +116,7 @@ class Pool:
 
         :raises DatabaseUnavailable: not reachable now.
         :raises StorageError: the schema cannot be brought up to date.
+        :raises WrongWorld: the database belongs to the other world; it is left as it was.
         :raises ConfigurationError: the DSN cannot be understood.
         """
         async with self._connecting:
@@ -151,6 +171,42 @@ class Pool:
         async with self._acquired(doing) as connection:
             yield connection
 
+    @asynccontextmanager
+    async def transaction(self, doing: str) -> AsyncIterator[Any]:
+        """A connection inside a transaction that writes rows of our world.
+
+        :raises DatabaseUnavailable: none can be had, or it was lost.
+        :raises WrongWorld: the database belongs to the other world.
+        """
+        async with self.connection(doing) as connection, connection.transaction():
+            await self.claim(connection)
+            yield connection
+
+    async def claim(self, connection: Any) -> None:
+        """Inside a transaction that writes: the first one gives the database its world.
+
+        :raises WrongWorld: it has the other one.
+        """
+        if self._world is not None:
+            with self._noted():
+                await claim_world(connection, self._world, self._place)
+
+    async def _meet(self, connection: Any) -> None:
+        """Look at every new connection: since the last one the database may have been replaced."""
+        if self._world is not None:
+            with self._noted():
+                await check_database(connection, self._world, self._place)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except WrongWorld as error:
+            self.wrong_world = error
+            self.on_wrong_world(error)
+            raise
+        self.wrong_world = None
+
     async def fetch(self, name: str, *arguments: Any) -> list[Any]:
         """The rows of the named query."""
         with translated(f"running the query {name}"):
@@ -189,6 +245,7 @@ class Pool:
             max_size=self._max_size,
             timeout=min(10.0, self._timeout_s),
             command_timeout=self._timeout_s + 5,
+            init=self._meet,
             server_settings={
                 "application_name": "enhanced_websocket_service",
                 "statement_timeout": milliseconds,
@@ -197,3 +254,12 @@ class Pool:
                 "timezone": "UTC",
             },
         )
+
+
+def _place(dsn: str) -> str:
+    try:
+        parts = urlsplit(dsn)
+        name = unquote(parts.path.lstrip("/"))
+        return f"The database {name or '(default)'} at {parts.hostname or 'its socket'}"
+    except ValueError:
+        return "The database"

@@ -59,7 +59,7 @@ class Database(Pool):
         max_size: int = 8,
         timeout_s: float = 30.0,
     ) -> None:
-        super().__init__(dsn, max_size=max_size, timeout_s=timeout_s)
+        super().__init__(dsn, world=provider.world, max_size=max_size, timeout_s=timeout_s)
         self.provider = provider
         self.zone = zone
         self._clock = clock or SystemClock()
@@ -158,10 +158,7 @@ class Database(Pool):
             rows = bar_rows(unique.values())
         except UNENCODABLE as error:
             raise DataError(f"A bar cannot be stored: {error}") from error
-        async with (
-            self.connection("storing vendor bars") as connection,
-            connection.transaction(),
-        ):
+        async with self.transaction("storing vendor bars") as connection:
             await connection.execute(WRITES["make_incoming_bars"])
             try:
                 await connection.copy_to_table(
@@ -217,7 +214,7 @@ class Database(Pool):
         """Add a row to ``system_health``. Raises ``StorageError``."""
         document = msgspec.json.encode(details, enc_hook=str).decode().replace("\\u0000", "")
         milliseconds = None if response_time_ms is None else round(response_time_ms)
-        async with self.connection("recording the health") as connection:
+        async with self.transaction("recording the health") as connection:
             await connection.execute(
                 *(WRITES["insert_health"], status, document, milliseconds, error_message)
             )

@@ -97,6 +97,13 @@ def decode_all(payloads: Sequence[bytes]) -> list[Record]:
     return records
 
 
+def source_of(record: Record) -> str | None:
+    """Where the price in ``record`` comes from; ``None``: there is none in it."""
+    if isinstance(record, BarUpdate):
+        return record.bar.source
+    return None if isinstance(record, EpochStarted) else record.source
+
+
 def _printable(rejection: Rejection) -> Rejection:
     """The vendor may send text that is no Unicode (lone surrogates); its refusal is kept anyway."""
     raw = rejection.raw[:MAX_RAW_CHARACTERS].encode("utf-8", "backslashreplace").decode()

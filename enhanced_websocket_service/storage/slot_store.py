@@ -103,10 +103,10 @@ class SlotStore:
             )
             for one in drifts
         ]
-        async with (
-            self._database.connection("recording what the vendor answered") as connection,
-            connection.transaction(),
-        ):
+        if not (gaps or rows or replaced or confirmed):
+            return
+        doing = "recording what the vendor answered"
+        async with self._database.transaction(doing) as connection:
             if gaps:
                 await connection.execute(WRITES["note_vendor_gaps"], symbol, source, list(gaps), at)
             if rows:

@@ -22,12 +22,15 @@ from enhanced_websocket_service.errors import (
     JournalError,
     StorageError,
 )
+from enhanced_websocket_service.market.source import world_of
+from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.telemetry import Metrics
 
 from .journal import Journal
 from .pool import WRITES
 from .postgres import Database
 from .record_store import UNSTORABLE, Batch, RecordStore, Stored
+from .records import Record, source_of
 from .segment import START, Position
 
 log = structlog.get_logger(__name__)
@@ -91,6 +94,8 @@ class JournalWriter:
         self._stored_records = 0
         self._quarantined = 0
         self._duplicates = 0
+        self._left_out = 0
+        self._worlds: dict[str | None, bool] = {}  # sources seen, and whether they are of our world
 
     async def run(self) -> None:
         """Store what is journaled, until cancelled. Failures are retried with back-off.
@@ -163,6 +168,7 @@ class JournalWriter:
             "stored_records": self._stored_records,
             "quarantined_records": self._quarantined,
             "duplicates_skipped": self._duplicates,
+            "records_of_the_other_world": self._left_out,
             "damaged_places": self._reader.damages,
             "seconds_since_commit": None if self._last_commit is None else now - self._last_commit,
             "failing_for_s": None if self._failing_since is None else now - self._failing_since,
@@ -200,9 +206,31 @@ class JournalWriter:
     def _read_into(self, batch: Batch) -> None:
         before = self._reader.position
         records = self._reader.read(min(SLICE_RECORDS, self._room - len(batch)))
+        records = self._of_our_world(records)
         after = self._reader.position
         start = before.offset if before.segment == after.segment else 0
         batch.add(records, size=after.offset - start)
+
+    def _of_our_world(self, records: list[Record]) -> list[Record]:
+        """Without what an instance of the other world left in this journal; it stays there."""
+        world = self._database.provider.world
+        known = self._worlds
+        sources = {
+            r.source if type(r) is Tick else source_of(r) for r in records
+        }  # ticks: the hot path
+        for source in sources.difference(known):
+            known[source] = source is None or world_of(source) == world
+        if all(known.values()):
+            return records
+        ours = [record for record in records if known[source_of(record)]]
+        if len(ours) < len(records):
+            if not self._left_out:
+                log.warning(
+                    "The journal holds records of the other world; they are not stored here",
+                    ours=world,
+                )
+            self._left_out += len(records) - len(ours)
+        return ours
 
     async def _store_and_prepare(self, connection: Any, batch: Batch) -> Batch:
         """Store ``batch`` and, where there is a backlog, prepare the next one while PostgreSQL works.
@@ -232,6 +260,7 @@ class JournalWriter:
         """Claim the fence and go to where the database says the journal is stored up to."""
         journal_id = self._journal.journal_id
         async with connection.transaction():
+            await self._database.claim(connection)
             await connection.execute(WRITES["claim_fence"], self._symbols, self._epoch)
             await self._check_fence(connection)
             await connection.execute(WRITES["make_checkpoint"], journal_id, self._epoch)
@@ -285,6 +314,7 @@ class JournalWriter:
     ) -> Stored:
         journal_id = self._journal.journal_id
         async with connection.transaction():
+            await self._database.claim(connection)
             await self._check_fence(connection)
             row = await connection.fetchrow(WRITES["lock_checkpoint"], journal_id)
             if row is None or Position(*row) != self._checkpoint:

@@ -9,7 +9,8 @@ import pytest
 import redis.asyncio
 from structlog.testing import capture_logs
 
-from enhanced_websocket_service.bus.leases import RedisKeyLeases, lease_key
+from enhanced_websocket_service.bus.leases import RedisKeyLeases
+from enhanced_websocket_service.bus.names import RedisNames
 from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.feeds.base import KeyLeases
 
@@ -58,8 +59,8 @@ async def test_one_process_holds_a_key_until_it_gives_it_back(valkey_url: str, c
         assert await kept.acquire(KEY), "again is no harm"
         assert not await second.acquire(KEY)
         assert await second.acquire("another-key0"), "leases are per key"
-        assert await client.get(lease_key(KEY)) == first.owner
-        assert 0 < await client.pttl(lease_key(KEY)) <= TTL_S * 1000
+        assert await client.get(RedisNames().lease(KEY)) == first.owner
+        assert 0 < await client.pttl(RedisNames().lease(KEY)) <= TTL_S * 1000
         await kept.release(KEY)
         await kept.release(KEY)
         assert await second.acquire(KEY)
@@ -73,7 +74,7 @@ async def test_a_lease_is_renewed_for_as_long_as_it_is_held(valkey_url: str, cli
         began = asyncio.get_running_loop().time()
         while asyncio.get_running_loop().time() < began + 2 * TTL_S:
             assert not await second.acquire(KEY)
-        assert await client.get(lease_key(KEY)) == first.owner
+        assert await client.get(RedisNames().lease(KEY)) == first.owner
 
 
 async def test_the_lease_of_a_holder_that_vanished_is_taken_over(valkey_url: str) -> None:
@@ -134,10 +135,10 @@ async def test_a_process_that_starts_again_under_its_name_need_not_wait(valkey_u
 async def test_what_another_holds_is_not_deleted(valkey_url: str, client: Any) -> None:
     async with process(valkey_url, renew_s=60.0) as first:
         assert await first.acquire(KEY)
-        await client.set(lease_key(KEY), "somebody else")
+        await client.set(RedisNames().lease(KEY), "somebody else")
         await first.release(KEY)
-        assert await client.get(lease_key(KEY)) == "somebody else"
-        await client.delete(lease_key(KEY))
+        assert await client.get(RedisNames().lease(KEY)) == "somebody else"
+        await client.delete(RedisNames().lease(KEY))
 
 
 async def test_a_taken_lease_is_reported_and_one_never_held_too(
@@ -147,17 +148,17 @@ async def test_a_taken_lease_is_reported_and_one_never_held_too(
         await asyncio.wait_for(first.lost(KEY), 1)
         assert await first.acquire(KEY)
         waiter = asyncio.create_task(first.lost(KEY))
-        await client.set(lease_key(KEY), "somebody else")
+        await client.set(RedisNames().lease(KEY), "somebody else")
         await asyncio.wait_for(waiter, 10)
-        await client.delete(lease_key(KEY))
+        await client.delete(RedisNames().lease(KEY))
 
 
 async def test_a_server_that_lost_its_memory_is_told_again(valkey_url: str, client: Any) -> None:
     async with process(valkey_url) as first, process(valkey_url) as second:
         assert await first.acquire(KEY)
-        await client.delete(lease_key(KEY))
+        await client.delete(RedisNames().lease(KEY))
         async with asyncio.timeout(10):
-            while await client.get(lease_key(KEY)) != first.owner:
+            while await client.get(RedisNames().lease(KEY)) != first.owner:
                 await asyncio.sleep(0)
         assert not await second.acquire(KEY)
 
@@ -177,7 +178,7 @@ async def test_without_a_server_everybody_may_stream_and_the_first_one_back_keep
         done, pending = await asyncio.wait(lost, timeout=10, return_when=asyncio.FIRST_COMPLETED)
         assert (len(done), len(pending)) == (1, 1)
         (keeper,) = pending
-        assert await client.get(lease_key(KEY)) == lost[keeper].owner
+        assert await client.get(RedisNames().lease(KEY)) == lost[keeper].owner
         keeper.cancel()
 
 
@@ -203,7 +204,7 @@ async def test_whoever_stops_asking_holds_nothing(gate: Gate, client: Any) -> No
         async with asyncio.timeout(10):
             while first._asking:
                 await asyncio.sleep(0)
-        assert await client.get(lease_key(KEY)) is None
+        assert await client.get(RedisNames().lease(KEY)) is None
         assert KEY not in first.held
 
 

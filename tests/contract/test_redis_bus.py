@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 import redis.asyncio
 
-from enhanced_websocket_service.bus.redis import CHANNEL, EPOCH_KEY, RedisBus
+from enhanced_websocket_service.bus.names import RedisNames
+from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.price_view import price_data
@@ -42,7 +43,7 @@ async def client(valkey_url: str) -> AsyncIterator[Any]:
 @asynccontextmanager
 async def listening(client: Any) -> AsyncIterator[Any]:
     async with client.pubsub() as channel:
-        await channel.subscribe(CHANNEL)
+        await channel.subscribe(RedisNames().channel)
         assert (await channel.get_message(timeout=5))["type"] == "subscribe"
         yield channel
 
@@ -192,7 +193,7 @@ async def test_the_epoch_is_remembered(valkey_url: str, client: Any) -> None:
         bus.publish([EpochStarted(SYMBOL, 1_750_000_000_000, None, None)])
         assert await bus.drain(10)
         assert await bus.highest_epoch() == 1_750_000_000_000
-        await client.set(EPOCH_KEY, "not a number")
+        await client.set(RedisNames().epoch, "not a number")
         assert await bus.highest_epoch() is None
 
 
@@ -240,7 +241,7 @@ async def test_after_a_reconnect_prices_are_written_again(gate: Gate, client: An
         assert await bus.drain(10)
         assert json.loads(await client.get(KEY)) == price_data(tick(2))
         assert await client.exists("eurusd:latest_price") == 1
-        assert await client.get(EPOCH_KEY) == "7"
+        assert await client.get(RedisNames().epoch) == "7"
 
 
 async def test_a_silent_server_delays_nobody_and_repeats_nothing_in_the_stream(
@@ -377,5 +378,5 @@ async def test_a_price_too_old_for_the_cache_is_not_written_after_a_restart(
     bus.publish([EpochStarted(SYMBOL, 5, None, None)])
     async with running(bus):
         assert await bus.drain(10)
-        assert await client.get(EPOCH_KEY) == "5"
+        assert await client.get(RedisNames().epoch) == "5"
         assert await client.exists(KEY) == 0

@@ -1,0 +1,123 @@
+"""To which world a database belongs: real prices, simulated ones, or nobody yet.
+
+A database gets its world in the transaction that writes its first row, never by being looked at. A
+database from before there was a mark is real, unless it has rows and all of them are simulated: prices
+that somebody trades on must never be taken for a rehearsal, while the opposite costs one command.
+Everything here takes an asyncpg connection and raises what asyncpg raises.
+"""
+
+from typing import Any, Final
+
+from enhanced_websocket_service.market.source import World, check_world
+
+from .sql import load
+
+_SQL: Final = load("world.sql")
+
+_WITH_SOURCE: Final = ("market_data", "realtime_market_data", "bar_revisions")
+"""Tables whose rows say where their prices come from."""
+_WITHOUT_SOURCE: Final = (
+    "system_health",
+    "rejected_ticks",
+    "epoch_fence",
+    "tick_epochs",
+    "journal_checkpoints",
+    "bar_grades",
+    "bar_drift",
+    "vendor_gaps",
+)
+"""Tables whose rows only say that somebody was here."""
+_REMEDY: Final[dict[World, str]] = {
+    "real": "Set DATABASE_URL to a database for real prices",
+    "simulated": "Set DATABASE_URL to a database for simulated prices, or try `demo`, which brings one",
+}
+
+
+async def world_of_database(connection: Any) -> World | None:
+    """The world of the database, by its mark or, without one, by its rows; ``None``: nobody's.
+
+    Works on any database, whatever of the schema it has; changes nothing.
+    """
+    tables = await _tables(connection)
+    if "ews_world" in tables:
+        marked: World | None = await connection.fetchval(_SQL["marked_world"])
+        if marked is not None:
+            return marked
+    held = await _holds_rows(connection, tables)
+    if held["real"]:
+        return "real"
+    if held["simulated"]:
+        return "simulated"
+    others = [table for table in _WITHOUT_SOURCE if table in tables]
+    for table in others:
+        if await connection.fetchval(f"SELECT EXISTS (SELECT FROM {table})"):  # noqa: S608 our names
+            return "real"
+    return None
+
+
+async def check_database(connection: Any, world: World, place: str) -> None:
+    """Whether an instance of ``world`` may write here; changes nothing.
+
+    :param place: names the database for people, at the beginning of a sentence.
+    :raises WrongWorld: it belongs to the other world.
+    """
+    _check(await world_of_database(connection), world, place)
+
+
+async def claim_world(connection: Any, world: World, place: str) -> None:
+    """Say that the rows of this transaction are of ``world``; the first one marks the database.
+
+    :param place: as in ``check_database``.
+    :raises WrongWorld: it belongs to the other world; nothing may be written.
+    """
+    marked = await connection.fetchval(_SQL["marked_world"])
+    if marked is None:
+        before = await world_of_database(connection)
+        if before in (None, world):
+            await connection.execute(_SQL["mark_world"], world)
+            # Somebody else may have been first: then theirs counts.
+            before = await connection.fetchval(_SQL["marked_world"])
+        marked = before
+    _check(marked, world, place)
+
+
+async def set_world(connection: Any, world: World) -> dict[str, int]:
+    """Make the database one of ``world``; how many rows of the other world remain, by table."""
+    async with connection.transaction():
+        await connection.execute(_SQL["set_world"], world)
+        return await rows_of_the_other(connection, world)
+
+
+async def rows_of_the_other(connection: Any, world: World) -> dict[str, int]:
+    """How many rows are not of ``world``, by table; tables without such rows are left out."""
+    found: dict[str, int] = {}
+    for table in _WITH_SOURCE:
+        if table in await _tables(connection):
+            statement = _SQL["count_of_world"].replace("a_table", table)
+            if count := await connection.fetchval(statement, world == "real"):
+                found[table] = int(count)
+    return found
+
+
+def _check(found: World | None, ours: World, place: str) -> None:
+    instead = f"or let it count as {ours} from here on by `db world --set {ours}`."
+    check_world(found, ours, place, f"{_REMEDY[ours]}, {instead}")
+
+
+async def _holds_rows(connection: Any, tables: set[str]) -> dict[str, bool]:
+    held = {"real": False, "simulated": False}
+    for table in _WITH_SOURCE:
+        if table not in tables:
+            continue
+        for world in held:
+            if not held[world]:
+                statement = _SQL["has_rows_of_world"].replace("a_table", table)
+                held[world] = await connection.fetchval(statement, world == "simulated")
+        if held["real"]:
+            break
+    return held
+
+
+async def _tables(connection: Any) -> set[str]:
+    names = [*_WITH_SOURCE, *_WITHOUT_SOURCE, "ews_world"]
+    return {row[0] for row in await connection.fetch(_SQL["known_tables"], names)}

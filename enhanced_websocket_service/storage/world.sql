@@ -1,0 +1,26 @@
+-- To which world the database belongs. These run before the schema is up to date, so they ask for
+-- nothing that a migration makes; `a_table` is replaced by a table's name.
+
+-- name: known_tables
+SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NOT NULL
+
+-- name: marked_world
+SELECT world FROM ews_world
+
+-- name: mark_world
+INSERT INTO ews_world (world) VALUES ($1) ON CONFLICT DO NOTHING
+
+-- name: set_world
+INSERT INTO ews_world (world) VALUES ($1)
+ON CONFLICT (singleton) DO UPDATE SET world = excluded.world, since = now()
+
+-- name: has_rows_of_world
+-- $1: of the simulated world. Without a source: another program's, and so real.
+SELECT EXISTS (
+    SELECT FROM a_table
+    WHERE coalesce(source = 'simulator' OR source LIKE 'simulator\_%', false) = $1
+)
+
+-- name: count_of_world
+SELECT count(*) FROM a_table
+WHERE coalesce(source = 'simulator' OR source LIKE 'simulator\_%', false) = $1
