@@ -16,9 +16,10 @@ from enhanced_websocket_service.errors import (
     StorageError,
 )
 from enhanced_websocket_service.market.bar import Bar
-from enhanced_websocket_service.market.source import Provider
+from enhanced_websocket_service.market.source import Provider, World
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.postgres import Database
+from enhanced_websocket_service.storage.world import set_world
 from tests.storage_samples import CERTIFICATE, OPEN, SYMBOL, bar, tick, ticks, update, writing
 
 SLOT = 300
@@ -69,6 +70,12 @@ async def store(database: Database, tmp_path: Any, *batches: list[Any], epoch: i
     async with writing(journal, database, epoch=epoch) as writer:
         assert await writer.drain(20)
     journal.close()
+
+
+async def mark(dsn: str, world: World) -> None:
+    connection = await asyncpg.connect(dsn)
+    await set_world(connection, world)
+    await connection.close()
 
 
 # --- vendor bars ------------------------------------------------------------------------------
@@ -154,10 +161,16 @@ async def test_ranges_include_both_ends_and_without_a_start_the_newest_come(
 
 
 async def test_worlds_do_not_mix(database: Database, database_dsn: str, tmp_path: Any) -> None:
+    await database.upsert_vendor_bars([bar(close=1.0)])
+    await store(database, tmp_path / "simulated", [tick(1)])
+    await database.close()
+    await mark(database_dsn, "real")
     real = Database(database_dsn, Provider("twelvedata"))
     await real.connect()
-    await database.upsert_vendor_bars([bar(close=1.0), bar(close=2.0, source="twelvedata")])
-    await store(database, tmp_path, [tick(1), tick(2, source="twelvedata_rest")])
+    await real.upsert_vendor_bars([bar(close=2.0, source="twelvedata")])
+    await store(real, tmp_path / "real", [tick(2, source="twelvedata_rest")], epoch=2)
+    await mark(database_dsn, "simulated")
+    await database.connect()
     for here, close, source in ((database, 1.0, "simulator"), (real, 2.0, "twelvedata")):
         assert [b.close for b in (await here.bars(SYMBOL)).bars] == [close]
         assert [b.close for b in (await here.bars(SYMBOL, as_of=OPEN + 1e8)).bars][:1] == [close]

@@ -135,7 +135,7 @@ async def test_who_waits_for_what_is_stored_already_is_told_at_once(
 POISON = [
     tick(50, symbol="MUCHTOOLONGASYMBOL"),
     tick(51, volume=2**40),
-    tick(52, source="nul\0character"),
+    tick(52, source="simulator_nul\0character"),
     tick(53, timestamp=10**15),
     tick(54, price=5e6),
     rejected(timestamp=10**15, symbol="\0"),  # storable, for all its oddness
