@@ -6,7 +6,7 @@ documented in ``.env.enhanced-websocket``, which a test keeps equal to this modu
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from ipaddress import ip_network
@@ -21,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from .clock import Clock, SystemClock, parse_virtual_clock
 from .errors import ConfigurationError
 from .market.calendar import BAR_SECONDS, TradingCalendar
-from .market.source import REAL_PROVIDER, SIMULATOR, Provider
+from .market.source import REAL_PROVIDER, SIMULATOR, Provider, is_simulated
 from .telemetry import REDACTED
 from .twelvedata.keys import ApiKey
 
@@ -47,6 +47,15 @@ _KEY_VARIABLES: tuple[tuple[str, str, int], ...] = (
     ("TWELVEDATA_API_KEY", "G1_1", 1),
 )
 _KEY_NAMES = {variable for variable, _, _ in _KEY_VARIABLES}
+PLACES = frozenset(
+    {
+        *_KEY_NAMES,
+        *("DATABASE_URL", "REDIS_URL", "EMBEDDED", "PROVIDER", "VIRTUAL_CLOCK"),
+        *("TWELVEDATA_REST_URL", "TWELVEDATA_WS_URL", "SSL_CERT_PATH", "SSL_KEY_PATH"),
+        *("READY_SIGNALS_DIR", "BACKUP_DIR", "STATE_DIR", "LOG_DIR"),
+    }
+)
+"""Variables that lead to servers, folders and accounts. They mean those of `run`, whoever else reads them."""
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]+")
 _OURS = re.compile(r"^(TWELVEDATA|API_KEY|EWS|L0|MARKET|JOURNAL|FEED|KEY|CLIENT)_")
 
@@ -189,8 +198,7 @@ class Settings(BaseModel):
                 continue
             if scheme not in schemes:
                 faults.append(f"{name} must begin with {' or '.join(s + '://' for s in schemes)}.")
-        if self.provider is not None and not re.fullmatch(r"[a-z][a-z0-9_]{0,29}", self.provider):
-            faults.append("PROVIDER must be lower-case letters, digits and _, at most 30.")
+        faults += self._provider_faults()
         if self.virtual_clock is not None:
             try:
                 parse_virtual_clock(self.virtual_clock, lambda _day: True)
@@ -200,16 +208,53 @@ class Settings(BaseModel):
             raise ValueError("\n".join(faults))
         return self
 
+    def _provider_faults(self) -> list[str]:
+        if self.provider is None:
+            return []
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,29}", self.provider):
+            return ["PROVIDER must be lower-case letters, digits and _, at most 30."]
+        if (
+            self._foreign_hosts()
+            and self.provider != REAL_PROVIDER
+            and not is_simulated(self.provider)
+        ):
+            return [
+                f"PROVIDER={self.provider}: the vendor's address is not TwelveData's own, so its prices are "
+                f"simulated; name it {SIMULATOR} or {SIMULATOR}_..., or {REAL_PROVIDER} if they are real."
+            ]
+        return []
+
+    def _foreign_hosts(self) -> tuple[str, ...]:
+        """The hosts among the vendor's addresses that are not TwelveData's own."""
+        real = {urlsplit(REAL_REST_URL).hostname, urlsplit(REAL_WS_URL).hostname}
+        try:
+            given = {
+                urlsplit(url).hostname for url in (self.twelvedata_rest_url, self.twelvedata_ws_url)
+            }
+        except ValueError:  # reported as a fault of its own
+            return ()
+        return tuple(sorted(host or "" for host in given - real))
+
     @property
     def data_provider(self) -> Provider:
         """Who the prices are from: an address that is not the vendor's own is the simulator."""
         if self.provider is not None:
             return Provider(self.provider)
-        real = {urlsplit(REAL_REST_URL).hostname, urlsplit(REAL_WS_URL).hostname}
-        given = {
-            urlsplit(url).hostname for url in (self.twelvedata_rest_url, self.twelvedata_ws_url)
-        }
-        return Provider(REAL_PROVIDER if given <= real else SIMULATOR)
+        return Provider(SIMULATOR if self._foreign_hosts() else REAL_PROVIDER)
+
+    @property
+    def provider_warning(self) -> str | None:
+        """Why prices that count as real may be invented all the same; ``None``: nothing says so."""
+        if self.data_provider.simulated:
+            return None
+        if foreign := self._foreign_hosts():
+            return (
+                f"PROVIDER={self.provider} is set by hand: prices from {', '.join(foreign)}, which is "
+                "not TwelveData's own address, count as real."
+            )
+        if self.virtual_clock is not None:
+            return "VIRTUAL_CLOCK is set: real prices get times that are invented."
+        return None
 
     def calendar(self) -> TradingCalendar:
         """The calendar of the Colombian session with the configured exceptions."""
@@ -265,7 +310,8 @@ def _user_state_dir() -> Path:
         return Path(platformdirs.user_state_dir("enhanced-websocket-service"))
     except RuntimeError as error:  # a user id that no home directory belongs to
         raise ConfigurationError(
-            "STATE_DIR is not set and this user has no home directory; set STATE_DIR."
+            "STATE_DIR is not set and this user has no home directory; set STATE_DIR (for `demo`: "
+            "--state-dir)."
         ) from error
 
 
@@ -285,11 +331,13 @@ def load_settings(
     *,
     dotenv: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    ignored: Collection[str] = (),
 ) -> Loaded:
     """Read the settings: ``overrides`` (options) win over ``environ``, which wins over ``dotenv``.
 
     Empty values and ``your_...`` placeholders count as unset.
 
+    :param ignored: variables that are not looked at, neither in ``environ`` nor in ``dotenv``.
     :raises ConfigurationError: with one sentence per fault, all faults at once.
     """
     warnings: list[str] = []
@@ -304,7 +352,11 @@ def load_settings(
         warnings += _unknown(from_file, f"in {dotenv}")
     warnings += _unknown({n: v for n, v in environ.items() if _OURS.match(n)}, "in the environment")
     # Each by itself: an unset value of the environment must not hide the one in the file.
-    merged = {**_given(from_file), **_given(environ)}
+    merged = {
+        name: value
+        for name, value in {**_given(from_file), **_given(environ)}.items()
+        if name not in ignored
+    }
     values: dict[str, Any] = {
         name.lower(): value for name, value in merged.items() if name in _VARIABLES
     }

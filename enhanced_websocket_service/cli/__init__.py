@@ -16,6 +16,7 @@ from enhanced_websocket_service.errors import ConfigurationError, EwsError
 from enhanced_websocket_service.service import build
 from enhanced_websocket_service.service.demo import DemoOptions, run_demo
 from enhanced_websocket_service.service.notify import Notifier
+from enhanced_websocket_service.settings import PLACES
 from enhanced_websocket_service.twelvedata.simulator import (
     Limits,
     Simulator,
@@ -111,12 +112,16 @@ def demo(
     scale: Annotated[float, typer.Option(help="Factor on the prices of --ticks.")] = 1.0,
     seed: SeedOption = 0,
     state_dir: Annotated[
-        Path | None, typer.Option(help="Where everything is kept (STATE_DIR/demo).")
+        Path | None,
+        typer.Option(help="Where everything is kept (`demo` in the user's state folder)."),
     ] = None,
 ) -> None:
     """Everything on this machine, no keys, no servers: a trading session in virtual time."""
     # The demo tells its story itself; the log only what deserves attention, unless asked for more.
-    loaded = load(default_level="WARNING", host=host, port=port)
+    # What leads to the servers and folders of a real service is none of its business.
+    loaded = load(
+        default_level="WARNING", ignored=PLACES, host=host, port=port, state_dir=state_dir
+    )
     options = DemoOptions(
         at=at,
         speed=speed,

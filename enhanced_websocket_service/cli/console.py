@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,8 +28,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable outpu
 DateOption = Annotated[str | None, typer.Option(metavar="DATE", help="COT day, YYYY-MM-DD.")]
 
 
-def load(*, default_level: str = "INFO", **overrides: Any) -> Loaded:
-    loaded = load_settings(os.environ, dotenv=Path(".env"), overrides=overrides)
+def load(*, default_level: str = "INFO", ignored: Collection[str] = (), **overrides: Any) -> Loaded:
+    loaded = load_settings(os.environ, dotenv=Path(".env"), overrides=overrides, ignored=ignored)
     settings = loaded.settings
     chosen = "log_level" in settings.model_fields_set
     configure_logging(

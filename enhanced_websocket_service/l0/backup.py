@@ -23,6 +23,7 @@ import polars as pl
 from enhanced_websocket_service.errors import DataError, L0Error
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar, iso_local
+from enhanced_websocket_service.market.source import World, world_of
 from enhanced_websocket_service.storage.atomic_file import SHARED, fsync_path, write_durably
 
 from .slots import settled_labels
@@ -76,6 +77,18 @@ class BackupSet:
         self._staged_metadata = directory / f".{self.metadata.name}.next"
         self._lock = directory / f".{name}_m5_backup.lock"
         self._calendar = calendar
+
+    def world(self) -> World | None:
+        """Whose bars the set holds; ``None``: there is none. One that does not say so counts as real."""
+        try:
+            content = self.metadata.read_bytes()
+            return world_of(msgspec.json.decode(content, type=BackupMetadata).source)
+        except FileNotFoundError:
+            return "real" if self.parquet.exists() else None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return "real"
+        except OSError:
+            return None  # what cannot be read cannot be replaced, either
 
     async def write(
         self, bars: Sequence[Bar], *, provider: str, source: str, now: float

@@ -15,7 +15,12 @@ from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import ConfigurationError, DataError, L0Error, StorageError
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.calendar import TradingCalendar
-from enhanced_websocket_service.market.source import Provider, is_simulated
+from enhanced_websocket_service.market.source import (
+    Provider,
+    check_world,
+    is_simulated,
+    world_of,
+)
 from enhanced_websocket_service.twelvedata.keys import KeyPool
 
 from .absences import Absences
@@ -67,6 +72,23 @@ class L0Pipeline:
         self._provider, self._symbols = provider, tuple(symbols)
         self._backup_dir, self._window_days = backup_dir, window_days
         self._keys = keys
+
+    def check_world(self) -> None:
+        """Whether the folders may be written to: simulated history never takes the place of real history.
+
+        :raises WrongWorld: the backup set or the ready flag there belongs to real prices.
+        """
+        ours = self._provider.world
+        if ours == "real":
+            return
+        for symbol in self._symbols:
+            place = f"The backup set of {symbol} in BACKUP_DIR {self._backup_dir}"
+            found = self._set(symbol).world()
+            check_world(found, ours, place, "Set BACKUP_DIR to a folder of its own.")
+        source = self.flag.read().details.get("source")
+        if isinstance(source, str):
+            remedy = "Set READY_SIGNALS_DIR to a folder of its own."
+            check_world(world_of(source), ours, f"The history of {self.flag.path}", remedy)
 
     async def plan(
         self, start: date, end: date, *, refetch: bool = False
@@ -186,6 +208,7 @@ class L0Pipeline:
 
     async def write_backup(self, symbol: str) -> BackupMetadata:
         """Replace the backup set of ``symbol`` by the database's vendor bars. Raises ``L0Error``."""
+        self.check_world()
         now = self._clock.now()
         source = self._provider.bars
         try:
@@ -202,6 +225,7 @@ class L0Pipeline:
     async def _command(
         self, name: str, fetch: Callable[[str], Awaitable[BackfillResult]]
     ) -> tuple[BackfillResult, ...]:
+        self.check_world()
         if self.flag.withdraw():
             log.info("ready flag withdrawn", command=name, path=str(self.flag.path))
         try:

@@ -84,6 +84,8 @@ async def run_service(
     :raises EwsError: the state directory cannot be used.
     """
     require(settings)
+    if settings.provider_warning is not None:
+        log.warning(settings.provider_warning)
     async with data_servers(settings) as (database_url, redis_url):
         service = await build_service(settings, settings.clock(), database_url, redis_url)
         # What a service is made of lives as long as it does. Left to the collector, each full
@@ -121,8 +123,10 @@ async def build_service(
         redis = RedisBus(redis_url, names=names, world=world)
     bus: Bus = MemoryBus() if redis is None else redis
     planner = CreditPlanner(keys)
-    ledgers = KeyLedgers(keys, settings.state_dir, clock)
+    ledgers = KeyLedgers(keys, settings.state_dir, clock, simulated=provider.simulated)
     rest.shared = ledgers.shared
+    history = l0_pipeline(settings, clock, rest, database)
+    history.check_world()
     journal = Journal.open(
         settings.state_dir / "journal",
         fsync_ms=settings.journal_fsync_ms,
@@ -261,7 +265,6 @@ async def build_service(
         keep_bytes=settings.journal_keep_mb * 1024 * 1024,
         metrics=metrics,
     )
-    history = l0_pipeline(settings, clock, rest, database)
     slots = SlotStore(database)
 
     def credits_at(at: float) -> Credits:
@@ -319,6 +322,7 @@ async def build_service(
         clock=clock,
         calendar=calendar,
         provider=provider,
+        provider_warning=settings.provider_warning,
         symbols=settings.symbols,
         states=states,
         flag=flag,

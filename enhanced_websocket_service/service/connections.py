@@ -103,7 +103,11 @@ async def open_l0(settings: Settings, *, with_vendor: bool = True) -> AsyncItera
             rest = vendor(settings, clock, metrics, LONGEST_WAIT_S)
             stack.push_async_callback(rest.aclose)
             ledgers = KeyLedgers(
-                rest.keys, settings.state_dir, clock, lock_within_s=COMMAND_LOCK_WITHIN_S
+                rest.keys,
+                settings.state_dir,
+                clock,
+                simulated=settings.data_provider.simulated,
+                lock_within_s=COMMAND_LOCK_WITHIN_S,
             )
             ledgers.sync()
             rest.shared = ledgers.shared

@@ -56,6 +56,7 @@ async def run_demo(
 ) -> None:
     """Run until ``stop`` is set.
 
+    :param settings: read without ``settings.PLACES``: the demo has servers and folders of its own.
     :raises EwsError: what cannot be used, and what to do about it.
     """
     calendar = settings.calendar()
@@ -70,8 +71,8 @@ async def run_demo(
     start = _start(options, calendar, market)
     out.print("Starting PostgreSQL and Valkey ...")
     async with EmbeddedServers(options.state_dir) as servers:
-        database_url = settings.database_url or await servers.start_postgres()
-        redis_url = settings.redis_url or await servers.start_valkey()
+        database_url = await servers.start_postgres()
+        redis_url = await servers.start_valkey()
         clock = VirtualClock(
             start.timestamp(),
             options.speed,
@@ -84,9 +85,7 @@ async def run_demo(
             effective = settings.model_copy(
                 update={
                     "keys": (ApiKey("G1_1", "demo-key"),),
-                    "provider": None,  # invented prices never carry a real vendor's name
                     "database_url": database_url,
-                    "redis_url": redis_url,
                     "twelvedata_rest_url": simulator.rest_url,
                     "twelvedata_ws_url": simulator.ws_url,
                     "virtual_clock": clock.specification(),
@@ -95,25 +94,25 @@ async def run_demo(
                     "backup_dir": options.state_dir / "backups",
                 }
             )
-            await _serve(effective, clock, out, stop)
+            await _serve(effective, redis_url, clock, out, stop)
         finally:
             await simulator.stop()
     out.print(f"Nothing is left running. The data is kept in {options.state_dir}", soft_wrap=True)
 
 
 async def _serve(
-    settings: Settings, clock: VirtualClock, out: Console, stop: asyncio.Event
+    settings: Settings, redis_url: str, clock: VirtualClock, out: Console, stop: asyncio.Event
 ) -> None:
     assert settings.database_url is not None
     settings.ready_signals_dir.mkdir(parents=True, exist_ok=True)
     # The flag of an earlier demo says nothing about this one.
     ReadyFlag(settings.ready_signals_dir, clock).withdraw()
-    service = await build.build_service(settings, clock, settings.database_url, settings.redis_url)
+    service = await build.build_service(settings, clock, settings.database_url, redis_url)
     unsubscribe = service.bus.subscribe(_Narrator(clock, out))
     l0: asyncio.Task[None] | None = None
     try:
         await service.start()
-        _introduce(settings, service.api.url, clock, out)
+        _introduce(settings, redis_url, service.api.url, clock, out)
         l0 = asyncio.create_task(_backfill(settings, clock, out), name="demo-l0")
         stopped = asyncio.create_task(stop.wait(), name="demo-stop")
         await asyncio.wait({l0, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -147,7 +146,9 @@ async def _backfill(settings: Settings, clock: VirtualClock, out: Console) -> No
             )
 
 
-def _introduce(settings: Settings, url: str, clock: VirtualClock, out: Console) -> None:
+def _introduce(
+    settings: Settings, redis_url: str, url: str, clock: VirtualClock, out: Console
+) -> None:
     websocket = url.replace("http", "ws", 1)
     lines = {
         "Dashboard": url,
@@ -155,7 +156,7 @@ def _introduce(settings: Settings, url: str, clock: VirtualClock, out: Console) 
         "Health": f"curl {url}/health",
         "WebSocket": f"{websocket}/ws",
         "DATABASE_URL": redact_url(settings.database_url or ""),
-        "REDIS_URL": redact_url(settings.redis_url or ""),
+        "REDIS_URL": redact_url(redis_url),
         "Virtual time": f"{iso_local(int(clock.now()))}, {clock.speed:g} times as fast",
     }
     for name, value in lines.items():

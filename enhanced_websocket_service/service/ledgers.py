@@ -36,6 +36,8 @@ _json = msgspec.json.Encoder()
 class KeyLedgers:
     """``STATE_DIR/keys.json``. A file that cannot be used is reported and costs only knowledge.
 
+    :param simulated: what a simulated vendor counts, or refuses, has a file of its own: it must not cost
+        the same keys their credits with the real one.
     :param lock_within_s: how long this thread may stand still for the lock, real seconds.
     """
 
@@ -45,12 +47,14 @@ class KeyLedgers:
         state_dir: Path,
         clock: Clock,
         *,
+        simulated: bool = False,
         lock_within_s: float = LOCK_WITHIN_S,
     ) -> None:
         self._keys = keys
         self._clock = clock
-        self._path = state_dir / "keys.json"
-        self._lock = state_dir / "keys.lock"
+        name = "keys-simulated" if simulated else "keys"
+        self._path = state_dir / f"{name}.json"
+        self._lock = state_dir / f"{name}.lock"
         self._lock_within_s = lock_within_s
         self._impatient_until = 0.0  # monotonic
         self._problem = ""  # told once

@@ -67,6 +67,7 @@ class View:
         clock: Clock,
         calendar: TradingCalendar,
         provider: Provider,
+        provider_warning: str | None,
         symbols: Sequence[str],
         states: StateMachine,
         flag: ReadyFlag,
@@ -90,6 +91,7 @@ class View:
         self._clock = clock
         self._calendar = calendar
         self._provider = provider
+        self._provider_warning = provider_warning
         self._states = states
         self._flag = flag
         self._lifecycle = lifecycle
@@ -197,6 +199,8 @@ class View:
             reconciliation=self._reconciler.status(),
             hygiene=self._pipeline.hygiene(),
             provider=self._provider.name,
+            provider_warning=self._provider_warning,
+            world=self._provider.world,
             simulated=self._provider.simulated,
         )
 

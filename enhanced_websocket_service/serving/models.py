@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
 
 from enhanced_websocket_service.market.calendar import iso_local
+from enhanced_websocket_service.market.source import World
 
 Instant = Annotated[
     float,
@@ -311,6 +312,10 @@ class StatusView(View):
     hygiene: dict[str, Any] = {}
     """By symbol: what was odd about its quotes since the start, in counts."""
     provider: str
+    provider_warning: str | None = None
+    """Why prices that count as real may be invented all the same."""
+    world: World
+    """Whose rows, keys and messages this instance writes, and whose places it refuses."""
     simulated: bool
 
 

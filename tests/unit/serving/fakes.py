@@ -174,6 +174,7 @@ class FakeService:
             ),
             components=[models.ComponentStatus(name="feed", running=True)],
             provider="simulator",
+            world="simulated",
             simulated=True,
         )
 
