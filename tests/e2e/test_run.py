@@ -125,7 +125,7 @@ async def test_a_day_from_a_broken_flag_to_live_prices_and_an_orderly_end(rig: R
             # The cache follows at its own pace, behind the clients.
             cached = json.loads(
                 await eventually(
-                    lambda: cache.get("usdcop:latest_price"), WITHIN_S, "a cached price"
+                    lambda: cache.get("simulated:usdcop:latest_price"), WITHIN_S, "a cached price"
                 )
             )
         assert cached["symbol"] == "USDCOP"
