@@ -23,17 +23,22 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.clock import SystemClock
+from enhanced_websocket_service.errors import BusUnavailable, ConfigurationError
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.events import EpochStarted, Event
 from enhanced_websocket_service.market.price_view import price_data
 from enhanced_websocket_service.market.tick import Tick
 
+from .answers import refusal
 from .base import Subscriber
 from .memory import MemoryBus
 
 log = structlog.get_logger(__name__)
 
+REDIS: Final = "Redis"
+"""The part of ``Failures``. Everything on this machine goes on without it."""
 CHANNEL: Final = "market_data:realtime"
 PRICE_TTL_S: Final = 300
 EPOCH_KEY: Final = "ews:epoch"
@@ -59,6 +64,7 @@ class RedisBus:
     :param queue_size: events that may wait for the server.
     :param stream_length: about how many entries each stream keeps.
     :param timeout_s: real seconds for a connection or an answer.
+    :param failures: told when the server is away or refuses, and when it works again.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class RedisBus:
         stream_length: int = 20_000,
         timeout_s: float = 5.0,
         longest_backoff_s: float = 5.0,
+        failures: Failures | None = None,
     ) -> None:
         """:raises ConfigurationError: the URL cannot be understood."""
         try:
@@ -86,6 +93,7 @@ class RedisBus:
                 "REDIS_URL cannot be understood. It looks like redis://:password@host:6379/0; special "
                 "characters in the password are percent-encoded."
             ) from None
+        self._failures = failures or Failures(SystemClock())
         self._local = MemoryBus()
         self._queue: deque[Tick | BarUpdate] = deque()
         self._queue_size = queue_size
@@ -147,12 +155,12 @@ class RedisBus:
             self._unwritten.add(tick.symbol)
             self._idle.clear()
 
-    async def ping(self) -> float | None:
+    async def ping(self) -> float:
         began = perf_counter()
         try:
             await self._client.ping()
-        except _UNAVAILABLE:
-            return None
+        except _UNAVAILABLE as error:
+            raise BusUnavailable(self._refusal(error)) from error
         return (perf_counter() - began) * 1000
 
     async def highest_epoch(self) -> int | None:
@@ -237,6 +245,7 @@ class RedisBus:
             await self._send_some()
         if not self._connected:
             self._connected, self._last_error = True, None
+            self._failures.succeeded(REDIS)
             log.info("Redis is connected", queued=len(self._queue))
         if not self._has_work():
             self._idle.set()
@@ -347,9 +356,10 @@ class RedisBus:
         )
 
     def _lost(self, error: Exception) -> None:
-        message = f"{type(error).__name__}: {error}"
-        if self._connected or self._last_error is None:
-            log.warning("Redis is unavailable; everything on this machine goes on", reason=message)
         self._connected = False
         self._repeating = True
-        self._last_error = message
+        self._last_error = self._refusal(error)
+        self._failures.failed(REDIS, self._last_error)
+
+    def _refusal(self, error: Exception) -> str:
+        return refusal(error, self._client.connection_pool.connection_kwargs)

@@ -110,8 +110,8 @@ async def build_service(
     calendar = settings.calendar()
     rest = vendor(settings, clock, metrics)
     keys = rest.keys
-    database = Database(database_url, provider, clock=clock)
-    redis = None if redis_url is None else RedisBus(redis_url)
+    database = Database(database_url, provider, clock=clock, failures=failures)
+    redis = None if redis_url is None else RedisBus(redis_url, failures=failures)
     bus: Bus = MemoryBus() if redis is None else redis
     planner = CreditPlanner(keys)
     ledgers = KeyLedgers(keys, settings.state_dir, clock)
@@ -240,6 +240,7 @@ async def build_service(
         details=lambda: view.health_details(),
         interval_s=settings.health_interval_s,
         epoch=epoch,
+        failures=failures,
     )
     writer = JournalWriter(
         journal,
@@ -249,6 +250,7 @@ async def build_service(
         keep_s=settings.journal_keep_hours * 3600,
         keep_bytes=settings.journal_keep_mb * 1024 * 1024,
         metrics=metrics,
+        failures=failures,
     )
     history = l0_pipeline(settings, clock, rest, database)
     slots = SlotStore(database)

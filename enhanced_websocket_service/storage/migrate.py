@@ -77,6 +77,14 @@ class Migration:
     name: str
     sql: str
 
+    @property
+    def note(self) -> str:
+        """The statement that remembers it as applied; nothing in it needs to be quoted."""
+        return (
+            "INSERT INTO ews_schema_migrations (version, name, checksum) "  # noqa: S608 ours
+            f"VALUES ({self.version}, '{self.name}', '{self.checksum}')"
+        )
+
     def __str__(self) -> str:
         return f"{self.version:04}_{self.name}"
 
@@ -95,13 +103,13 @@ def migrations() -> list[Migration]:
     return sorted(found, key=lambda migration: migration.version)
 
 
-async def migrate(connection: Any) -> list[int]:
+async def migrate(connection: Any) -> list[Migration]:
     """Apply what is missing to the database behind an asyncpg ``connection``.
 
     Where nothing is, it only reads: a role that owns no table and may make none can run the service.
     Safe to run from several processes at once: the second waits and then finds nothing to do.
 
-    :returns: the versions applied now.
+    :returns: what was applied now.
     :raises StorageError: an applied migration differs from ours, an existing table lacks a column of
         the requirements, or the role may not apply what is missing. The database is then as it was.
     """
@@ -119,18 +127,27 @@ async def migrate(connection: Any) -> list[int]:
                 await connection.execute(_MAKE_LEDGER)
             for migration in missing:
                 await connection.execute(migration.sql, timeout=_PATIENCE_S)
-                await connection.execute(
-                    "INSERT INTO ews_schema_migrations (version, name, checksum) VALUES ($1, $2, $3)",
-                    *(migration.version, migration.name, migration.checksum),
-                )
+                await connection.execute(migration.note)
                 if migration.version == 1:
                     await _check_columns(connection)
     except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidSchemaNameError) as error:
         raise StorageError(await _not_allowed(connection, missing, error)) from error
-    applied = [migration.version for migration in missing]
-    if applied:
-        log.info("Database schema brought up to date", migrations=applied)
-    return applied
+    if missing:
+        log.info("Database schema brought up to date", migrations=[one.version for one in missing])
+    return missing
+
+
+async def script(connection: Any) -> str:
+    """What ``migrate`` would do, as SQL for psql; changes nothing. Raises as ``pending``."""
+    missing = await pending(connection)
+    if not missing:
+        return "-- The schema is up to date."
+    parts = ["BEGIN;", f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK});"]
+    if not await connection.fetchval(_HAS_LEDGER):
+        parts.append(f"{_MAKE_LEDGER.strip()};")
+    for migration in missing:
+        parts += [f"\n-- Migration {migration}\n{migration.sql.strip()}", f"{migration.note};"]
+    return "\n".join([*parts, "COMMIT;"])
 
 
 async def pending(connection: Any) -> list[Migration]:
@@ -166,7 +183,7 @@ async def _not_allowed(connection: Any, missing: list[Migration], error: Excepti
     found = await who_may_migrate(connection, list(RIGHTS))
     owners = found["table_owners"]
     who = (
-        f"{' and '.join(owners)}, who owns the tables,"
+        f"{' and '.join(owners)}, who own{'s' if len(owners) == 1 else ''} the tables,"
         if owners
         else f"{found['database_owner']}, who owns the database,"
     )

@@ -8,6 +8,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Any, Final
 
+from enhanced_websocket_service.errors import StorageError
+
 from .sql import load
 
 RIGHTS: Final[dict[str, tuple[str, ...]]] = {
@@ -61,16 +63,28 @@ async def role_exists(connection: Any, role: str) -> bool:
     return bool(await connection.fetchval(_STATEMENTS["role_exists"], role))
 
 
-def grants(rights: list[Right]) -> list[str]:
-    """The statements that give ``rights``, whether held or not; none for tables that are not there."""
+def grants_script(rights: list[Right]) -> str:
+    """The statements that give all of ``rights``, held or not, for psql.
+
+    :raises StorageError: tables are not there.
+    """
+    if any(one.held is None for one in rights):
+        raise StorageError(complaint(rights))
     by_object: dict[tuple[str, str], list[str]] = {}
     for one in rights:
-        if one.held is not None:
-            by_object.setdefault((one.kind, one.object), []).append(one.privilege)
-    return [
+        by_object.setdefault((one.kind, one.object), []).append(one.privilege)
+    lines = [
         f"GRANT {', '.join(privileges)} ON {kind} {name} TO {rights[0].quoted_role};"
         for (kind, name), privileges in by_object.items()
     ]
+    schemas = [one.object for one in rights if one.kind == "SCHEMA"]
+    if schemas != ["public"]:
+        lines.insert(
+            0,
+            f"-- The tables are in {', '.join(schemas)}: end DATABASE_URL of the service with "
+            f"?search_path={','.join(schemas)}",
+        )
+    return "\n".join(lines)
 
 
 def complaint(rights: list[Right]) -> str | None:
@@ -90,6 +104,11 @@ def complaint(rights: list[Right]) -> str | None:
         f"Role {first.role} lacks {what} in database {first.database}. Run "
         f"{grants_command(first.role)} as {first.owner}, who owns it, and then the SQL that it prints."
     )
+
+
+def quoted(name: str) -> str:
+    """``name`` as an identifier of SQL."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def grants_command(role: str) -> str:
