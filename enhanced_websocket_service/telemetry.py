@@ -6,7 +6,6 @@
 
 import logging
 import logging.handlers
-import re
 import sys
 from collections.abc import Iterable, MutableMapping
 from pathlib import Path
@@ -44,19 +43,16 @@ class Rarely:
 
 
 class Redactor:
-    """Replaces known secrets in text and in (nested) log values.
-
-    A secret that is a plain word (``password``, ``demo``) is replaced where it stands by itself alone:
-    inside other words it is no secret, and blanking it there would tell what it is.
-    """
+    """Replaces known secrets in text and in (nested) log values."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        known = sorted({s for s in secrets if len(s) >= 4}, key=len, reverse=True)
-        patterns = [rf"(?<![\w-]){s}(?![\w-])" if s.isalpha() else re.escape(s) for s in known]
-        self._secrets = re.compile("|".join(patterns)) if patterns else None
+        self._secrets = sorted({s for s in secrets if len(s) >= 4}, key=len, reverse=True)
 
     def text(self, value: str) -> str:
-        return value if self._secrets is None else self._secrets.sub(REDACTED, value)
+        for secret in self._secrets:
+            if secret in value:
+                value = value.replace(secret, REDACTED)
+        return value
 
     def __call__(self, value: Any) -> Any:
         if isinstance(value, str):

@@ -14,7 +14,6 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from enhanced_websocket_service.addresses import redis_address, unreachable
-from enhanced_websocket_service.telemetry import REDACTED
 
 _NO_PASSWORD: Final = re.compile("NOAUTH|authentication required|already authenticated", re.I)
 _UNASKED: Final = re.compile("without any password configured|no password is set", re.I)
@@ -48,7 +47,7 @@ def _said(error: Exception, options: Mapping[str, Any]) -> str:
     said = " ".join(str(error).split()).rstrip(".")
     if password := options.get("password"):
         # A server that does not know AUTH repeats what it was given.
-        said = re.sub(rf"(?<![\w-]){re.escape(str(password))}(?![\w-])", REDACTED, said)
+        said = re.sub(rf"(?<![\w-]){re.escape(str(password))}(?![\w-])", "(the password)", said)
     return said
 
 
