@@ -8,6 +8,7 @@
     ├── InvalidTransition           a state change the table in service/states.py forbids
     ├── DataError                   a file or row that cannot be used as given
     ├── L0Error                     history is absent, stale or incomplete
+    ├── BusUnavailable              Redis cannot be reached, or refuses; retry later
     ├── EmbeddedError               the private PostgreSQL or Valkey cannot be started or stopped
     ├── StorageError
     │   ├── JournalError            a short or failed write, a directory that cannot be used
@@ -50,6 +51,10 @@ class DataError(EwsError):
 
 class L0Error(EwsError):
     """The historical data is absent, stale or incomplete."""
+
+
+class BusUnavailable(EwsError):
+    """Redis cannot be reached, or refuses what it is asked."""
 
 
 class EmbeddedError(EwsError):

@@ -18,6 +18,7 @@ import platformdirs
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from .addresses import PostgresAddress
 from .clock import Clock, SystemClock, parse_virtual_clock
 from .errors import ConfigurationError
 from .market.calendar import BAR_SECONDS, TradingCalendar
@@ -188,8 +189,12 @@ class Settings(BaseModel):
             if url is None:
                 continue
             try:
-                scheme, _ = urlsplit(url).scheme, urlsplit(url).port
-            except ValueError:
+                scheme = urlsplit(url).scheme
+                if name == "DATABASE_URL" and scheme in schemes:
+                    PostgresAddress.of(url)  # it may have several hosts, each with its port
+                else:
+                    _ = urlsplit(url).port
+            except (ValueError, ConfigurationError):
                 # Without the parser's words: they may quote the part with the password.
                 faults.append(
                     f"{name} cannot be understood. It looks like {schemes[0]}://user:password@host:port/"

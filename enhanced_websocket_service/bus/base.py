@@ -39,7 +39,10 @@ class Bus(Protocol):
         ...
 
     async def ping(self) -> float | None:
-        """One round trip to the server, real milliseconds; ``None`` without an answer or a server."""
+        """One round trip to the server, real milliseconds; ``None`` where there is no server to ask.
+
+        :raises BusUnavailable: saying which server, and what it answered.
+        """
         ...
 
     def status(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 
 from enhanced_websocket_service.errors import ConfigurationError
 
+from .answers import refusal
 from .names import RedisNames
 
 log = structlog.get_logger(__name__)
@@ -187,5 +188,5 @@ class RedisKeyLeases:
             self._reachable = False
             log.warning(
                 "Redis cannot be asked who streams with an API key; streaming all the same",
-                reason=f"{type(error).__name__}: {error}",
+                reason=refusal(error, self._client.connection_pool.connection_kwargs),
             )

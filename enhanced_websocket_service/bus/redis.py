@@ -23,12 +23,15 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from enhanced_websocket_service.errors import ConfigurationError, WrongWorld
+from enhanced_websocket_service.clock import SystemClock
+from enhanced_websocket_service.errors import BusUnavailable, ConfigurationError, WrongWorld
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.events import EpochStarted, Event
 from enhanced_websocket_service.market.price_view import price_data
 from enhanced_websocket_service.market.tick import Tick
 
+from .answers import refusal
 from .base import Subscriber
 from .memory import MemoryBus
 from .names import RedisNames
@@ -36,6 +39,8 @@ from .world import RedisWorld
 
 log = structlog.get_logger(__name__)
 
+REDIS: Final = "Redis"
+"""The part of ``Failures``. Everything on this machine goes on without it."""
 PRICE_TTL_S: Final = 300
 FIRST_BACKOFF_S: Final = 0.1
 CHECK_EVERY_S: Final = 5.0
@@ -51,6 +56,7 @@ class RedisBus:
     :param queue_size: events that may wait for the server.
     :param stream_length: about how many entries each stream keeps.
     :param timeout_s: real seconds for a connection or an answer.
+    :param failures: told when the server is away or refuses, and when it works again.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class RedisBus:
         stream_length: int = 20_000,
         timeout_s: float = 5.0,
         longest_backoff_s: float = 5.0,
+        failures: Failures | None = None,
     ) -> None:
         """:raises ConfigurationError: the URL cannot be understood."""
         try:
@@ -87,6 +94,7 @@ class RedisBus:
         """Why the server may not be written to, as of the last time that it was looked at."""
         self.on_wrong_world: Callable[[WrongWorld], None] = lambda _error: None
         """Told each time that the server turns out to be of the other world."""
+        self._failures = failures or Failures(SystemClock())
         self._local = MemoryBus()
         self._queue: deque[Tick | BarUpdate] = deque()
         self._queue_size = queue_size
@@ -148,12 +156,12 @@ class RedisBus:
             self._unwritten.add(tick.symbol)
             self._idle.clear()
 
-    async def ping(self) -> float | None:
+    async def ping(self) -> float:
         began = perf_counter()
         try:
             await self._client.ping()
-        except _UNAVAILABLE:
-            return None
+        except _UNAVAILABLE as error:
+            raise BusUnavailable(self._refusal(error)) from error
         return (perf_counter() - began) * 1000
 
     async def highest_epoch(self) -> int | None:
@@ -257,6 +265,7 @@ class RedisBus:
             await self._send_some()
         if not self._connected:
             self._connected, self._last_error = True, None
+            self._failures.succeeded(REDIS)
             log.info("Redis is connected", queued=len(self._queue))
         if not self._has_work():
             self._idle.set()
@@ -378,9 +387,10 @@ class RedisBus:
         )
 
     def _lost(self, error: Exception) -> None:
-        message = f"{type(error).__name__}: {error}"
-        if self._connected or self._last_error is None:
-            log.warning("Redis is unavailable; everything on this machine goes on", reason=message)
         self._connected = False
         self._repeating = True
-        self._last_error = message
+        self._last_error = self._refusal(error)
+        self._failures.failed(REDIS, self._last_error)
+
+    def _refusal(self, error: Exception) -> str:
+        return refusal(error, self._client.connection_pool.connection_kwargs)

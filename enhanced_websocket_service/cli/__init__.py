@@ -28,6 +28,7 @@ from enhanced_websocket_service.twelvedata.simulator import (
 
 from .chaos import chaos
 from .console import JsonOption, err, load, out, print_json, until_signalled
+from .database import database
 from .history import l0
 from .journal import journal
 
@@ -40,6 +41,7 @@ app = typer.Typer(
 config = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(l0, name="l0")
 app.add_typer(journal, name="journal")
+app.add_typer(database, name="db")
 app.add_typer(config, name="config")
 app.command()(chaos)
 

@@ -115,12 +115,12 @@ async def build_service(
     calendar = settings.calendar()
     rest = vendor(settings, clock, metrics)
     keys = rest.keys
-    database = Database(database_url, provider, clock=clock)
+    database = Database(database_url, provider, clock=clock, failures=failures)
     names = _redis_names(settings)
     redis = None
     if redis_url is not None:
         world = RedisWorld(provider.world, names, settings.symbols)
-        redis = RedisBus(redis_url, names=names, world=world)
+        redis = RedisBus(redis_url, names=names, world=world, failures=failures)
     bus: Bus = MemoryBus() if redis is None else redis
     planner = CreditPlanner(keys)
     ledgers = KeyLedgers(keys, settings.state_dir, clock, simulated=provider.simulated)
@@ -255,6 +255,7 @@ async def build_service(
         details=lambda: view.health_details(),
         interval_s=settings.health_interval_s,
         epoch=epoch,
+        failures=failures,
     )
     writer = JournalWriter(
         journal,
@@ -264,6 +265,7 @@ async def build_service(
         keep_s=settings.journal_keep_hours * 3600,
         keep_bytes=settings.journal_keep_mb * 1024 * 1024,
         metrics=metrics,
+        failures=failures,
     )
     slots = SlotStore(database)
 

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -15,6 +16,7 @@ from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.settings import Settings, usable_backup_dir
 from enhanced_websocket_service.storage.embedded import EmbeddedServers
 from enhanced_websocket_service.storage.imports import ImportStore
+from enhanced_websocket_service.storage.pool import Pool
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.slot_store import SlotStore
 from enhanced_websocket_service.telemetry import Metrics
@@ -117,6 +119,22 @@ async def open_l0(settings: Settings, *, with_vendor: bool = True) -> AsyncItera
         stack.push_async_callback(database.close)
         await database.connect()
         yield l0_pipeline(settings, clock, rest, database)
+
+
+@contextlib.asynccontextmanager
+async def open_database(settings: Settings, doing: str) -> AsyncIterator[Any]:
+    """A connection to the database as it is, for a command about its schema. Raises ``EwsError``.
+
+    :param doing: completes "PostgreSQL cannot be reached while ...".
+    """
+    require(settings, key=False)
+    async with data_servers(settings, with_redis=False) as (database_url, _):
+        pool = Pool(database_url, max_size=1)
+        try:
+            async with pool.bare_connection(doing) as connection:
+                yield connection
+        finally:
+            await pool.close()
 
 
 @contextlib.asynccontextmanager

@@ -8,19 +8,18 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import structlog
+from typing import Any, Final, Protocol
 
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import EwsError
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.calendar import iso_local
 from enhanced_websocket_service.serving.models import PartHealth
 
 from .states import ServiceState, StateChange, StateMachine
 
-log = structlog.get_logger(__name__)
-
+ROWS: Final = "system_health"
+"""The part of ``Failures``: the rows of that table, which wait here meanwhile."""
 PING_EVERY_S = 2.0
 PING_TIMEOUT_S = 2.0
 MAX_PENDING_ROWS = 1000
@@ -51,6 +50,7 @@ class HealthMonitor:
     :param ping_redis: ``None`` when no Redis is configured.
     :param details: what a periodic row says beside the state.
     :param epoch: of this process; told in every row.
+    :param failures: told when a row cannot be written, and when one is again.
     """
 
     def __init__(
@@ -60,10 +60,11 @@ class HealthMonitor:
         states: StateMachine,
         store: HealthStore,
         ping_database: Callable[[], Awaitable[float]],
-        ping_redis: Callable[[], Awaitable[float | None]] | None,
+        ping_redis: Callable[[], Awaitable[float]] | None,
         details: Callable[[], Mapping[str, Any]],
         interval_s: float = 60.0,
         epoch: int = 0,
+        failures: Failures | None = None,
     ) -> None:
         self._clock = clock
         self._states = states
@@ -73,6 +74,7 @@ class HealthMonitor:
         self._details = details
         self._interval_s = interval_s
         self._epoch = epoch
+        self._failures = failures or Failures(clock)
         self._rows: deque[_Row] = deque(maxlen=MAX_PENDING_ROWS)
         self._wake = asyncio.Event()
         self.database = PartHealth(connected=False, error="Not asked yet.")
@@ -131,8 +133,9 @@ class HealthMonitor:
             try:
                 await self._store.record_health(row.status, row.details, elapsed, row.error)
             except EwsError as error:
-                log.warning("system_health row not written yet", error=str(error))
+                self._failures.failed(ROWS, str(error))
                 return
+            self._failures.succeeded(ROWS)
             if self._rows and self._rows[0] is row:  # else it was pushed out meanwhile
                 self._rows.popleft()
 
@@ -145,9 +148,9 @@ class _Part:
     connection.
     """
 
-    def __init__(self, ping: Callable[[], Awaitable[float | None]]) -> None:
+    def __init__(self, ping: Callable[[], Awaitable[float]]) -> None:
         self._ping = ping
-        self._asked: asyncio.Task[float | None] | None = None
+        self._asked: asyncio.Task[float] | None = None
 
     async def health(self) -> PartHealth:
         """How it is, within ``PING_TIMEOUT_S``."""
@@ -162,8 +165,6 @@ class _Part:
             elapsed_ms = asked.result()
         except (EwsError, OSError) as error:
             return PartHealth(connected=False, error=str(error) or type(error).__name__)
-        if elapsed_ms is None:
-            return PartHealth(connected=False, error="It cannot be reached.")
         return PartHealth(connected=True, response_time_ms=round(elapsed_ms))
 
     def forget(self) -> None:
@@ -172,5 +173,5 @@ class _Part:
             self._asked.cancel()
             self._asked.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
 
-    async def _answer(self) -> float | None:
+    async def _answer(self) -> float:
         return await self._ping()

@@ -7,6 +7,7 @@ from datetime import date
 from typing import Any
 
 from enhanced_websocket_service.bus.base import Bus
+from enhanced_websocket_service.bus.redis import REDIS
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.failures import Failure, Failures
 from enhanced_websocket_service.feeds.base import FeedStatus
@@ -43,6 +44,7 @@ from enhanced_websocket_service.serving.models import (
 from enhanced_websocket_service.serving.session import session_view
 from enhanced_websocket_service.serving.views import BarQuery, HealthView, TickQuery
 from enhanced_websocket_service.storage.journal import Journal
+from enhanced_websocket_service.storage.pool import POSTGRESQL
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.stream_store import StoredStretch, StreamStore
 from enhanced_websocket_service.storage.writer import JournalWriter
@@ -138,8 +140,17 @@ class View:
                 verdict="closed" if status is None else status.verdict,
                 evidence=None if status is None else status.detail,
             ),
-            problems=[_failure_sentence(one) for one in self._failures.present],
+            problems=[
+                _failure_sentence(one)
+                for one in self._failures.present
+                if one.part not in self._told_as_connection()
+            ],
         )
+
+    def _told_as_connection(self) -> set[str]:
+        """Parts whose failure ``/health`` tells beside their connection; twice would be once too often."""
+        parts = ((POSTGRESQL, self._monitor.database), (REDIS, self._monitor.redis))
+        return {part for part, found in parts if not found.connected}
 
     def health_details(self) -> dict[str, Any]:
         """What a periodic ``system_health`` row tells beside the state."""

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from enhanced_websocket_service.errors import DataError, StorageError
+from enhanced_websocket_service.errors import DatabaseUnavailable, DataError, StorageError
 
 from .models import ErrorAnswer
 from .views import ServiceView
@@ -85,7 +85,8 @@ def install(app: FastAPI, view: ServiceView) -> None:
 
     async def on_storage(_request: Request, error: Exception) -> Response:
         log.warning("Stored data could not be read for a client", error=str(error))
-        detail = "The database cannot be reached; live prices go on, stored rows come back later."
+        why = "cannot be reached" if isinstance(error, DatabaseUnavailable) else "refuses the query"
+        detail = f"The database {why}; live prices go on, stored rows come back later."
         return problem_response(
             view,
             HTTPStatus.SERVICE_UNAVAILABLE,

@@ -15,7 +15,7 @@ import polars as pl
 from enhanced_websocket_service.errors import DataError
 from enhanced_websocket_service.market.calendar import utc
 
-from .pool import QUERIES, WRITES, translated
+from .pool import QUERIES, WRITES
 from .postgres import Database
 
 COMPARED: Final = pl.Schema(
@@ -108,10 +108,7 @@ class ImportStore:
             count = "SELECT count(*) FROM market_data WHERE symbol = $1 AND source = $2"
             before = await connection.fetchval(count, symbol, source)
             await connection.execute(WRITES["keep_replaced_versions"], timeout=_PATIENCE_S)
-            with translated(doing):
-                status = await connection.execute(
-                    WRITES["upsert_imported_bars"], timeout=_PATIENCE_S
-                )
+            status = await connection.execute(WRITES["upsert_imported_bars"], timeout=_PATIENCE_S)
             new = await connection.fetchval(count, symbol, source) - before
         return Written(new, int(status.rpartition(" ")[2]) - new)
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
 from enhanced_websocket_service.errors import JournalError
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.calendar import iso_local
@@ -28,7 +26,7 @@ from .journal_reader import (
     segment_numbers,
     segment_path,
 )
-from .pool import WRITES, translated
+from .pool import WRITES, Pool
 from .records import Record
 from .segment import HEADER_SIZE, START, Damage, Position, scan, seed
 
@@ -260,10 +258,10 @@ async def stored_up_to(dsn: str, journal_id: UUID, timeout_s: float = 5.0) -> Po
     :param timeout_s: real seconds for the connection and the answer.
     :raises StorageError: the database cannot be asked.
     """
-    with translated("reading the journal's checkpoint"):
-        connection = await asyncpg.connect(dsn, timeout=timeout_s, command_timeout=timeout_s)
-        try:
+    pool = Pool(dsn, max_size=1, timeout_s=timeout_s)
+    try:
+        async with pool.bare_connection("reading the journal's checkpoint") as connection:
             row = await connection.fetchrow(WRITES["checkpoint"], journal_id)
-        finally:
-            await connection.close()
+    finally:
+        await pool.close()
     return None if row is None else Position(*row)

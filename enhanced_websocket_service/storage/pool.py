@@ -8,35 +8,36 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from time import perf_counter
 from typing import Any, Final, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import asyncpg
-import structlog
 
+from enhanced_websocket_service.addresses import BAD_DATABASE_URL, PostgresAddress
+from enhanced_websocket_service.clock import Clock, SystemClock
 from enhanced_websocket_service.errors import (
     ConfigurationError,
     DatabaseUnavailable,
+    EwsError,
     StorageError,
     WrongWorld,
 )
+from enhanced_websocket_service.failures import Failures
+from enhanced_websocket_service.market.calendar import iso_local
 from enhanced_websocket_service.market.source import World
 
 from .migrate import migrate
+from .reasons import ANSWERS, translated
+from .rights import complaint, needed
 from .sql import load
 from .world import check_database, claim_world
-
-log = structlog.get_logger(__name__)
 
 QUERIES: Final = load("queries.sql")
 WRITES: Final = load("writes.sql")
 
-Result = TypeVar("Result")
+POSTGRESQL: Final = "PostgreSQL"
+RIGHTS_LACKING: Final = "rights in PostgreSQL"
+"""Parts of ``Failures``: the connection, and what the role may do there."""
 
-# SQLSTATE classes and codes after which the same request may well succeed: connection, resources,
-# operator intervention, locks, deadlocks, system; refused logins and absent databases, which people
-# repair while we run; a standby that has not been promoted yet.
-_RETRY_CLASSES: Final = frozenset({"08", "28", "3D", "40", "53", "55", "57", "58"})
-_RETRY_CODES: Final = frozenset({"25006", "25P03"})
+Result = TypeVar("Result")
 
 _CONNECTION_LOST: Final = (
     asyncpg.PostgresConnectionError,
@@ -45,40 +46,13 @@ _CONNECTION_LOST: Final = (
     asyncpg.InternalClientError,  # its answer when the farewell of the server is still unread
 )
 
-_BAD_DSN: Final = (
-    "DATABASE_URL cannot be understood. It looks like postgresql://user:password@host:5432/database; "
-    "special characters in the password are percent-encoded."
-)
-
-
-@contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """Turn what asyncpg raises into ``DatabaseUnavailable`` or, when retrying is useless,
-    ``StorageError``. ``doing`` completes "PostgreSQL ... while ...".
-    """
-    try:
-        yield
-    except asyncpg.PostgresError as error:
-        state = error.sqlstate or ""
-        said = f"{type(error).__name__}: {error}"
-        if state[:2] in _RETRY_CLASSES or state in _RETRY_CODES:
-            raise DatabaseUnavailable(f"PostgreSQL answered {said}, while {doing}.") from error
-        raise StorageError(f"PostgreSQL refused with {said}, while {doing}.") from error
-    except asyncpg.ClientConfigurationError:
-        # Not chained: the parser's message may quote the part with the password.
-        raise ConfigurationError(_BAD_DSN) from None
-    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        said = str(error) or type(error).__name__
-        raise DatabaseUnavailable(
-            f"PostgreSQL cannot be reached ({said}), while {doing}."
-        ) from error
-
 
 class Pool:
     """A pool of connections that is not there until ``connect`` has succeeded once.
 
     :param world: what is written is of this world, and a database of the other one is refused at
         every new connection, before anything is written; ``None``: any database will do.
+    :param failures: told when the server cannot be reached or refuses, and when it works again.
     :param timeout_s: real seconds for a connection and for any one statement.
     """
 
@@ -87,12 +61,17 @@ class Pool:
         dsn: str,
         *,
         world: World | None = None,
+        clock: Clock | None = None,
+        failures: Failures | None = None,
         max_size: int = 8,
         timeout_s: float = 30.0,
     ) -> None:
+        """:raises ConfigurationError: the DSN cannot be understood."""
+        self._address = PostgresAddress.of(dsn)
+        self._clock = clock or SystemClock()
+        self._failures = failures or Failures(self._clock)
         self._dsn = dsn
         self._world = world
-        self._place = _place(dsn)
         self.wrong_world: WrongWorld | None = None
         """Why the database may not be written to, as of the last time that it was looked at."""
         self.on_wrong_world: Callable[[WrongWorld], None] = lambda _error: None
@@ -122,16 +101,31 @@ class Pool:
         async with self._connecting:
             if self._ready:
                 return
-            if self._pool is None:
-                self._pool = await self._make_pool()
             try:
-                async with self._acquired("connecting"):
-                    pass
-            except ValueError:
-                raise ConfigurationError(_BAD_DSN) from None  # see above
-            async with self._acquired("bringing the schema up to date") as connection:
-                await migrate(connection)
+                async with self.bare_connection("bringing the schema up to date") as connection:
+                    await migrate(connection)
+            except StorageError as error:
+                told = await self._explained(error) or error
+                self._failures.failed(POSTGRESQL, str(told))
+                if told is error:
+                    raise
+                raise told from error
             self._ready = True
+            self._failures.succeeded(POSTGRESQL)
+
+    @asynccontextmanager
+    async def bare_connection(self, doing: str) -> AsyncIterator[Any]:
+        """A connection to the database as it is, whatever its schema; raises as ``connect``."""
+        if self._pool is None:
+            self._pool = await self._make_pool()
+        try:
+            async with self._acquired("connecting", self._connect_s):
+                pass
+        except ValueError:
+            # Not chained: the parser's message may quote the part with the password.
+            raise ConfigurationError(BAD_DATABASE_URL) from None
+        async with self._acquired(doing) as connection:
+            yield connection
 
     async def close(self, timeout_s: float = 5.0) -> None:
         """Close all connections, by force after ``timeout_s`` real seconds. Idempotent."""
@@ -151,14 +145,26 @@ class Pool:
             pool.terminate()
 
     async def ping(self) -> float:
-        """One round trip, in real milliseconds.
+        """One round trip, in real milliseconds, which also asks what rights are lacking.
 
         :raises DatabaseUnavailable: not reachable now.
         """
+        if not self._ready:
+            raise self._not_reached()
         began = perf_counter()
-        async with self.connection("answering a ping") as connection:
-            await connection.fetchval("SELECT 1", timeout=min(5.0, self._timeout_s))
-        return (perf_counter() - began) * 1000
+        try:
+            async with self._acquired("answering a ping") as connection:
+                lacking = complaint(await needed(connection))
+        except StorageError as error:
+            self._failures.failed(POSTGRESQL, str(error))
+            raise
+        elapsed_ms = (perf_counter() - began) * 1000
+        self._failures.succeeded(POSTGRESQL)
+        if lacking is None:
+            self._failures.succeeded(RIGHTS_LACKING)
+        else:
+            self._failures.failed(RIGHTS_LACKING, lacking)
+        return elapsed_ms
 
     @asynccontextmanager
     async def connection(self, doing: str) -> AsyncIterator[Any]:
@@ -167,9 +173,14 @@ class Pool:
         :raises DatabaseUnavailable: none can be had, or it was lost.
         """
         if not self._ready:
-            raise DatabaseUnavailable(f"PostgreSQL has not been reached yet, while {doing}.")
-        async with self._acquired(doing) as connection:
-            yield connection
+            raise self._not_reached()
+        try:
+            async with self._acquired(doing) as connection:
+                yield connection
+        except StorageError as error:
+            if (told := await self._explained(error)) is None:
+                raise
+            raise told from error
 
     @asynccontextmanager
     async def transaction(self, doing: str) -> AsyncIterator[Any]:
@@ -189,13 +200,13 @@ class Pool:
         """
         if self._world is not None:
             with self._noted():
-                await claim_world(connection, self._world, self._place)
+                await claim_world(connection, self._world, f"The database at {self._address}")
 
     async def _meet(self, connection: Any) -> None:
         """Look at every new connection: since the last one the database may have been replaced."""
         if self._world is not None:
             with self._noted():
-                await check_database(connection, self._world, self._place)
+                await check_database(connection, self._world, f"The database at {self._address}")
 
     @contextmanager
     def _noted(self) -> Iterator[None]:
@@ -209,10 +220,15 @@ class Pool:
 
     async def fetch(self, name: str, *arguments: Any) -> list[Any]:
         """The rows of the named query."""
-        with translated(f"running the query {name}"):
-            return await self._reading(
-                lambda connection: connection.fetch(QUERIES[name], *arguments)
-            )
+        try:
+            with self._translated(f"running the query {name}"):
+                return await self._reading(
+                    lambda connection: connection.fetch(QUERIES[name], *arguments)
+                )
+        except StorageError as error:
+            if (told := await self._explained(error)) is None:
+                raise
+            raise told from error
 
     async def _reading(self, read: Callable[[Any], Awaitable[Result]]) -> Result:
         """Run ``read``; again while the pool hands out connections that have just died."""
@@ -221,21 +237,54 @@ class Pool:
             attempts -= 1
             try:
                 if self._pool is None or not self._ready:
-                    raise DatabaseUnavailable("PostgreSQL has not been reached yet.")
+                    raise self._not_reached()
                 async with self._pool.acquire(timeout=self._timeout_s) as connection:
                     return await read(connection)
             except _CONNECTION_LOST:
                 if not attempts:
                     raise
 
+    def _not_reached(self) -> DatabaseUnavailable:
+        """Why there is no connection yet: the answer to the last attempt, and when that was."""
+        last = self._failures.of(POSTGRESQL)
+        if last is None:
+            return DatabaseUnavailable(f"PostgreSQL at {self._address} has not been reached yet.")
+        return DatabaseUnavailable(f"{last.reason} Last tried {iso_local(int(last.last_at))}.")
+
+    async def _explained(self, error: StorageError) -> StorageError | None:
+        """``error`` with the name of the right that was lacking, which the server does not tell."""
+        if not isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
+            return None
+        try:
+            async with self._acquired("looking for the right that is lacking") as connection:
+                lacking = complaint(await needed(connection))
+        except EwsError:
+            return None
+        return None if lacking is None else StorageError(lacking)
+
+    @contextmanager
+    def _translated(self, doing: str, within_s: float | None = None) -> Iterator[None]:
+        """Turn what asyncpg raises into errors of ours; ``doing`` completes "PostgreSQL ... while ..."."""
+        try:
+            yield
+        except asyncpg.ClientConfigurationError:
+            # Not chained: the parser's message may quote the part with the password.
+            raise ConfigurationError(BAD_DATABASE_URL) from None
+        except ANSWERS as error:
+            raise translated(error, self._address, doing, within_s) from error
+
     @asynccontextmanager
-    async def _acquired(self, doing: str) -> AsyncIterator[Any]:
+    async def _acquired(self, doing: str, within_s: float | None = None) -> AsyncIterator[Any]:
         pool = self._pool
         if pool is None:
-            raise DatabaseUnavailable(f"PostgreSQL is closed, while {doing}.")
-        with translated(doing):
+            raise DatabaseUnavailable(f"The connections to PostgreSQL are closed (while {doing}).")
+        with self._translated(doing, within_s):
             async with pool.acquire(timeout=self._timeout_s) as connection:
                 yield connection
+
+    @property
+    def _connect_s(self) -> float:
+        return min(10.0, self._timeout_s)
 
     async def _make_pool(self) -> "asyncpg.Pool[Any]":
         milliseconds = str(int(self._timeout_s * 1000))
@@ -243,7 +292,7 @@ class Pool:
             self._dsn,
             min_size=0,
             max_size=self._max_size,
-            timeout=min(10.0, self._timeout_s),
+            timeout=self._connect_s,
             command_timeout=self._timeout_s + 5,
             init=self._meet,
             server_settings={
@@ -254,12 +303,3 @@ class Pool:
                 "timezone": "UTC",
             },
         )
-
-
-def _place(dsn: str) -> str:
-    try:
-        parts = urlsplit(dsn)
-        name = unquote(parts.path.lstrip("/"))
-        return f"The database {name or '(default)'} at {parts.hostname or 'its socket'}"
-    except ValueError:
-        return "The database"

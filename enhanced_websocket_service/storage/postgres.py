@@ -14,8 +14,9 @@ from zoneinfo import ZoneInfo
 import asyncpg
 import msgspec
 
-from enhanced_websocket_service.clock import Clock, SystemClock
+from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import DataError
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.bar import INTERVALS, Bar, BarStatus, Certificate
 from enhanced_websocket_service.market.calendar import BOGOTA, utc
 from enhanced_websocket_service.market.source import Provider, is_simulated
@@ -47,6 +48,7 @@ class Database(Pool):
     :param provider: the vendor whose world this service lives in.
     :param clock: says when a vendor bar became known, and which composed bars have ended.
     :param zone: whose days 1-day bars are.
+    :param failures: as for ``Pool``.
     """
 
     def __init__(
@@ -56,13 +58,20 @@ class Database(Pool):
         *,
         clock: Clock | None = None,
         zone: ZoneInfo = BOGOTA,
+        failures: Failures | None = None,
         max_size: int = 8,
         timeout_s: float = 30.0,
     ) -> None:
-        super().__init__(dsn, world=provider.world, max_size=max_size, timeout_s=timeout_s)
+        super().__init__(
+            dsn,
+            world=provider.world,
+            clock=clock,
+            failures=failures,
+            max_size=max_size,
+            timeout_s=timeout_s,
+        )
         self.provider = provider
         self.zone = zone
-        self._clock = clock or SystemClock()
 
     async def bars(
         self,

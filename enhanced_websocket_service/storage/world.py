@@ -120,4 +120,4 @@ async def _holds_rows(connection: Any, tables: set[str]) -> dict[str, bool]:
 
 async def _tables(connection: Any) -> set[str]:
     names = [*_WITH_SOURCE, *_WITHOUT_SOURCE, "ews_world"]
-    return {row[0] for row in await connection.fetch(_SQL["known_tables"], names)}
+    return {row[0] for row in await connection.fetch(_SQL["readable_tables"], names)}

@@ -1,8 +1,9 @@
 -- To which world the database belongs. These run before the schema is up to date, so they ask for
 -- nothing that a migration makes; `a_table` is replaced by a table's name.
 
--- name: known_tables
-SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NOT NULL
+-- name: readable_tables
+SELECT name FROM unnest($1::text[]) AS name
+WHERE coalesce(has_table_privilege(to_regclass(name), 'SELECT'), false)
 
 -- name: marked_world
 SELECT world FROM ews_world

@@ -16,12 +16,14 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
+from enhanced_websocket_service.clock import SystemClock
 from enhanced_websocket_service.errors import (
     DatabaseUnavailable,
     EpochFenced,
     JournalError,
     StorageError,
 )
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.source import world_of
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.telemetry import Metrics
@@ -35,6 +37,8 @@ from .segment import START, Position
 
 log = structlog.get_logger(__name__)
 
+STORING: Final = "storing ticks and bars"
+"""The part of ``Failures``. The journal keeps what is not stored."""
 FIRST_BACKOFF_S: Final = 0.1
 SLICE_RECORDS: Final = 256
 """Read and encoded at a stretch: about a millisecond during which nothing else runs."""
@@ -56,6 +60,7 @@ class JournalWriter:
     :param batch_wait_ms: how long the first record of a batch waits for company; real milliseconds.
     :param keep_s: journal segments behind the checkpoint stay for so many real seconds,
     :param keep_bytes: unless the journal is larger than this.
+    :param failures: told when storing fails, and when it works again.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class JournalWriter:
         keep_s: float = DAY_S,
         keep_bytes: int = GIGABYTE,
         metrics: Metrics | None = None,
+        failures: Failures | None = None,
     ) -> None:
         self._journal = journal
         self._database = database
@@ -83,6 +89,7 @@ class JournalWriter:
         self._keep_s = keep_s
         self._keep_bytes = keep_bytes
         self._metrics = metrics
+        self._failures = failures or Failures(SystemClock())
         self._checkpoint = START  # as the database has it
         self._done: Position | None = None  # everything before is stored; None: not known yet
         self._backoff_s = FIRST_BACKOFF_S
@@ -351,17 +358,15 @@ class JournalWriter:
     def _recovered(self) -> None:
         self._backoff_s = FIRST_BACKOFF_S
         self._last_error = None
-        if self._failing_since is not None:
-            away = monotonic() - self._failing_since
-            log.info("Storing again", after_s=round(away, 1), backlog_records=self.lag_records)
-            self._failing_since = None
+        self._failing_since = None
+        self._failures.succeeded(STORING)
 
     async def _back_off(self, error: StorageError) -> None:
         self._last_error = str(error)
         self._tell_lag()
         if self._failing_since is None:
             self._failing_since = monotonic()
-            log.warning("Storing is interrupted; the journal keeps everything", reason=str(error))
+        self._failures.failed(STORING, str(error))
         if self._hurry.is_set():
             await asyncio.sleep(FIRST_BACKOFF_S)
         else:

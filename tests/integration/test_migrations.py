@@ -16,7 +16,7 @@ from enhanced_websocket_service.storage.migrate import REQUIRED_COLUMNS, migrate
 from enhanced_websocket_service.storage.postgres import Database
 from tests.storage_samples import OPEN, SYMBOL, bar
 
-VERSIONS = [migration.version for migration in migrations()]
+ALL = migrations()
 LEGACY = {
     # a table as the requirements have it; as somebody made it by hand, without the constraint
     "as required": migrations()[0].sql,
@@ -53,7 +53,7 @@ async def columns(connection: Any, table: str) -> dict[str, tuple[str, str | Non
 
 
 async def test_twice_is_once(connection: Any) -> None:
-    assert await migrate(connection) == VERSIONS
+    assert await migrate(connection) == ALL
     assert await migrate(connection) == []
     for table, required in REQUIRED_COLUMNS.items():
         assert set(required) <= (await columns(connection, table)).keys()
@@ -90,7 +90,7 @@ async def test_several_processes_at_once(database_dsn: str, connection: Any) -> 
     answers = [(await process.communicate())[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     counts = sorted(int(answer.split()[-1]) for answer in answers)
-    assert counts == [0, len(VERSIONS)]
+    assert counts == [0, len(ALL)]
     assert await migrate(connection) == []
 
 
@@ -101,7 +101,7 @@ async def test_existing_tables_with_rows_keep_working(
     await connection.execute(LEGACY[legacy])
     await connection.execute(ROWS)
     before = await connection.fetch("SELECT * FROM market_data ORDER BY id")
-    assert await migrate(connection) == VERSIONS
+    assert await migrate(connection) == ALL
     after = await connection.fetch("SELECT * FROM market_data ORDER BY id")
     assert [tuple(row)[: len(before[0])] for row in after] == [tuple(row) for row in before]
     # Reads cope with NULL sources, NULL volumes and bars that are not whole.

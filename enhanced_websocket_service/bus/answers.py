@@ -1,0 +1,62 @@
+"""What Redis or Valkey answered, or why it did not answer, in sentences for people."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    ReadOnlyError,
+    ResponseError,
+)
+from redis.exceptions import TimeoutError as RedisTimeout
+
+from enhanced_websocket_service.addresses import redis_address, unreachable
+
+_NO_PASSWORD: Final = re.compile("NOAUTH|authentication required|already authenticated", re.I)
+_UNASKED: Final = re.compile("without any password configured|no password is set", re.I)
+
+
+def refusal(error: Exception, options: Mapping[str, Any]) -> str:
+    """``error``, whatever redis-py or the system raised for the server that ``options`` name."""
+    where = f"Redis at {redis_address(options)}"
+    said = _said(error, options)
+    if isinstance(error, AuthenticationError):
+        # In own words: the server's "username-password pair" looks like a secret to whoever redacts.
+        if _UNASKED.search(said):
+            return f"{where} refused: it knows no password. Take the one in REDIS_URL out."
+        if getattr(error, "status_code", None) == "NOAUTH" or _NO_PASSWORD.search(said):
+            return f"{where} refused: NOAUTH, it wants a password. Name it in REDIS_URL."
+        return f"{where} refused: WRONGPASS, user or password is wrong. Correct REDIS_URL."
+    if isinstance(error, NoPermissionError):
+        return f"{where} refused: NOPERM {said}. Allow it to the user of REDIS_URL (ACL SETUSER)."
+    if isinstance(error, BusyLoadingError):
+        return f"{where} is LOADING its data and answers once it has."
+    if isinstance(error, ReadOnlyError):
+        return f"{where} refused: READONLY {said}. Name the primary in REDIS_URL."
+    if "DB index is out of range" in said or said == "Invalid Database":
+        return f"{where} refused: DB index is out of range. End REDIS_URL with one it has, like /0."
+    if isinstance(error, ResponseError):
+        return f"{where} refused: {said}."
+    return f"{where} cannot be reached: {_unreached(error, options)}."
+
+
+def _said(error: Exception, options: Mapping[str, Any]) -> str:
+    said = " ".join(str(error).split()).rstrip(".")
+    if password := options.get("password"):
+        # A server that does not know AUTH repeats what it was given.
+        said = re.sub(rf"(?<![\w-]){re.escape(str(password))}(?![\w-])", "(the password)", said)
+    return said
+
+
+def _unreached(error: Exception, options: Mapping[str, Any]) -> str:
+    """redis-py puts its own error around the system's."""
+    if isinstance(error, RedisTimeout):
+        timeout_s = options.get("socket_timeout")
+        return unreachable(TimeoutError(), None if timeout_s is None else float(timeout_s))
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, OSError):
+        inner = inner.__cause__ or inner.__context__
+    return _said(error, options) if inner is None else unreachable(inner)

@@ -1,0 +1,62 @@
+"""``db``: what the owner of the tables does for a service that does not own them."""
+
+from typing import Annotated
+
+import typer
+
+from enhanced_websocket_service.errors import ConfigurationError, StorageError
+from enhanced_websocket_service.service import connections
+from enhanced_websocket_service.storage import rights
+from enhanced_websocket_service.storage.migrate import migrate, script
+
+from .console import load, run_to_end
+
+database = typer.Typer(help="The database, for the owner of its tables.", no_args_is_help=True)
+
+
+@database.command("migrate")
+def db_migrate(
+    as_sql: Annotated[
+        bool, typer.Option("--sql", help="Change nothing; print the SQL that would.")
+    ] = False,
+) -> None:
+    """Make the tables, or bring them up to date: as their owner, whom DATABASE_URL names."""
+    settings = load().settings
+
+    async def work() -> str:
+        async with connections.open_database(settings, "bringing the schema up to date") as found:
+            if as_sql:
+                return await script(found)
+            applied = await migrate(found)
+            name = await found.fetchval("SELECT quote_ident(current_database())")
+            role = await found.fetchval("SELECT current_user")
+        if not applied:
+            return f"Database {name} is up to date."
+        return (
+            f"Database {name}: applied {', '.join(map(str, applied))} as {role}. Give every other role "
+            "that runs the service its rights with `db grants --role NAME`."
+        )
+
+    typer.echo(run_to_end(work()))
+
+
+@database.command("grants")
+def db_grants(
+    role: Annotated[str, typer.Option(help="Who runs the service.", metavar="NAME")],
+) -> None:
+    """The least rights that `run` and `l0` need, as SQL for the owner of the tables to run."""
+    if not role:
+        raise ConfigurationError("--role is empty. Name the role that the service connects as.")
+    settings = load().settings
+
+    async def work() -> str:
+        doing = "asking for the names of its tables and sequences, which `db grants` needs"
+        async with connections.open_database(settings, doing) as found:
+            if not await rights.role_exists(found, role):
+                raise StorageError(
+                    f"There is no role {role} in this PostgreSQL. Make it first, in psql for instance: "
+                    f"CREATE ROLE {rights.quoted(role)} LOGIN; then \\password {rights.quoted(role)}"
+                )
+            return rights.grants_script(await rights.needed(found, role))
+
+    typer.echo(run_to_end(work()))

@@ -1,0 +1,59 @@
+"""What PostgreSQL answered, or why it did not answer, as errors of ours with sentences for people."""
+
+from typing import Final
+
+import asyncpg
+
+from enhanced_websocket_service.addresses import PostgresAddress, unreachable
+from enhanced_websocket_service.errors import DatabaseUnavailable, StorageError
+
+from .rights import grants_command
+
+# SQLSTATE classes and codes after which the same request may well succeed: connection, resources,
+# operator intervention, locks, deadlocks, system; refused logins and absent databases, which people
+# repair while we run; a standby that has not been promoted yet.
+_RETRY_CLASSES: Final = frozenset({"08", "28", "3D", "40", "53", "55", "57", "58"})
+_RETRY_CODES: Final = frozenset({"25006", "25P03"})
+
+NO_RIGHT: Final = "42501"
+_REMEDIES: Final = {
+    "28P01": "Check user and password in DATABASE_URL.",
+    "28000": "Check the user in DATABASE_URL, and pg_hba.conf of the server.",
+    "3D000": "Create the database, or name another in DATABASE_URL.",
+    "53300": "Close other connections, or raise max_connections or the role's CONNECTION LIMIT.",
+    "25006": "It takes no writes: it is a standby, or default_transaction_read_only is on.",
+}
+"""By SQLSTATE; what has none here is told in the server's own words alone."""
+
+ANSWERS: Final = (
+    asyncpg.PostgresError,
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+"""What asyncpg raises when the server or the way to it failed."""
+
+
+def translated(
+    error: Exception, address: PostgresAddress, doing: str, within_s: float | None = None
+) -> StorageError:
+    """One of ``ANSWERS`` as ``DatabaseUnavailable`` or, when retrying is useless, ``StorageError``.
+
+    :param doing: completes "PostgreSQL ... while ...".
+    :param within_s: the real seconds it had.
+    """
+    if not isinstance(error, asyncpg.PostgresError):
+        said = unreachable(error, within_s)
+        return DatabaseUnavailable(
+            f"PostgreSQL at {address} cannot be reached: {said} (while {doing})."
+        )
+    state = error.sqlstate or ""
+    said = " ".join(str(error).split())
+    remedy = _REMEDIES.get(state, "")
+    if state == NO_RIGHT:
+        remedy = f"Let its owner run {grants_command(address.user)} and the SQL that it prints."
+    code = f" [{state}]" if state else ""
+    again = state[:2] in _RETRY_CLASSES or state in _RETRY_CODES
+    verb, kind = ("answered", DatabaseUnavailable) if again else ("refused", StorageError)
+    return kind(f"PostgreSQL at {address} {verb}: {said}{code} (while {doing}). {remedy}".strip())
