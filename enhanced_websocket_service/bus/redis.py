@@ -389,7 +389,7 @@ class RedisBus:
     def _lost(self, error: Exception) -> None:
         self._connected = False
         self._repeating = True
-        self._last_error = self._refusal(error)
+        self._last_error = str(error) if isinstance(error, WrongWorld) else self._refusal(error)
         self._failures.failed(REDIS, self._last_error)
 
     def _refusal(self, error: Exception) -> str:

@@ -13,6 +13,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from enhanced_websocket_service.addresses import redis_address
 from enhanced_websocket_service.market.source import World, check_world, world_of
 
 from .names import SIMULATED_PREFIX, RedisNames
@@ -32,16 +33,12 @@ class RedisWorld:
     :param ours: the world of this instance.
     :param names: what this instance calls its keys.
     :param symbols: whose prices it publishes.
-    :param place: names the server for people, at the beginning of a sentence.
     """
 
-    def __init__(
-        self, ours: World, names: RedisNames, symbols: Sequence[str], place: str = "Redis"
-    ) -> None:
+    def __init__(self, ours: World, names: RedisNames, symbols: Sequence[str]) -> None:
         self.ours: Final = ours
         self._names = names
         self._symbols = tuple(symbols)
-        self._place = place
 
     async def check(self, client: Redis) -> None:
         """Whether we may write there; changes nothing.
@@ -50,7 +47,8 @@ class RedisWorld:
         :raises redis.RedisError: the server cannot be asked.
         """
         if self.ours == "simulated":
-            check_world(await self.world(client), self.ours, self._place, _REMEDY)
+            place = f"The Redis at {redis_address(client.connection_pool.connection_kwargs)}"
+            check_world(await self.world(client), self.ours, place, _REMEDY)
 
     async def world(self, client: Redis) -> World | None:
         """Whose prices stand under the names that other services read; ``None``: nobody's."""

@@ -1,15 +1,16 @@
 """``db``: what the owner of the tables does for a service that does not own them."""
 
-from typing import Annotated
+import sys
+from typing import Annotated, Literal
 
 import typer
 
 from enhanced_websocket_service.errors import ConfigurationError, StorageError
-from enhanced_websocket_service.service import connections
+from enhanced_websocket_service.service import connections, worlds
 from enhanced_websocket_service.storage import rights
 from enhanced_websocket_service.storage.migrate import migrate, script
 
-from .console import load, run_to_end
+from .console import JsonOption, err, load, out, print_json, run_to_end
 
 database = typer.Typer(help="The database, for the owner of its tables.", no_args_is_help=True)
 
@@ -60,3 +61,41 @@ def db_grants(
             return rights.grants_script(await rights.needed(found, role))
 
     typer.echo(run_to_end(work()))
+
+
+@database.command("world")
+def db_world(
+    wanted: Annotated[
+        Literal["real", "simulated"] | None,
+        typer.Option("--set", help="From here on it is for prices of this kind."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before changing it.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether the database, and Redis, are for real prices or for simulated ones."""
+    settings = load().settings
+    if wanted is None:
+        _show_worlds(run_to_end(worlds.look(settings)), as_json)
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigurationError(
+                "db world --set asks before it changes anything, and nobody is there to answer. "
+                "Run it on a terminal, or add --yes."
+            )
+        for sentence in run_to_end(worlds.look(settings)).sentences():
+            err.print(sentence, markup=False, soft_wrap=True)
+        question = (
+            f"Instances with {wanted} prices may write there from here on, and no others. Go on?"
+        )
+        if not typer.confirm(question, err=True):
+            raise typer.Exit(1)
+    _show_worlds(run_to_end(worlds.change(settings, wanted)), as_json)
+
+
+def _show_worlds(found: worlds.Worlds, as_json: bool) -> None:
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        for sentence in found.sentences():
+            out.print(sentence, markup=False, soft_wrap=True)

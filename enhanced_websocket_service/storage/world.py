@@ -14,6 +14,7 @@ from .sql import load
 
 _SQL: Final = load("world.sql")
 
+_WORLDS: Final[tuple[World, ...]] = ("real", "simulated")
 _WITH_SOURCE: Final = ("market_data", "realtime_market_data", "bar_revisions")
 """Tables whose rows say where their prices come from."""
 _WITHOUT_SOURCE: Final = (
@@ -27,6 +28,8 @@ _WITHOUT_SOURCE: Final = (
     "vendor_gaps",
 )
 """Tables whose rows only say that somebody was here."""
+_PATIENCE_S: Final = 600.0
+"""Real seconds for a look through all rows: needed once, where a large database has no mark yet."""
 _REMEDY: Final[dict[World, str]] = {
     "real": "Set DATABASE_URL to a database for real prices",
     "simulated": "Set DATABASE_URL to a database for simulated prices, or try `demo`, which brings one",
@@ -43,16 +46,9 @@ async def world_of_database(connection: Any) -> World | None:
         marked: World | None = await connection.fetchval(_SQL["marked_world"])
         if marked is not None:
             return marked
-    held = await _holds_rows(connection, tables)
-    if held["real"]:
-        return "real"
-    if held["simulated"]:
-        return "simulated"
-    others = [table for table in _WITHOUT_SOURCE if table in tables]
-    for table in others:
-        if await connection.fetchval(f"SELECT EXISTS (SELECT FROM {table})"):  # noqa: S608 our names
-            return "real"
-    return None
+    async with connection.transaction(readonly=True):
+        await connection.execute(_SQL["patience"])
+        return await _world_of_rows(connection, tables)
 
 
 async def check_database(connection: Any, world: World, place: str) -> None:
@@ -81,22 +77,28 @@ async def claim_world(connection: Any, world: World, place: str) -> None:
     _check(marked, world, place)
 
 
-async def set_world(connection: Any, world: World) -> dict[str, int]:
-    """Make the database one of ``world``; how many rows of the other world remain, by table."""
-    async with connection.transaction():
-        await connection.execute(_SQL["set_world"], world)
-        return await rows_of_the_other(connection, world)
+async def set_world(connection: Any, world: World) -> None:
+    """Make the database one of ``world``, whatever its rows are. The schema must be up to date."""
+    await connection.execute(_SQL["set_world"], world)
 
 
-async def rows_of_the_other(connection: Any, world: World) -> dict[str, int]:
-    """How many rows are not of ``world``, by table; tables without such rows are left out."""
-    found: dict[str, int] = {}
-    for table in _WITH_SOURCE:
-        if table in await _tables(connection):
-            statement = _SQL["count_of_world"].replace("a_table", table)
-            if count := await connection.fetchval(statement, world == "real"):
-                found[table] = int(count)
+async def rows_by_world(connection: Any) -> dict[World, dict[str, int]]:
+    """How many rows with prices there are of each world, by table; tables without any are left out."""
+    found: dict[World, dict[str, int]] = {"real": {}, "simulated": {}}
+    tables = await _tables(connection)
+    async with connection.transaction(readonly=True):
+        await connection.execute(_SQL["patience"])
+        for table in (one for one in _WITH_SOURCE if one in tables):
+            statement = _SQL["count_by_world"].replace("a_table", table)
+            for simulated, count in await connection.fetch(statement, timeout=_PATIENCE_S):
+                found["simulated" if simulated else "real"][table] = int(count)
     return found
+
+
+async def is_marked(connection: Any) -> bool:
+    """Whether the world of the database was written down, rather than read from its rows."""
+    tables = await _tables(connection)
+    return "ews_world" in tables and await connection.fetchval(_SQL["marked_world"]) is not None
 
 
 def _check(found: World | None, ours: World, place: str) -> None:
@@ -104,18 +106,20 @@ def _check(found: World | None, ours: World, place: str) -> None:
     check_world(found, ours, place, f"{_REMEDY[ours]}, {instead}")
 
 
-async def _holds_rows(connection: Any, tables: set[str]) -> dict[str, bool]:
-    held = {"real": False, "simulated": False}
-    for table in _WITH_SOURCE:
-        if table not in tables:
-            continue
-        for world in held:
-            if not held[world]:
+async def _world_of_rows(connection: Any, tables: set[str]) -> World | None:
+    for world in _WORLDS:
+        for table in _WITH_SOURCE:
+            if table in tables:
                 statement = _SQL["has_rows_of_world"].replace("a_table", table)
-                held[world] = await connection.fetchval(statement, world == "simulated")
-        if held["real"]:
-            break
-    return held
+                simulated = world == "simulated"
+                if await connection.fetchval(statement, simulated, timeout=_PATIENCE_S):
+                    return world
+    for table in _WITHOUT_SOURCE:
+        if table in tables:
+            statement = _SQL["has_rows"].replace("a_table", table)
+            if await connection.fetchval(statement):
+                return "real"
+    return None
 
 
 async def _tables(connection: Any) -> set[str]:

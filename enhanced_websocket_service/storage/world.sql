@@ -22,6 +22,13 @@ SELECT EXISTS (
     WHERE coalesce(source = 'simulator' OR source LIKE 'simulator\_%', false) = $1
 )
 
--- name: count_of_world
-SELECT count(*) FROM a_table
-WHERE coalesce(source = 'simulator' OR source LIKE 'simulator\_%', false) = $1
+-- name: count_by_world
+SELECT coalesce(source = 'simulator' OR source LIKE 'simulator\_%', false) AS simulated, count(*)
+FROM a_table GROUP BY simulated
+
+-- name: has_rows
+SELECT EXISTS (SELECT FROM a_table)
+
+-- name: patience
+-- A million rows may take longer than any other read.
+SET LOCAL statement_timeout = 0

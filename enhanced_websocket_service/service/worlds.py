@@ -1,0 +1,132 @@
+"""``db world``: to which world the configured database and Redis belong, and how that is changed."""
+
+import asyncio
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from enhanced_websocket_service.addresses import PostgresAddress, redis_address
+from enhanced_websocket_service.bus.answers import refusal
+from enhanced_websocket_service.bus.names import SIMULATED_PREFIX, RedisNames
+from enhanced_websocket_service.bus.world import RedisWorld
+from enhanced_websocket_service.errors import BusUnavailable
+from enhanced_websocket_service.market.source import World
+from enhanced_websocket_service.settings import Settings
+from enhanced_websocket_service.storage import world as worlds
+from enhanced_websocket_service.storage.migrate import migrate
+
+from . import connections
+
+ANSWER_WITHIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseWorld:
+    """The world of a database. ``marked``: it was written down, not read from the rows."""
+
+    place: str
+    world: World | None
+    marked: bool
+    rows: dict[World, dict[str, int]]
+
+    def sentences(self) -> list[str]:
+        """What a person wants to know of it, a sentence each."""
+        if self.world is None:
+            return [
+                f"The database at {self.place} is nobody's: it is empty. Its first row gives it its world."
+            ]
+        how = "" if self.marked else ", by its rows (it has no mark yet)"
+        told = [f"The database at {self.place} is for {self.world} prices{how}."]
+        other: World = "real" if self.world == "simulated" else "simulated"
+        if rows := self.rows[other]:
+            listed = ", ".join(f"{count} in {table}" for table, count in rows.items())
+            told.append(
+                f"Rows with {other} prices remain: {listed}. No answer of the service mixes them with the "
+                f"{self.world} ones; other programs that read the tables must look at the column source."
+            )
+        return told
+
+
+@dataclass(frozen=True, slots=True)
+class Worlds:
+    """The worlds of the configured places; ``redis`` is ``None`` where none is configured."""
+
+    database: DatabaseWorld
+    redis_place: str | None = None
+    redis: World | None = None
+
+    def sentences(self) -> list[str]:
+        """What a person wants to know, a sentence each."""
+        told = self.database.sentences()
+        if self.redis_place is not None:
+            whose = "nobody's" if self.redis is None else f"for {self.redis} prices"
+            told.append(f"The Redis at {self.redis_place} is {whose}.")
+        return told
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+async def look(settings: Settings) -> Worlds:
+    """The worlds of the configured database and Redis; changes nothing.
+
+    :raises EwsError: one of them cannot be asked.
+    """
+    async with connections.open_database(settings, "asking for its world") as connection:
+        found = DatabaseWorld(
+            place=_database_place(settings),
+            world=await worlds.world_of_database(connection),
+            marked=await worlds.is_marked(connection),
+            rows=await worlds.rows_by_world(connection),
+        )
+    if settings.redis_url is None:
+        return Worlds(found)
+    return await _with_redis(settings, found, None)
+
+
+async def change(settings: Settings, world: World) -> Worlds:
+    """Make the configured database, and Redis, places of ``world``; what they are then.
+
+    :raises EwsError: one of them cannot be asked or changed.
+    """
+    async with connections.open_database(settings, "changing its world") as connection:
+        await migrate(connection)
+        await worlds.set_world(connection, world)
+        found = DatabaseWorld(
+            place=_database_place(settings),
+            world=world,
+            marked=True,
+            rows=await worlds.rows_by_world(connection),
+        )
+    if settings.redis_url is None:
+        return Worlds(found)
+    return await _with_redis(settings, found, world)
+
+
+async def _with_redis(settings: Settings, found: DatabaseWorld, wanted: World | None) -> Worlds:
+    assert settings.redis_url is not None
+    plain = RedisNames()
+    client: Redis = Redis.from_url(settings.redis_url, socket_timeout=ANSWER_WITHIN_S)
+    options = client.connection_pool.connection_kwargs
+    try:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            if wanted is not None:
+                await client.delete(RedisNames(SIMULATED_PREFIX).world)
+                await client.set(plain.world, wanted)
+            redis = await RedisWorld("real", plain, settings.symbols).world(client)
+    except (RedisError, OSError, TimeoutError) as error:
+        raise BusUnavailable(refusal(error, options)) from error
+    finally:
+        await client.aclose()
+    return Worlds(found, redis_address(options), redis)
+
+
+def _database_place(settings: Settings) -> str:
+    return (
+        "its private server"
+        if settings.database_url is None
+        else str(PostgresAddress.of(settings.database_url))
+    )
