@@ -17,6 +17,7 @@ from enhanced_websocket_service.errors import (
     ConfigurationError,
     DatabaseUnavailable,
     EwsError,
+    NotAllowed,
     StorageError,
 )
 from enhanced_websocket_service.failures import Failures
@@ -205,7 +206,7 @@ class Pool:
 
     async def _explained(self, error: StorageError) -> StorageError | None:
         """``error`` with the name of the right that was lacking, which the server does not tell."""
-        if not isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
+        if not isinstance(error, NotAllowed):
             return None
         try:
             async with self._acquired("looking for the right that is lacking") as connection:

@@ -89,8 +89,7 @@ async def refused(connection: Any) -> list[str]:
 
 
 async def _nothing() -> AsyncIterator[bytes]:
-    for row in ():
-        yield row
+    yield b""
 
 
 async def test_the_rights_are_enough_and_none_is_too_much(place: ForeignOwner) -> None:
@@ -171,7 +170,7 @@ async def test_tables_of_another_owner_without_migrations_name_who_has_to_do_wha
         await database.connect()
     await place.as_admin(f"GRANT CONNECT ON DATABASE {await database_name(place)} TO {role}")
     # Whatever is in a schema without USAGE is out of its sight.
-    with pytest.raises(StorageError, match="lacks .*USAGE on schema public"):
+    with pytest.raises(StorageError, match="lacks USAGE on schema public"):
         await database.connect()
     await place.as_owner(f"GRANT USAGE, CREATE ON SCHEMA public TO {role}")
     with pytest.raises(StorageError) as caught:
