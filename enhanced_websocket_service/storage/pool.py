@@ -91,7 +91,9 @@ class Pool:
             if self._ready:
                 return
             try:
-                async with self.bare_connection("bringing the schema up to date") as connection:
+                async with self.bare_connection(
+                    "connecting and looking at the schema"
+                ) as connection:
                     await migrate(connection)
             except StorageError as error:
                 told = await self._explained(error) or error
@@ -108,7 +110,7 @@ class Pool:
         if self._pool is None:
             self._pool = await self._make_pool()
         try:
-            async with self._acquired("connecting", self._connect_s):
+            async with self._acquired(doing, self._connect_s):
                 pass
         except ValueError:
             # Not chained: the parser's message may quote the part with the password.
