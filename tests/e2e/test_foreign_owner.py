@@ -52,7 +52,10 @@ async def test_a_role_that_owns_nothing_runs_the_service(rig: Rig, place: Foreig
     async def told() -> bool | None:
         nonlocal found
         found = await health(rig) or {}
-        return "db migrate" in str(found.get("service_info", {}).get("reason")) or None
+        if "connectivity" not in found:
+            return None
+        said = (found["service_info"]["reason"], found["connectivity"]["database"]["error"])
+        return all("db migrate" in str(one) for one in said) or None
 
     await eventually(told, WITHIN_S, lambda: str(found))
     reason = found["service_info"]["reason"]
