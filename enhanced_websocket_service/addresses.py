@@ -69,13 +69,15 @@ class PostgresAddress:
 def redis_address(options: Mapping[str, Any]) -> str:
     """Where ``options``, what redis-py makes of a URL, lead: ``host:port/db``, or the socket's path."""
     database = options.get("db") or 0
-    if path := options.get("path"):
-        where = f"{path} (database {database})"
-    else:
-        where = _joined(str(options.get("host", "localhost")), str(options.get("port", 6379)))
-        where = f"{where}/{database}"
     user = options.get("username")
-    return f"{where} (user {user})" if user else where
+    if path := options.get("path"):
+        where, notes = str(path), [f"database {database}"]
+    else:
+        host, port = options.get("host", "localhost"), options.get("port", 6379)
+        where, notes = f"{_joined(str(host), str(port))}/{database}", []
+    if user:
+        notes.append(f"user {user}")
+    return f"{where} ({', '.join(notes)})" if notes else where
 
 
 def unreachable(error: BaseException, within_s: float | None = None) -> str:

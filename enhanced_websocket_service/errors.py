@@ -12,6 +12,7 @@
     ├── EmbeddedError               the private PostgreSQL or Valkey cannot be started or stopped
     ├── StorageError
     │   ├── JournalError            a short or failed write, a directory that cannot be used
+    │   ├── NotAllowed              PostgreSQL refuses for want of a right
     │   ├── DatabaseUnavailable     PostgreSQL cannot be reached; retry later
     │   └── EpochFenced             a newer instance of the service owns this database
     └── VendorError
@@ -67,6 +68,10 @@ class StorageError(EwsError):
 
 class JournalError(StorageError):
     """The journal could not be opened, written, fsynced or read."""
+
+
+class NotAllowed(StorageError):
+    """The role that the service connects as lacks a right; PostgreSQL does not tell which."""
 
 
 class DatabaseUnavailable(StorageError):

@@ -22,28 +22,38 @@ _UNASKED: Final = re.compile("without any password configured|no password is set
 def refusal(error: Exception, options: Mapping[str, Any]) -> str:
     """``error``, whatever redis-py or the system raised for the server that ``options`` name."""
     where = f"Redis at {redis_address(options)}"
-    said = _said(error, options)
-    if isinstance(error, AuthenticationError):
+    # What the server answered to a login comes wrapped, over some sockets.
+    answer = _first(error, (AuthenticationError, ResponseError, BusyLoadingError))
+    if answer is None:
+        return f"{where} cannot be reached: {_unreached(error, options)}."
+    said = _said(answer, options)
+    if isinstance(answer, AuthenticationError):
         # In own words: the server's "username-password pair" looks like a secret to whoever redacts.
         if _UNASKED.search(said):
             return f"{where} refused: it knows no password. Take the one in REDIS_URL out."
-        if getattr(error, "status_code", None) == "NOAUTH" or _NO_PASSWORD.search(said):
+        if getattr(answer, "status_code", None) == "NOAUTH" or _NO_PASSWORD.search(said):
             return f"{where} refused: NOAUTH, it wants a password. Name it in REDIS_URL."
         return f"{where} refused: WRONGPASS, user or password is wrong. Correct REDIS_URL."
-    if isinstance(error, NoPermissionError):
+    if isinstance(answer, NoPermissionError):
         return f"{where} refused: NOPERM {said}. Allow it to the user of REDIS_URL (ACL SETUSER)."
-    if isinstance(error, BusyLoadingError):
+    if isinstance(answer, BusyLoadingError):
         return f"{where} is LOADING its data and answers once it has."
-    if isinstance(error, ReadOnlyError):
+    if isinstance(answer, ReadOnlyError):
         return f"{where} refused: READONLY {said}. Name the primary in REDIS_URL."
-    if "DB index is out of range" in said or said == "Invalid Database":
+    if "DB index is out of range" in said:
         return f"{where} refused: DB index is out of range. End REDIS_URL with one it has, like /0."
-    if isinstance(error, ResponseError):
-        return f"{where} refused: {said}."
-    return f"{where} cannot be reached: {_unreached(error, options)}."
+    return f"{where} refused: {said}."
 
 
-def _said(error: Exception, options: Mapping[str, Any]) -> str:
+def _first(error: BaseException, kinds: tuple[type[Exception], ...]) -> BaseException | None:
+    """The first of ``kinds`` in the chain behind ``error``."""
+    at: BaseException | None = error
+    while at is not None and not isinstance(at, kinds):
+        at = at.__cause__ or at.__context__
+    return at
+
+
+def _said(error: BaseException, options: Mapping[str, Any]) -> str:
     said = " ".join(str(error).split()).rstrip(".")
     if password := options.get("password"):
         # A server that does not know AUTH repeats what it was given.
@@ -56,7 +66,5 @@ def _unreached(error: Exception, options: Mapping[str, Any]) -> str:
     if isinstance(error, RedisTimeout):
         timeout_s = options.get("socket_timeout")
         return unreachable(TimeoutError(), None if timeout_s is None else float(timeout_s))
-    inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, OSError):
-        inner = inner.__cause__ or inner.__context__
+    inner = _first(error, (OSError,))
     return _said(error, options) if inner is None else unreachable(inner)

@@ -25,7 +25,9 @@ def db_migrate(
     settings = load().settings
 
     async def work() -> str:
-        async with connections.open_database(settings, "bringing the schema up to date") as found:
+        async with connections.open_database(
+            settings, "connecting and looking at the schema"
+        ) as found:
             if as_sql:
                 return await script(found)
             applied = await migrate(found)

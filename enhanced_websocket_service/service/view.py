@@ -7,7 +7,6 @@ from datetime import date
 from typing import Any
 
 from enhanced_websocket_service.bus.base import Bus
-from enhanced_websocket_service.bus.redis import REDIS
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.failures import Failure, Failures
 from enhanced_websocket_service.feeds.base import FeedStatus
@@ -44,7 +43,6 @@ from enhanced_websocket_service.serving.models import (
 from enhanced_websocket_service.serving.session import session_view
 from enhanced_websocket_service.serving.views import BarQuery, HealthView, TickQuery
 from enhanced_websocket_service.storage.journal import Journal
-from enhanced_websocket_service.storage.pool import POSTGRESQL
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.stream_store import StoredStretch, StreamStore
 from enhanced_websocket_service.storage.writer import JournalWriter
@@ -128,6 +126,7 @@ class View:
     def health(self) -> HealthView:
         feed = self._lifecycle.feed
         status = None if feed is None else feed.status()
+        told = f"{self._monitor.database.error} {self._monitor.redis.error}"
         return HealthView(
             state=_state_info(self._states.current),
             uptime_seconds=self._uptime(),
@@ -140,17 +139,11 @@ class View:
                 verdict="closed" if status is None else status.verdict,
                 evidence=None if status is None else status.detail,
             ),
+            # What the connections tell is not told twice.
             problems=[
-                _failure_sentence(one)
-                for one in self._failures.present
-                if one.part not in self._told_as_connection()
+                _failure_sentence(one) for one in self._failures.present if one.reason not in told
             ],
         )
-
-    def _told_as_connection(self) -> set[str]:
-        """Parts whose failure ``/health`` tells beside their connection; twice would be once too often."""
-        parts = ((POSTGRESQL, self._monitor.database), (REDIS, self._monitor.redis))
-        return {part for part, found in parts if not found.connected}
 
     def health_details(self) -> dict[str, Any]:
         """What a periodic ``system_health`` row tells beside the state."""

@@ -63,9 +63,12 @@ CREATE TABLE ews_schema_migrations (
     applied_at TIMESTAMPTZ NOT NULL DEFAULT now()
 )
 """
+# Not from information_schema: that hides the columns of tables that the role has no right on.
 _COLUMNS: Final = """
-SELECT table_name, array_agg(column_name::text) AS columns FROM information_schema.columns
-WHERE table_schema = current_schema() AND table_name = ANY ($1::text[]) GROUP BY table_name
+SELECT name AS table_name, array_agg(attname::text) AS columns
+FROM unnest($1::text[]) AS name
+JOIN pg_attribute ON attrelid = to_regclass(quote_ident(name)) AND attnum > 0 AND NOT attisdropped
+GROUP BY name
 """
 
 
@@ -178,7 +181,8 @@ async def pending(connection: Any) -> list[Migration]:
 
 async def _not_allowed(connection: Any, missing: list[Migration], error: Exception) -> str:
     """Who has to do what, for a role that may not apply ``missing``."""
-    if (hidden := complaint(await needed(connection))) and "USAGE on schema" in hidden:
+    schemas = [one for one in await needed(connection) if one.kind == "SCHEMA"]
+    if hidden := complaint(schemas):
         return hidden  # it may all be there, out of sight
     found = await who_may_migrate(connection, list(RIGHTS))
     owners = found["table_owners"]

@@ -17,6 +17,7 @@ from enhanced_websocket_service.errors import (
     ConfigurationError,
     DatabaseUnavailable,
     EwsError,
+    NotAllowed,
     StorageError,
     WrongWorld,
 )
@@ -102,7 +103,9 @@ class Pool:
             if self._ready:
                 return
             try:
-                async with self.bare_connection("bringing the schema up to date") as connection:
+                async with self.bare_connection(
+                    "connecting and looking at the schema"
+                ) as connection:
                     await migrate(connection)
             except StorageError as error:
                 told = await self._explained(error) or error
@@ -119,7 +122,7 @@ class Pool:
         if self._pool is None:
             self._pool = await self._make_pool()
         try:
-            async with self._acquired("connecting", self._connect_s):
+            async with self._acquired(doing, self._connect_s):
                 pass
         except ValueError:
             # Not chained: the parser's message may quote the part with the password.
@@ -253,7 +256,7 @@ class Pool:
 
     async def _explained(self, error: StorageError) -> StorageError | None:
         """``error`` with the name of the right that was lacking, which the server does not tell."""
-        if not isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
+        if not isinstance(error, NotAllowed):
             return None
         try:
             async with self._acquired("looking for the right that is lacking") as connection:

@@ -5,7 +5,7 @@ from typing import Final
 import asyncpg
 
 from enhanced_websocket_service.addresses import PostgresAddress, unreachable
-from enhanced_websocket_service.errors import DatabaseUnavailable, StorageError
+from enhanced_websocket_service.errors import DatabaseUnavailable, NotAllowed, StorageError
 
 from .rights import grants_command
 
@@ -15,7 +15,9 @@ from .rights import grants_command
 _RETRY_CLASSES: Final = frozenset({"08", "28", "3D", "40", "53", "55", "57", "58"})
 _RETRY_CODES: Final = frozenset({"25006", "25P03"})
 
-NO_RIGHT: Final = "42501"
+_NOT_THERE: Final = frozenset({"08001", "08003", "08006"})
+"""What asyncpg says by itself, of a connection that broke: nobody answered with it."""
+_NO_RIGHT: Final = "42501"
 _REMEDIES: Final = {
     "28P01": "Check user and password in DATABASE_URL.",
     "28000": "Check the user in DATABASE_URL, and pg_hba.conf of the server.",
@@ -43,17 +45,20 @@ def translated(
     :param doing: completes "PostgreSQL ... while ...".
     :param within_s: the real seconds it had.
     """
-    if not isinstance(error, asyncpg.PostgresError):
+    state = getattr(error, "sqlstate", None) or ""
+    if not isinstance(error, asyncpg.PostgresError) or state in _NOT_THERE:
         said = unreachable(error, within_s)
         return DatabaseUnavailable(
             f"PostgreSQL at {address} cannot be reached: {said} (while {doing})."
         )
-    state = error.sqlstate or ""
     said = " ".join(str(error).split())
     remedy = _REMEDIES.get(state, "")
-    if state == NO_RIGHT:
-        remedy = f"Let its owner run {grants_command(address.user)} and the SQL that it prints."
     code = f" [{state}]" if state else ""
+    if state == _NO_RIGHT:
+        remedy = f"Let its owner run {grants_command(address.user)} and the SQL that it prints."
+        return NotAllowed(
+            f"PostgreSQL at {address} refused: {said}{code} (while {doing}). {remedy}"
+        )
     again = state[:2] in _RETRY_CLASSES or state in _RETRY_CODES
     verb, kind = ("answered", DatabaseUnavailable) if again else ("refused", StorageError)
     return kind(f"PostgreSQL at {address} {verb}: {said}{code} (while {doing}). {remedy}".strip())

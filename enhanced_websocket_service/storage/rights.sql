@@ -19,7 +19,7 @@ WITH asked AS (
         )) AS oid
     FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS wanted(name, privilege, position)
 ), tables AS (
-    SELECT needs.*, format('%I.%I', n.nspname, c.relname) AS object, c.relnamespace,
+    SELECT needs.*, quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS object, c.relnamespace,
         pg_get_userbyid(c.relowner) AS owner
     FROM needs LEFT JOIN pg_class AS c USING (oid) LEFT JOIN pg_namespace AS n ON n.oid = relnamespace
 ), schemas AS (

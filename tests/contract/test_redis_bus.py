@@ -12,7 +12,7 @@ import redis.asyncio
 
 from enhanced_websocket_service.bus.names import RedisNames
 from enhanced_websocket_service.bus.redis import RedisBus
-from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.errors import BusUnavailable, ConfigurationError
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.price_view import price_data
 from tests.storage_samples import OPEN, SYMBOL, bar, tick, ticks, update
@@ -201,7 +201,8 @@ async def test_without_a_server_everything_here_goes_on(client: Any) -> None:
     async with running(RedisBus("redis://127.0.0.1:1/0", queue_size=50)) as bus:
         bus.publish(ticks(500))
         assert bus.latest(SYMBOL) == ticks(500)[-1]
-        assert await bus.ping() is None
+        with pytest.raises(BusUnavailable):
+            await bus.ping()
         assert await bus.highest_epoch() is None
         await until(lambda: bus.status()["last_error"] is not None)
         status = bus.status()

@@ -8,6 +8,7 @@ import pytest
 
 from enhanced_websocket_service.addresses import PostgresAddress, redis_address, unreachable
 from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.settings import load_settings
 
 ENVIRON = {"PGHOST": "10.1.2.3", "PGPORT": "6432", "PGDATABASE": "fx", "PGUSER": "reader"}
 
@@ -68,7 +69,8 @@ def test_a_password_that_no_parser_takes_for_one_is_not_shown(dsn: str) -> None:
     [
         ({"host": "cache", "port": 6380, "db": 2, "password": "s3cr3t"}, "cache:6380/2"),
         ({"password": "s3cr3t", "username": "me"}, "localhost:6379/0 (user me)"),
-        ({"path": "/run/valkey.sock", "db": 1}, "/run/valkey.sock (database 1)"),
+        ({"path": "/run/v.sock", "db": 1}, "/run/v.sock (database 1)"),
+        ({"path": "/run/v.sock", "username": "me"}, "/run/v.sock (database 0, user me)"),
         ({"host": "::1"}, "[::1]:6379/0"),
     ],
 )
@@ -103,3 +105,12 @@ def test_why_nobody_answered(error: OSError, words: str) -> None:
 
 def test_a_time_out_says_how_long_was_waited() -> None:
     assert unreachable(TimeoutError(), 10.0) == "no answer in 10 s"
+
+
+def test_the_settings_take_several_hosts_and_refuse_what_would_be_shown() -> None:
+    several = "postgresql://me:s3cr3t@a:1,b:2/fx?target_session_attrs=primary"
+    assert load_settings({"DATABASE_URL": several}).settings.database_url == several
+    for dsn in ("postgresql://me:s3cr3t@pw@host/fx", "postgresql://me@a:1,b:two/fx"):
+        with pytest.raises(ConfigurationError, match="DATABASE_URL cannot be understood") as caught:
+            load_settings({"DATABASE_URL": dsn})
+        assert "s3cr3t" not in str(caught.value)
