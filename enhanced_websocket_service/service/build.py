@@ -47,6 +47,7 @@ from enhanced_websocket_service.twelvedata.spending import LIVENESS, REPAIR
 from .connections import data_servers, l0_pipeline, require, vendor
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
+from .key_health import KeyHealth
 from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle, Schedule
 from .notify import Notifier
@@ -294,6 +295,16 @@ async def build_service(
             l0_policy=settings.l0_policy,
         ),
     )
+    key_health = KeyHealth(
+        rest,
+        clock,
+        provider,
+        settings.symbols,
+        settings.feed_mode,
+        feed=lambda: None if lifecycle.feed is None else lifecycle.feed.status(),
+        is_open=calendar.is_open,
+        owed=reconciler.owed,
+    )
     view = View(
         clock=clock,
         calendar=calendar,
@@ -310,6 +321,7 @@ async def build_service(
         writer=writer,
         database=database,
         keys=keys,
+        key_health=key_health,
         planner=planner,
         stream=StreamStore(database),
         continuity=Continuity(slots, calendar, clock, provider, epoch=epoch),
@@ -356,6 +368,7 @@ async def build_service(
         api=api,
         rest=rest,
         ledgers=ledgers,
+        key_health=key_health,
         liveness=liveness,
         cpu_latency=CpuLatency(settings.cpu_latency_us),
         silences=SilenceFile(profile, settings.state_dir, simulated=provider.simulated),
