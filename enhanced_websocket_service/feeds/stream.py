@@ -210,7 +210,7 @@ class StreamFeed(BackgroundFeed):
             if lost.kind == "unentitled":
                 # Not disabled: keys without a streaming plan are refused like this, too, and are
                 # good for REST.
-                self._keys.refuse_stream(key, str(lost))
+                self._keys.refuse_stream(key, str(lost), self._clock.now())
         except TimeoutError:
             lost = Lost("disconnected", f"no connection within {OPEN_TIMEOUT_REAL_S:g} s")
         except ConnectionClosed as error:
@@ -380,12 +380,12 @@ class StreamFeed(BackgroundFeed):
         self._refused = (self._refused - granted) | refused
         self._first |= granted
         if granted:
-            self._keys.accept_stream(key)
+            self._keys.accept_stream(key, self._clock.now())
         if not self._subscribed:
             reason = (
                 status.message or f"not permitted: {', '.join(sorted(refused or self._wanted))}"
             )
-            self._keys.refuse_stream(key, reason)
+            self._keys.refuse_stream(key, reason, self._clock.now())
             raise Lost("unentitled", f"subscription refused: {reason}", rotate=True)
         log.info("Subscribed", granted=sorted(granted), refused=sorted(refused), key=key.label)
         if refused:

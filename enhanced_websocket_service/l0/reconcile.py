@@ -140,6 +140,11 @@ class Reconciler:
         """By symbol, as plain JSON values."""
         return {symbol: state.shown() for symbol, state in self._states.items()}
 
+    def owed(self, now: float) -> bool:
+        """Whether the vendor is to be asked for bars at ``now``, as far as the last look tells."""
+        dues = (state.next_due for state in self._states.values())
+        return any(due is not None and due <= now for due in dues)
+
     def repair(self, symbol: str, start: float, end: float) -> None:
         """The feed lost ``[start, end)``: its slots get the vendor's bars as soon as it has them.
 

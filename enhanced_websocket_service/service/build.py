@@ -50,6 +50,7 @@ from enhanced_websocket_service.twelvedata.spending import LIVENESS, REPAIR
 from .connections import data_servers, l0_pipeline, require, vendor
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
+from .key_health import KeyHealth
 from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle, Schedule
 from .notify import Notifier
@@ -320,6 +321,16 @@ async def build_service(
     database.on_wrong_world = lifecycle.interrupt
     if redis is not None:
         redis.on_wrong_world = lifecycle.interrupt
+    key_health = KeyHealth(
+        rest,
+        clock,
+        provider,
+        settings.symbols,
+        settings.feed_mode,
+        feed=lambda: None if lifecycle.feed is None else lifecycle.feed.status(),
+        is_open=calendar.is_open,
+        owed=reconciler.owed,
+    )
     view = View(
         clock=clock,
         calendar=calendar,
@@ -337,6 +348,7 @@ async def build_service(
         writer=writer,
         database=database,
         keys=keys,
+        key_health=key_health,
         planner=planner,
         stream=StreamStore(database),
         continuity=Continuity(slots, calendar, clock, provider, epoch=epoch),
@@ -383,6 +395,7 @@ async def build_service(
         api=api,
         rest=rest,
         ledgers=ledgers,
+        key_health=key_health,
         liveness=liveness,
         cpu_latency=CpuLatency(settings.cpu_latency_us),
         silences=SilenceFile(profile, settings.state_dir, simulated=provider.simulated),

@@ -28,6 +28,7 @@ from enhanced_websocket_service.twelvedata.rest import RestClient
 
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
+from .key_health import KeyHealth
 from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle
 from .pipeline import Pipeline
@@ -64,6 +65,7 @@ class Service:
         api: ApiServer,
         rest: RestClient,
         ledgers: KeyLedgers,
+        key_health: KeyHealth,
         liveness: Liveness,
         cpu_latency: CpuLatency,
         silences: SilenceFile,
@@ -89,6 +91,7 @@ class Service:
         self._hub = hub
         self._rest = rest
         self._ledgers = ledgers
+        self._key_health = key_health
         self._cpu_latency = cpu_latency
         self._silences = silences
         self._calendar = calendar
@@ -148,6 +151,7 @@ class Service:
             start("key-leases", self._leases.run)
         start("health", self._monitor.run)
         start("ledgers", self._ledgers.keep)
+        start("keys", self._key_health.run)
         start("silences", self._silences.keep)
         start("verdict", self._watch_verdict)
         start("l0-watch", self.lifecycle.watch_data)
@@ -198,7 +202,15 @@ class Service:
             self._pipeline.on_time(self._clock.now(), self._late_grace_s)
         except EwsError as error:
             log.error("The last bars could not be journaled", error=str(error))
-        for name in ("reconciliation", "l0-watch", "verdict", "silences", "ledgers", "health"):
+        for name in (
+            "reconciliation",
+            "l0-watch",
+            "verdict",
+            "silences",
+            "keys",
+            "ledgers",
+            "health",
+        ):
             await self._supervisor.stop(name, left(0.2))
         self._ledgers.sync()
         self._silences.save()

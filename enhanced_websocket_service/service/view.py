@@ -47,9 +47,11 @@ from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.stream_store import StoredStretch, StreamStore
 from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.twelvedata.keys import KeyPool
+from enhanced_websocket_service.twelvedata.ledger import KEY, REFUSED_FOR_S, STREAM, Access
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 
 from .health import HealthMonitor
+from .key_health import KeyHealth
 from .lifecycle import Lifecycle
 from .pipeline import Pipeline
 from .states import ServiceState, StateChange, StateMachine
@@ -81,6 +83,7 @@ class View:
         database: Database,
         stream: StreamStore,
         keys: KeyPool,
+        key_health: KeyHealth,
         planner: CreditPlanner,
         continuity: Continuity,
         reconciler: Reconciler,
@@ -104,6 +107,7 @@ class View:
         self._database = database
         self._stream = stream
         self._keys = keys
+        self._key_health = key_health
         self._planner = planner
         self._continuity = continuity
         self._reconciler = reconciler
@@ -139,9 +143,14 @@ class View:
                 verdict="closed" if status is None else status.verdict,
                 evidence=None if status is None else status.detail,
             ),
-            # What the connections tell is not told twice.
             problems=[
-                _failure_sentence(one) for one in self._failures.present if one.reason not in told
+                # What the connections tell is not told twice.
+                *(
+                    _failure_sentence(one)
+                    for one in self._failures.present
+                    if one.reason not in told
+                ),
+                *self._key_health.problems(),
             ],
         )
 
@@ -155,6 +164,7 @@ class View:
             "redis_connected": self._monitor.redis.connected,
             "reconciliation": self._reconciler.status(),
             "failures": [_failure_sentence(one) for one in self._failures.present],
+            "keys": self._key_health.problems(),
         }
 
     def status(self) -> StatusView:
@@ -179,6 +189,7 @@ class View:
                 ticks_rejected=sum(counts.rejected.values()),
                 reconnects=0 if feed_status is None else feed_status.reconnects,
                 verdicts=self._verdicts(feed_status),
+                not_streamed=self._key_health.not_streamed(),
             ),
             state=_state_info(self._states.current),
             history=[_state_info(change) for change in self._states.history],
@@ -309,8 +320,10 @@ class View:
         shown = self._keys.snapshot(now)
         return ApiKeyUsage(
             total_keys=shown["total_keys"],
+            usable_keys=self._keys.usable(),
             current_key_index=shown["current_key_index"],
             total_calls=shown["total_calls"],
+            problems=self._key_health.problems(),
             keys=[_key_view(one, now) for one in shown["keys"]],
         )
 
@@ -374,12 +387,21 @@ def _symbol_verdict(one: SymbolVerdict, source: str | None) -> SymbolVerdictView
 
 def _key_view(shown: Mapping[str, Any], now: float) -> KeyView:
     cooling = shown["cooling_s"]
-    state = "disabled" if shown["disabled"] else "cooling" if cooling else "usable"
+    access: Mapping[str, Access] = shown["access"]
+    refused = {topic: one for topic, one in access.items() if one.refusal}
+    wrong, unstreamed = refused.get(KEY), refused.get(STREAM)
+    # Of the key itself, or of what its plan excludes of the REST API.
+    told = wrong or next((one for name, one in refused.items() if name != STREAM), None)
     return KeyView(
         name=shown["label"],
-        state=state,
+        state="disabled" if wrong else "cooling" if cooling else "usable",
         calls_today=shown["calls_today"],
         calls_this_minute=shown["minute_used"],
         cooldown_until=now + cooling if cooling else None,
         latency_ms=shown["latency_ms"],
+        refused=None if told is None else told.refusal,
+        refused_since=None if told is None else told.since,
+        next_try=None if wrong is None else wrong.at + REFUSED_FOR_S,
+        streams=False if unstreamed else True if STREAM in access else None,
+        not_streamed=None if unstreamed is None else unstreamed.refusal,
     )

@@ -15,6 +15,7 @@ from enhanced_websocket_service.market.price_view import price_data
 
 from . import models, pages, params, problems, tables, wire
 from .admission import Admission
+from .get_routes import GetRoute, TrailingSlash
 from .health import ResourceMeter, health_answer, is_ready
 from .hub import Hub
 from .problems import Problem
@@ -60,7 +61,9 @@ def create_app(
         redirect_slashes=False,
         responses={500: _ERROR},
     )
+    app.router.route_class = GetRoute
     problems.install(app, view)
+    app.add_middleware(TrailingSlash)
     # Added last, wrapped outermost: the boundary is inside, so that its 500 has the headers too.
     app.add_middleware(problems.ErrorBoundary, view=view)
     app.add_middleware(problems.StandardHeaders)
@@ -68,7 +71,7 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(cors_origins),
-            allow_methods=["GET"],
+            allow_methods=["GET", "HEAD"],
             allow_headers=["*"],
             allow_credentials="*" not in cors_origins,
             expose_headers=["X-Next-Cursor", "X-Service-Status"],
@@ -166,8 +169,8 @@ def _add_status(app: FastAPI, view: ServiceView, hub: Hub, admission: Admission)
 
 
 def _add_market(app: FastAPI, view: ServiceView) -> None:
-    @app.get("/market/session", tags=["market"])
-    async def session() -> models.SessionAnswer:
+    @app.get("/market/session", tags=["market"], responses={422: _ERROR})
+    async def session(_query: Annotated[params.NoParams, Query()]) -> models.SessionAnswer:
         """Whether the market is open, and when it opens and closes."""
         return models.SessionAnswer(**dict(view.session()), **_stamp(view))
 
@@ -197,12 +200,19 @@ def _add_market(app: FastAPI, view: ServiceView) -> None:
             service_status=view.service_state(),
         )
 
-    @app.get("/market/continuity", tags=["market"], responses=_without(_READS, 406))
+    @app.get(
+        "/market/continuity",
+        tags=["market"],
+        response_model=models.ContinuityAnswer | models.ContinuityRangeAnswer,
+        responses=_without(_READS, 406),
+    )
     async def continuity(
-        query: Annotated[params.DayParams, Query()],
-    ) -> models.ContinuityAnswer | models.ContinuityRangeAnswer:
+        request: Request, query: Annotated[params.DayParams, Query()]
+    ) -> models.ContinuityAnswer | models.ContinuityRangeAnswer | Response:
         """The expected 5-minute slots of a day and who covers each; or a range of days in numbers."""
         symbol = _symbol(view, query.symbol)
+        if request.method == "HEAD":
+            return _head_of_stored(tables.JSON)
         if query.start is not None and query.end is not None:
             days = await view.continuity_range(symbol, query.start, query.end)
             return models.ContinuityRangeAnswer(**dict(days), symbol=symbol, **_stamp(view))
@@ -222,11 +232,14 @@ def _add_tables(app: FastAPI, view: ServiceView) -> None:
 
     form_param = Annotated[tables.Form, Depends(form_of)]
 
+    def table_headers() -> dict[str, str]:
+        return {"X-Service-Status": view.service_state(), "Vary": "Accept"}
+
     def page(
         form: tables.Form, answer: dict[str, Any], cursor: str | None, schema: Mapping[str, Any]
     ) -> Response:
-        state = view.service_state()
-        headers = {"X-Service-Status": state, "Vary": "Accept"}
+        headers = table_headers()
+        state = headers["X-Service-Status"]
         if cursor is not None:
             headers["X-Next-Cursor"] = cursor
         answer |= {"next_cursor": cursor, "timestamp": iso_local(view.now())}
@@ -239,12 +252,17 @@ def _add_tables(app: FastAPI, view: ServiceView) -> None:
         response_model=models.BarsAnswer,
         responses={200: {"content": _TABLE_FORMS}, **_READS},
     )
-    async def bars(query: Annotated[params.BarParams, Query()], form: form_param) -> Response:
+    async def bars(
+        request: Request, query: Annotated[params.BarParams, Query()], form: form_param
+    ) -> Response:
         """Bars, oldest first. Without start and cursor: the last ``limit`` of them."""
+        symbol = _symbol(view, query.symbol)
+        if request.method == "HEAD":
+            return _head_of_stored(form, table_headers())
         newest = query.start is None and query.cursor is None
         found = await view.bars(
             BarQuery(
-                symbol=(symbol := _symbol(view, query.symbol)),
+                symbol=symbol,
                 interval=query.interval,
                 start=query.start,
                 end=query.end,
@@ -270,12 +288,17 @@ def _add_tables(app: FastAPI, view: ServiceView) -> None:
         response_model=models.TicksAnswer,
         responses={200: {"content": _TABLE_FORMS}, **_READS},
     )
-    async def ticks(query: Annotated[params.TickParams, Query()], form: form_param) -> Response:
+    async def ticks(
+        request: Request, query: Annotated[params.TickParams, Query()], form: form_param
+    ) -> Response:
         """Stored ticks by epoch and offset. Without start and cursor: the last ``limit``."""
+        symbol = _symbol(view, query.symbol)
+        if request.method == "HEAD":
+            return _head_of_stored(form, table_headers())
         newest = query.start is None and query.cursor is None
         found = await view.ticks(
             TickQuery(
-                symbol=(symbol := _symbol(view, query.symbol)),
+                symbol=symbol,
                 start=query.start,
                 end=query.end,
                 after=query.after,
@@ -290,6 +313,13 @@ def _add_tables(app: FastAPI, view: ServiceView) -> None:
         cursor = None if last is None else f"{last.epoch}:{last.offset}"
         answer = {"symbol": symbol, "data": [wire.tick_data(row) for row in rows]}
         return page(form, answer, cursor, tables.TICK_SCHEMA)
+
+
+def _head_of_stored(media_type: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer to ``HEAD`` where ``GET`` would read the database: how long it is only reading tells."""
+    response = Response(media_type=media_type, headers=headers)
+    del response.headers["Content-Length"]
+    return response
 
 
 def _without(

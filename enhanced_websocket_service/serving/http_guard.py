@@ -49,6 +49,7 @@ class GuardedHttp(HttpToolsProtocol):
         self._admission = admission
         self._place = False
         self._head_bytes: int | None = 0  # None: the head is complete
+        self._is_head = False  # the request that is arriving is a HEAD
         self._upgraded = False
         self._chunk = b""
         self._deadline: asyncio.TimerHandle | None = None
@@ -107,7 +108,12 @@ class GuardedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_bytes = 0
+        self._is_head = False
         self._start_deadline()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._is_head = self.parser.get_method() == b"HEAD"
 
     def on_headers_complete(self) -> None:
         self._head_bytes = None
@@ -116,9 +122,14 @@ class GuardedHttp(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._stop_deadline()
         super().on_message_complete()
+        self._is_head = False
 
     def send_400_response(self, msg: str) -> None:
         self._refuse("bad_http")
+
+    def _should_upgrade(self) -> bool:
+        # The handshake is a GET; its refusal would have a body, which an answer to HEAD must not have.
+        return self.scope["method"] != "HEAD" and super()._should_upgrade()
 
     def handle_websocket_upgrade(self) -> None:
         self._stop_deadline()
@@ -188,9 +199,9 @@ class GuardedHttp(HttpToolsProtocol):
         self._admission.refused(reason, self._address, sentence)
         if self.cycle is None or self.cycle.response_complete:
             body = sentence.encode()
-            self.transport.write(
+            head = (
                 b"HTTP/1.1 %d %s\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
-                b"connection: close\r\n\r\n%s"
-                % (status, _PHRASES[status].encode(), len(body), body)
+                b"connection: close\r\n\r\n" % (status, _PHRASES[status].encode(), len(body))
             )
+            self.transport.write(head if self._is_head else head + body)
         self.transport.close()

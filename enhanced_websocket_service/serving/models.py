@@ -167,14 +167,26 @@ class KeyView(View):
     calls_this_minute: int | None = None
     cooldown_until: Instant | None = None
     latency_ms: float | None = None
+    refused: str | None = None
+    """The vendor's words, where it called the key wrong or its plan excludes what we ask for."""
+    refused_since: Instant | None = None
+    next_try: Instant | None = None
+    """When a disabled key is tried again."""
+    streams: bool | None = None
+    """Whether the vendor streams with it; null: it has not been asked."""
+    not_streamed: str | None = None
 
 
 class ApiKeyUsage(View):
     """``current_key_index`` counts from 0; ``total_calls`` since UTC midnight."""
 
     total_keys: int
+    usable_keys: int | None = None
+    """Not disabled."""
     current_key_index: int
     total_calls: int
+    problems: list[str] = []
+    """What no key is left for; in the ``problems`` of ``/health``, too."""
     keys: list[KeyView] = []
 
 
@@ -233,6 +245,8 @@ class RealtimeCollection(View):
     reconnects: int = 0
     verdicts: dict[str, SymbolVerdictView] = {}
     """By symbol; ``verdict`` and ``evidence`` above speak for what is delivered, REST included."""
+    not_streamed: str | None = None
+    """Why no API key may stream. No fault where prices come by REST from the start."""
 
 
 class StorageStatus(View):

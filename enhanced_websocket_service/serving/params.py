@@ -107,11 +107,13 @@ IntervalParam = Annotated[
 ]
 
 
-class SymbolParams(BaseModel):
+class NoParams(BaseModel):
     """Parameters nobody knows are refused: a misspelt one must not silently change the answer."""
 
     model_config = ConfigDict(extra="forbid")
 
+
+class SymbolParams(NoParams):
     symbol: str | None = Field(
         None, max_length=40, description="USDCOP, usdcop or USD/COP; default: the first served"
     )

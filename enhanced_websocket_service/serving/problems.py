@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from enhanced_websocket_service.errors import DatabaseUnavailable, DataError, StorageError
 
+from .get_routes import allowed
 from .models import ErrorAnswer
 from .views import ServiceView
 
@@ -25,6 +26,7 @@ _CODES: Final = {
     405: "method_not_allowed",
     406: "not_acceptable",
     422: "invalid_parameter",
+    426: "upgrade_required",
     500: "internal_error",
     503: "unavailable",
 }
@@ -33,9 +35,11 @@ _CODES: Final = {
 class Problem(Exception):
     """An answer that is not a success; raised inside handlers, rendered by ``install``."""
 
-    def __init__(self, status: int, code: str, detail: str) -> None:
+    def __init__(
+        self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(detail)
-        self.status, self.code, self.detail = status, code, detail
+        self.status, self.code, self.detail, self.headers = status, code, detail, headers
 
 
 def problem_response(
@@ -64,23 +68,25 @@ def install(app: FastAPI, view: ServiceView) -> None:
 
     async def on_problem(_request: Request, error: Exception) -> Response:
         assert isinstance(error, Problem)
-        return problem_response(view, error.status, error.detail, error.code)
+        return problem_response(view, error.status, error.detail, error.code, error.headers)
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        path = request.url.path
+        path, headers = request.url.path, error.headers
         if error.status_code == HTTPStatus.NOT_FOUND:
             detail = f"There is nothing at {path}. The endpoints are listed at /docs."
         elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            allowed = (error.headers or {}).get("Allow", "GET")
-            detail = f"{path} does not support {request.method}; it supports {allowed}."
+            supported = allowed((headers or {}).get("Allow", "GET").split(", "))
+            detail = f"{path} does not support {request.method}; it supports {supported}."
+            headers = {"Allow": supported}
         else:
             detail = str(error.detail)
-        return problem_response(view, error.status_code, detail, headers=error.headers)
+        return problem_response(view, error.status_code, detail, headers=headers)
 
-    async def on_invalid(_request: Request, error: Exception) -> Response:
+    async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        detail = " ".join(_sentence(fault) for fault in error.errors())
+        known = _known_parameters(app, request)
+        detail = " ".join(_sentence(fault, known) for fault in error.errors())
         return problem_response(view, HTTPStatus.UNPROCESSABLE_ENTITY, detail)
 
     async def on_storage(_request: Request, error: Exception) -> Response:
@@ -105,12 +111,19 @@ def install(app: FastAPI, view: ServiceView) -> None:
     app.add_exception_handler(DataError, on_data)
 
 
-def _sentence(fault: Mapping[str, Any]) -> str:
+def _known_parameters(app: FastAPI, request: Request) -> list[str]:
+    """The query parameters of the endpoint, as its description has them."""
+    described = app.openapi()["paths"].get(request.scope["route"].path, {}).get("get", {})
+    return [one["name"] for one in described.get("parameters", ()) if one["in"] == "query"]
+
+
+def _sentence(fault: Mapping[str, Any], known: Sequence[str]) -> str:
     where: Sequence[Any] = fault.get("loc", ())
     name = next((str(part) for part in where[1:] if isinstance(part, str)), "")
     said = str(fault.get("msg", "is not valid")).removeprefix("Value error, ")
     if fault.get("type") == "extra_forbidden":
-        return f"There is no parameter {name[:60]!r} here."
+        those = f"known: {', '.join(known)}" if known else "this endpoint takes none"
+        return f"There is no parameter {name[:60]!r} here; {those}."
     if not name:
         return f"The parameters do not fit together: {said}."
     given = repr(fault.get("input"))[:60]

@@ -8,6 +8,7 @@ from functools import partial
 
 import structlog
 from fastapi import FastAPI, WebSocket
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
@@ -17,7 +18,7 @@ from .client import Client
 from .frames import OUTLET_EXTENSION
 from .hub import Hub, Mode
 from .outlet import AsgiOutlet, Outlet
-from .problems import problem_response
+from .problems import Problem, problem_response
 from .stored import Replay, StoredStream
 from .travel import parse_travel
 from .views import ServiceView
@@ -62,6 +63,18 @@ def add_websockets(app: FastAPI, view: ServiceView, hub: Hub, admission: Admissi
         finally:
             if not stays:
                 leave()
+
+    @app.get("/ws", include_in_schema=False)
+    @app.get("/ws/{symbol:path}", include_in_schema=False)
+    async def without_upgrade(request: Request) -> Response:
+        # The answer must name the protocol, and say that this is for this connection (RFC 9110, 15.5.22).
+        raise Problem(
+            426,
+            "upgrade_required",
+            f"{request.url.path} speaks WebSocket: connect with a WebSocket client (ws:// or wss://). "
+            "The protocol is in docs/reference/client-protocol.md, REST at /docs.",
+            {"Upgrade": "websocket", "Connection": "Upgrade"},
+        )
 
     @app.websocket("/ws")
     async def every_symbol(websocket: WebSocket) -> None:

@@ -8,6 +8,8 @@ Pure: time is passed in (unix seconds UTC), nothing sleeps, nothing does I/O. In
   also when the vendor's clock is a second from ours (``ledger``);
 - of the keys that are free the one with most credits left today is used, in turn where they are equal,
   so that no key has credits left over when the others have none;
+- a key that the vendor calls wrong is tried once an hour, by the next call of whatever purpose: it comes
+  back by itself, and costs nothing else meanwhile;
 - no secret leaves this module but inside ``ApiKey.secret``: not in ``repr``, status or saved state.
 """
 
@@ -24,21 +26,22 @@ from enhanced_websocket_service.errors import ConfigurationError
 
 from .ledger import (
     DAY,
+    KEY,
     MINUTE,
     NOTHING_SAVED,
-    REFUSED_FOR_S,
     RESET_MARGIN_S,
+    STREAM,
     Account,
     Ledger,
 )
-from .spending import ELSEWHERE, POLL, SavedPool, Spending
+from .spending import ELSEWHERE, POLL, TRIAL, SavedPool, Spending
 
 MAX_KEYS: Final = 16
 SAME_TIMELINE_S: Final = 60.0
 """Clocks are set back a little; ledgers saved later than this are of another timeline."""
 
-STREAM: Final = "stream"
-"""The purpose of a socket connection; it spends no API credits."""
+_KNOWN_KEY: Final = frozenset({"ok", "minute_exhausted", "day_exhausted", "not_entitled"})
+"""Outcomes that only a key gets which the vendor knows."""
 
 Outcome = Literal[
     "ok",  # answered, "no data" and unknown symbols included
@@ -101,7 +104,7 @@ class Wait:
 class Budget:
     """What the keys can still spend in the current UTC day."""
 
-    keys: int  # not disabled
+    keys: int  # not disabled, or due to be tried again
     day_total: int  # their day limits together
     left: int  # credits left today
     spent: Mapping[str, int]  # credits spent today by purpose, all keys
@@ -156,8 +159,8 @@ class KeyPool:
         return sum(not account.disabled for account in self._accounts)
 
     def left(self, now: float) -> int:
-        """Credits left today on the keys that are not disabled."""
-        return sum(one.day.left for one in self._rolled(now) if not one.disabled)
+        """Credits left today on the keys that may be used, or tried again, now."""
+        return sum(one.day.left for one in self._rolled(now) if one.worth_a_try(now))
 
     def free_at(self, now: float, topic: str = "") -> float:
         """The first instant at which a call about ``topic`` may be made; infinite when none may."""
@@ -181,6 +184,7 @@ class KeyPool:
         self._rolled(now)
         place = self._order.index(self._last) + 1 if self._last >= 0 else 0
         chosen, earliest = -1, math.inf
+        best = (False, -1)  # disabled, so that it is its turn to be tried; credits left today
         usable = refused = 0
         for index in (*self._order[place:], *self._order[:place]):
             account = self._accounts[index]
@@ -188,23 +192,29 @@ class KeyPool:
                 continue
             at = account.free_at(now, credits, self.spacing_s, topic)
             if at <= now:
-                if chosen < 0 or account.day.left > self._accounts[chosen].day.left:
-                    chosen = index
+                rank = (account.disabled, account.day.left)
+                if rank > best:
+                    chosen, best = index, rank
             elif not account.disabled:
                 earliest = min(earliest, at)
                 usable += 1
-                refused += topic in account.refused
+                refused += account.refused(topic) is not None
         if chosen >= 0:
-            self._accounts[chosen].spend(now, credits)
-            self._spending.charge(purpose, credits, now)
-            self._last = chosen
-            return Lease(self.keys[chosen], chosen, credits, purpose, now, topic)
+            return self._lease(chosen, now, credits, purpose, topic)
         if usable and refused == usable:
-            reasons = (a.refused[topic][0] for a in self._accounts if topic in a.refused)
-            return Wait(earliest, next(reasons), refused=True)
+            refusals = (one.refused(topic) for one in self._accounts)
+            return Wait(earliest, next(one.refusal for one in refusals if one), refused=True)
         if math.isinf(earliest):
             return Wait(earliest, "every API key is disabled or refused")
         return Wait(earliest, "key spacing" if earliest - now <= self.spacing_s else "API credits")
+
+    def trial(self, now: float, overdue_s: float) -> Lease | None:
+        """A disabled key whose hour has been over for ``overdue_s`` without a call that tried it."""
+        for index, account in enumerate(self._rolled(now)):
+            free_at = account.free_at(now, 1, self.spacing_s)
+            if account.disabled and free_at <= now and account.worth_a_try(now - overdue_s):
+                return self._lease(index, now, 1, TRIAL, "")
+        return None
 
     def report(
         self,
@@ -255,12 +265,13 @@ class KeyPool:
             account.day.used = max(account.day.used, account.day.limit)
             account.cooldown_until = account.day.surely_over(now) + RESET_MARGIN_S
         elif outcome == "invalid_key":
-            account.disable(now, detail or "the vendor does not know this key")
+            account.refuse(KEY, detail or "the vendor does not know this key", now)
         elif outcome == "not_entitled":
-            account.refused[lease.topic or lease.purpose] = (detail, now + REFUSED_FOR_S)
+            account.refuse(lease.topic or lease.purpose, detail, now)
+        if outcome in _KNOWN_KEY:
+            account.grant(KEY, lease.at, now)
         if outcome == "ok":
-            account.enable()
-            account.refused.pop(lease.topic, None)
+            account.grant(lease.topic, lease.at, now)
 
     def got(self, purpose: str, what: str, count: int = 1) -> None:
         """Note what credits of ``purpose`` bought: ``count`` ``what``."""
@@ -288,26 +299,22 @@ class KeyPool:
             after = [i for i in usable if i > self._stream] + [
                 i for i in usable if i <= self._stream
             ]
-            fresh = [i for i in after if STREAM not in self._accounts[i].refused]
+            fresh = [i for i in after if self._accounts[i].refused(STREAM) is None]
             self._stream = (fresh or after)[0]
         self._last = self._stream
         return self.keys[self._stream]
 
-    def refuse_stream(self, key: ApiKey, reason: str) -> None:
+    def refuse_stream(self, key: ApiKey, reason: str, now: float) -> None:
         """Note that the vendor will not stream with ``key``. It may still be good for REST."""
-        self._accounts[self.keys.index(key)].refused[STREAM] = (reason, math.inf)
+        self._accounts[self.keys.index(key)].refuse(STREAM, reason, now)
 
-    def accept_stream(self, key: ApiKey) -> None:
-        """Note that the vendor streams with ``key`` after all."""
-        self._accounts[self.keys.index(key)].refused.pop(STREAM, None)
+    def accept_stream(self, key: ApiKey, now: float) -> None:
+        """Note that the vendor streams with ``key``."""
+        self._accounts[self.keys.index(key)].grant(STREAM, now, now)
 
     def budget(self, now: float, until: float | None = None) -> Budget:
         """What can be spent until the next UTC midnight, and until ``until`` (unix seconds UTC)."""
-        usable = [
-            account
-            for account in self._rolled(now)
-            if not account.disabled or account.retry_at <= now  # due to be tried again
-        ]
+        usable = [account for account in self._rolled(now) if account.worth_a_try(now)]
         until = now + DAY if until is None else until
         ready = [a.rate(self.spacing_s) for a in usable if a.day.left and a.cooldown_until <= now]
         spendable = 0
@@ -337,6 +344,10 @@ class KeyPool:
                 at = answer.until
             pool.report(answer, "ok", at)
         return at - now
+
+    def accounts(self, now: float) -> Sequence[Account]:
+        """What is known of each key at ``now``, to be read."""
+        return self._rolled(now)
 
     def total_calls(self, now: float) -> int:
         """REST calls of all keys since UTC midnight."""
@@ -396,6 +407,12 @@ class KeyPool:
         self._base = theirs
         return True
 
+    def _lease(self, index: int, now: float, cost: int, purpose: str, topic: str) -> Lease:
+        self._accounts[index].spend(now, cost)
+        self._spending.charge(purpose, cost, now)
+        self._last = index
+        return Lease(self.keys[index], index, cost, purpose, now, topic)
+
     def _save(self, now: float) -> SavedPool:
         accounts = zip(self.keys, self._rolled(now), strict=True)
         others = {} if self._base is None else self._base.rolled(self._latest).keys
@@ -403,7 +420,7 @@ class KeyPool:
             saved_at=self._latest,
             spent_by_purpose=self._spending.credits(),
             keys={
-                **{name: one for name, one in others.items() if one.day_used},
+                **{name: one for name, one in others.items() if one.matters(self._latest)},
                 **{key.fingerprint: account.save() for key, account in accounts},
             },
             spending=self._spending.save(),

@@ -23,11 +23,15 @@ CLOCK_MARGIN_S: Final = 1.0
 """How far the vendor's clock may be from ours, either way."""
 RESET_MARGIN_S: Final = 1.0
 """After a 429 the vendor's clock decides when the minute ends; it may run further behind than that."""
-FIRST_RETRY_S: Final = 900.0
-LONGEST_RETRY_S: Final = 6 * 3600.0
-"""A key called wrong is tried again, ever more rarely: vendors have called good keys wrong before."""
 REFUSED_FOR_S: Final = 3600.0
-"""How long a key is not asked again for what its plan does not include."""
+"""How long a refusal holds: of a key that the vendor calls wrong (vendors have called good keys wrong
+before), and of what the plan of a key does not include. Then the key is tried once, and so on."""
+KEY: Final = "key"
+"""The topic of a refusal that is of the key itself."""
+STREAM: Final = "stream"
+"""The topic, and the purpose, of a socket connection; it spends no API credits."""
+_WORDS_KEPT: Final = 300
+"""Characters of the vendor's words that are kept; nobody knows how long they are."""
 
 
 def period_of(now: float, length: int) -> int:
@@ -99,6 +103,21 @@ class Ledger:
         return (self.period + 1) * self.length + CLOCK_MARGIN_S
 
 
+class Access(msgspec.Struct, frozen=True):
+    """What the vendor last said to a key about a topic; instants in unix seconds UTC."""
+
+    at: float  # when it was asked; a refusal counts from here
+    refusal: str = ""  # its words; empty: it let the key have the topic
+    since: float | None = None  # the first refusal without a grant behind it
+    granted: bool = False  # ever
+
+    def later(self, other: "Access") -> "Access":
+        """The later of two; of the same instant the grant, which ended what was asked then."""
+        mine, theirs = ((one.at, not one.refusal) for one in (self, other))
+        last = self if mine >= theirs else other
+        return msgspec.structs.replace(last, granted=self.granted or other.granted)
+
+
 class SavedKey(msgspec.Struct, frozen=True):
     """The part of a key's account that survives a restart; instants in unix seconds UTC.
 
@@ -116,6 +135,12 @@ class SavedKey(msgspec.Struct, frozen=True):
     day_configured: int = 0
     minute_carry: int = 0
     day_carry: int = 0
+    access: dict[str, Access] = {}  # by topic; files from before part 6 have none
+
+    def matters(self, now: float) -> bool:
+        """Whether somebody who has this key needs to know it at ``now``."""
+        refusals = (one for one in self.access.values() if one.refusal)
+        return bool(self.day_used) or any(one.at > now - DAY for one in refusals)
 
     def rolled(self, saved_at: float, now: float) -> "SavedKey":
         """What is left of the counts at ``now``."""
@@ -148,10 +173,7 @@ class Account:
     configured: tuple[int, int]  # the limits (minute, day) of the settings
     last_used: float = -math.inf
     cooldown_until: float = -math.inf
-    disabled: str = ""  # why, once the vendor has called the key wrong
-    retry_at: float = -math.inf  # when a disabled key is tried again
-    retry_s: float = FIRST_RETRY_S
-    refused: dict[str, tuple[str, float]] = field(default_factory=dict)  # topic -> reason, until
+    access: dict[str, Access] = field(default_factory=dict)  # by topic; most were never refused
     under_way: int = 0  # credits of calls that have not ended
     others: int = 0  # credits that somebody else spent with this key in this minute
     others_usually: float = 0.0  # the same, of the minutes before
@@ -170,6 +192,7 @@ class Account:
             self.others = 0
         if self.day.roll(now, self.under_way):
             self.calls_today = 0
+            self.access = {t: a for t, a in self.access.items() if a.refusal or t == STREAM}
 
     @property
     def headroom(self) -> int:
@@ -181,10 +204,9 @@ class Account:
         if cost > min(self.minute.limit, self.day.limit):
             return math.inf
         at = max(now, self.last_used + spacing_s, self.cooldown_until)
-        if self.disabled:
-            at = max(at, self.retry_at)
-        if topic in self.refused:
-            at = max(at, self.refused[topic][1])
+        for refused in (self.refused(KEY), self.refused(topic)):
+            if refused is not None:
+                at = max(at, refused.at + REFUSED_FOR_S)
         return self.day.free_at(self.minute.free_at(at, cost, self.headroom), cost)
 
     def rate(self, spacing_s: float) -> float:
@@ -199,6 +221,9 @@ class Account:
         self.last_used = max(self.last_used, now)
         self.calls += 1
         self.calls_today += 1
+        if (refused := self.refused(KEY)) is not None:
+            # From now on, whatever becomes of the call: one try an hour, also of a process killed in it.
+            self.access[KEY] = msgspec.structs.replace(refused, at=now)
 
     def ended(self, now: float, cost: int) -> None:
         self.under_way = max(0, self.under_way - cost)
@@ -212,13 +237,36 @@ class Account:
         self.minute.used += credits
         self.day.used += credits
 
-    def disable(self, now: float, reason: str) -> None:
-        self.disabled = reason
-        self.retry_at = now + self.retry_s
-        self.retry_s = min(2 * self.retry_s, LONGEST_RETRY_S)
+    def refused(self, topic: str) -> Access | None:
+        """The vendor's refusal of ``topic`` (or of the ``KEY``), however old; ``None``: there is none."""
+        access = self.access.get(topic)
+        return access if access is not None and access.refusal else None
 
-    def enable(self) -> None:
-        self.disabled, self.retry_s = "", FIRST_RETRY_S
+    @property
+    def disabled(self) -> bool:
+        """Whether the vendor has called the key wrong."""
+        return self.refused(KEY) is not None
+
+    def worth_a_try(self, now: float) -> bool:
+        """Whether the key may be used at ``now`` as far as the vendor's last word on it goes."""
+        refused = self.refused(KEY)
+        return refused is None or refused.at + REFUSED_FOR_S <= now
+
+    def refuse(self, topic: str, words: str, now: float) -> None:
+        """The vendor has refused ``topic``."""
+        known = self.access.get(topic)
+        since = now if known is None or known.since is None else known.since
+        granted = known is not None and known.granted
+        self.access[topic] = Access(now, words[:_WORDS_KEPT] or "refused", since, granted)
+
+    def grant(self, topic: str, asked_at: float, now: float) -> None:
+        """The vendor has let the key have ``topic``, when it was asked at ``asked_at``.
+
+        A question from before a refusal proves nothing.
+        """
+        refused = self.refused(topic)
+        if (refused is not None and refused.at <= asked_at) or topic == STREAM:
+            self.access[topic] = Access(now, granted=True)
 
     def save(self) -> SavedKey:
         return SavedKey(
@@ -233,6 +281,7 @@ class Account:
             day_configured=self.configured[1],
             minute_carry=self.minute.carry,
             day_carry=self.day.carry,
+            access=dict(self.access),
         )
 
     def merge(self, theirs: SavedKey, base: SavedKey, saved_at: float) -> None:
@@ -262,6 +311,10 @@ class Account:
             self.cooldown_until = max(
                 self.cooldown_until, min(theirs.cooldown_until, saved_at + DAY)
             )
+        for topic, access in theirs.access.items():
+            # Nothing was said after it was saved, or a refusal could hold for ever.
+            said = msgspec.structs.replace(access, at=min(access.at, saved_at))
+            self.access[topic] = said.later(self.access.get(topic, said))
 
     def show(self, now: float) -> dict[str, Any]:
         """For ``/status``."""
@@ -277,6 +330,5 @@ class Account:
             "latency_ms": None if self.latency_ms is None else round(self.latency_ms, 1),
             "latency_max_ms": round(self.latency_max_ms, 1),
             "cooling_s": round(max(0.0, self.cooldown_until - now), 1),
-            "disabled": self.disabled or None,
-            "refused": {topic: reason for topic, (reason, _) in self.refused.items()},
+            "access": dict(self.access),
         }

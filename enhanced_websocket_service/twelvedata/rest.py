@@ -146,16 +146,26 @@ class RestClient:
     async def api_usage(self, purpose: str = "usage") -> answers.ApiUsage:
         """Usage and limits of the key whose turn it is; the pool learns them."""
         body, lease = await self._get("/api_usage", {}, purpose)
-        usage = answers.parse_usage(body)
-        with self.shared():
-            self.keys.learn_limits(
-                lease,
-                self._clock.now(),
-                minute=usage.plan_limit,
-                day=usage.plan_daily_limit,
-                day_used=usage.daily_usage,
-            )
-        return usage
+        return self._learn(body, lease)
+
+    async def try_disabled(self, overdue_s: float) -> None:
+        """Ask with each disabled key whose hour has been over for ``overdue_s`` whether it is accepted
+        again. The call costs a credit of that key, and is not repeated.
+
+        :raises VendorError: an accepted key's usage cannot be read.
+        """
+        while True:
+            with self.shared():
+                lease = self.keys.trial(self._clock.now(), overdue_s)
+            if lease is None:
+                return
+            self._metrics.credits_spent.labels(lease.purpose).inc(lease.credits)
+            body, error = await self._call(lease, "/api_usage", {})
+            if error is None:
+                log.info("API key accepted again", key=lease.key.label)
+                self._learn(body, lease)
+            else:
+                log.info("API key tried again", key=lease.key.label, error=str(error))
 
     async def earliest_timestamp(
         self, symbol: str, interval_s: int = 300, purpose: str = "backfill"
@@ -172,6 +182,18 @@ class RestClient:
     async def aclose(self) -> None:
         """Close the connections. Calls still running fail."""
         await self._http.aclose()
+
+    def _learn(self, body: bytes, lease: Lease) -> answers.ApiUsage:
+        usage = answers.parse_usage(body)
+        with self.shared():
+            self.keys.learn_limits(
+                lease,
+                self._clock.now(),
+                minute=usage.plan_limit,
+                day=usage.plan_daily_limit,
+                day_used=usage.daily_usage,
+            )
+        return usage
 
     async def _get(
         self, path: str, params: dict[str, str], purpose: str, retries: int | None = None
@@ -213,7 +235,7 @@ class RestClient:
                 if answer.until == float("inf"):
                     raise InvalidKey(
                         f"No usable API key is left ({last or answer.reason}). "
-                        "Check the TWELVEDATA_API_KEY settings and restart."
+                        "Check the TWELVEDATA_API_KEY settings; each key is tried again once an hour."
                     )
                 if answer.until - asked > self._max_wait_s:
                     scope: Literal["minute", "day"] = (

@@ -16,6 +16,8 @@ REPAIR: Final = "repair"
 RECONCILE: Final = "reconcile"
 BACKFILL: Final = "backfill"
 INCREMENTAL: Final = "incremental"
+TRIAL: Final = "trial"
+"""Whether the vendor accepts a key again that it called wrong, where no other call tries it."""
 ELSEWHERE: Final = "elsewhere"
 """Spent by somebody we do not know, as the vendor's figures show."""
 

@@ -257,7 +257,6 @@ async def test_continuity_of_a_range(client: httpx.AsyncClient) -> None:
     ("path", "status", "error", "said"),
     [
         ("/nothing/here", 404, "not_found", "/nothing/here"),
-        ("/status/", 404, "not_found", "/status/"),
         ("/market/latest?symbol=EURUSD", 404, "unknown_symbol", "known: USDCOP"),
         ("/market/bars?symbol=%00", 404, "unknown_symbol", "USDCOP"),
         ("/market/bars?limit=0", 422, "invalid_parameter", "'limit'"),
@@ -293,7 +292,7 @@ async def test_refusals_name_what_is_wrong(
 
 async def test_methods_are_refused_with_what_is_allowed(client: httpx.AsyncClient) -> None:
     answer = await client.post("/status")
-    assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
     assert answer.json()["error"] == "method_not_allowed"
 
 

@@ -50,6 +50,7 @@ class Processes:
     answers: list[tuple[float, int, int, KeyPool, Lease, Outcome]] = field(default_factory=list)
     arrivals: list[tuple[int, float, int]] = field(default_factory=list)
     uses: defaultdict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    refused_at: dict[int, float] = field(default_factory=dict)  # by key: first heard to be wrong
 
     def __post_init__(self) -> None:
         self.pools = [make(self.count, self.spacing) for _ in range(2)]
@@ -65,6 +66,8 @@ class Processes:
             if self.pools[which] is pool:
                 self._take_over(pool, at)
                 pool.report(lease, outcome, at)
+                if outcome == "invalid_key":
+                    self.refused_at.setdefault(lease.index, at)
                 self._hand_on(pool, at)
 
     def acquire(
@@ -121,6 +124,40 @@ def test_never_within_spacing_never_over_a_limit(
         assert all(b - a >= spacing for a, b in itertools.pairwise(moments))
     assert all(spent <= PER_MINUTE for spent in minutes.values())
     assert all(spent <= PER_DAY for spent in days.values())
+
+
+_TRIES = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 8.0, 3599.0, 3600.0, 3601.0]) | st.floats(0.0, 4000.0),
+        st.sampled_from(["invalid_key", "invalid_key", "unavailable", "cancelled"]),
+        st.floats(0.0, 15.0),  # seconds until the answer
+        st.integers(0, 1),
+        st.booleans(),
+        st.sampled_from([0.0, 0.0, 0.0, -30.0, -59.0]),  # how far the clock is set back first
+    ),
+    max_size=60,
+)
+
+
+@given(st.integers(1, 3), _TRIES)
+def test_a_key_that_is_wrong_is_tried_once_an_hour_by_all_processes_together(
+    count: int, steps: list[tuple[float, Outcome, float, int, bool, float]]
+) -> None:
+    world, now = Processes(count, 0.0, 0.0), START
+    latest = now
+    for pause, outcome, takes, which, killed, back in steps:
+        now += pause
+        if killed:
+            world.pass_time(now)
+            world.restart(which)
+        latest = max(latest, now)
+        # Ledgers from further ahead than a minute are of another timeline, and not taken over.
+        now = max(now + back, latest - 59.0)
+        world.acquire(which, now, 1, outcome, takes, 0.5)
+    for index, moments in world.uses.items():
+        known = world.refused_at.get(index, math.inf)
+        tries = [known, *(at for at in moments if at > known)]
+        assert all(b - a >= 3600 for a, b in itertools.pairwise(tries))
 
 
 @given(st.integers(1, 4), st.lists(st.floats(0.0, 30.0), max_size=40))

@@ -57,11 +57,13 @@ HTTP_OVERRIDDEN = {
     "connection_lost",
     "data_received",
     "on_message_begin",
+    "on_url",
     "on_headers_complete",
     "on_message_complete",
     "on_response_complete",
     "send_400_response",
     "handle_websocket_upgrade",
+    "_should_upgrade",
 }
 HTTP_ATTRIBUTES = {"client", "cycle", "logger", "loop", "transport", "timeout_keep_alive_task"}
 

@@ -159,8 +159,8 @@ def test_dead_and_cooling_keys_change_the_pace_and_returning_ones_too() -> None:
     alone.report(held, "invalid_key", OPENS)
     planner = CreditPlanner(alone)
     assert planner.plan(OPENS, CLOSES).forecast() == "every API key is disabled"
-    assert math.isinf(planner.poll_interval(OPENS + 899, CLOSES))
-    assert math.isfinite(planner.poll_interval(OPENS + 900, CLOSES)), "it is worth a try again"
+    assert math.isinf(planner.poll_interval(OPENS + 3599, CLOSES))
+    assert math.isfinite(planner.poll_interval(OPENS + 3600, CLOSES)), "it is worth a try again"
 
 
 def test_what_status_shows() -> None:

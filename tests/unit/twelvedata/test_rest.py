@@ -206,7 +206,7 @@ async def test_what_a_plan_excludes_is_asked_of_every_key_once() -> None:
         with pytest.raises(NotEntitled, match="Grow plan"):
             await rest.price("USDCOP", "poll")
     assert len(wire.requests) == 2, "one call for each key, none for the question repeated"
-    assert "/price USD/COP" in rest.keys.snapshot(clock.now())["keys"][0]["refused"]
+    assert "/price USD/COP" in rest.keys.snapshot(clock.now())["keys"][0]["access"]
     with pytest.raises(NotEntitled):
         await rest.price("EURUSD", "poll")
     assert len(wire.requests) == 4, "another symbol may be in the plan"
