@@ -135,7 +135,7 @@ class SavedKey(msgspec.Struct, frozen=True):
     day_configured: int = 0
     minute_carry: int = 0
     day_carry: int = 0
-    access: dict[str, Access] = {}  # by topic; files from before part 6 have none
+    access: dict[str, Access] = {}  # by topic; older files have none
 
     def matters(self, now: float) -> bool:
         """Whether somebody who has this key needs to know it at ``now``."""

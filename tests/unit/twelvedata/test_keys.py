@@ -212,7 +212,7 @@ def test_refusals_of_keys_that_only_others_have_are_handed_on() -> None:
 
 
 def test_ledgers_of_the_release_before_are_read() -> None:
-    """As 39e799b wrote them: nothing about refusals."""
+    """They say nothing about refusals."""
     keys = pool(1)
     call(keys, DAY_START)
     saved = json.loads(json.dumps(keys.export_state(DAY_START)))
