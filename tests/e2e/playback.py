@@ -27,6 +27,7 @@ from enhanced_websocket_service.storage.embedded import EmbeddedServers
 from tests.waiting import PATIENCE, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
+IMPORT_PATH = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
 STARTED_WITHIN_S = 30.0
 PREPARATION_S = 25.0
 """Real seconds for servers, simulator, backfill and service to be ready before the clock matters."""
@@ -68,11 +69,15 @@ class Outcome:
 
 
 class Process:
-    """A command of ours as a real process; its output goes to a file that failures show."""
+    """A command of ours as a real process; its output goes to a file that failures show.
 
-    def __init__(self, name: str, folder: Path) -> None:
+    :param cwd: where it runs: its ``.env`` is read there, and a package there is the one that runs.
+    """
+
+    def __init__(self, name: str, folder: Path, cwd: Path = ROOT) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
+        self._cwd = cwd
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, *arguments: str, environ: Mapping[str, str]) -> None:
@@ -82,8 +87,9 @@ class Process:
                 "-m",
                 "enhanced_websocket_service",
                 *arguments,
-                cwd=ROOT,
-                env={**os.environ, **environ},
+                cwd=self._cwd,
+                # Of two packages the one in the working directory wins.
+                env={**os.environ, "PYTHONPATH": IMPORT_PATH, **environ},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
