@@ -7,7 +7,6 @@ nothing back, and gives it back before the transport closes it.
 
 import _socket
 import asyncio
-import os
 import socket
 from collections.abc import Iterable
 from typing import Final
@@ -33,13 +32,9 @@ class SocketPool:
         self._spare: list[BorrowedSocket] = []
 
     def borrow(self, transport: asyncio.Transport) -> BorrowedSocket | None:
-        """That of ``transport``; ``None`` where bytes must not pass it by (TLS, no POSIX socket)."""
+        """That of ``transport``; ``None`` where bytes must not pass it by (TLS)."""
         shared = transport.get_extra_info("socket")
-        if (
-            os.name != "posix"
-            or shared is None
-            or transport.get_extra_info("sslcontext") is not None
-        ):
+        if shared is None or transport.get_extra_info("sslcontext") is not None:
             return None
         if not self._spare:
             self._spare = [BorrowedSocket.__new__(BorrowedSocket) for _ in range(_BLOCK)]

@@ -2,10 +2,7 @@
 
 uvicorn does the handshake, pings, incoming frames and the closing handshake. This subclass adds an outlet
 to the ASGI scope that writes whole frames to the same transport, and a limit on everything a peer may send.
-It is tied to these attributes of ``WebSocketsSansIOProtocol`` (checked by
-tests/unit/serving/test_frames.py against the installed version): transport, conn, client, queue, writable,
-loop, scope, request, response, frames, handshake_initiated, handshake_complete, close_sent, close_timer,
-disconnected, read_paused, ping_timeout, pong_timer.
+compatibility.py lists which private names of uvicorn and websockets it is tied to.
 """
 
 import asyncio

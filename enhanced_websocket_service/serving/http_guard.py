@@ -1,8 +1,7 @@
 """uvicorn's HTTP protocol with limits on what a connection may cost: before it has asked anything, and
 while it takes nothing of its answer.
 
-Tied to these attributes of ``HttpToolsProtocol`` (checked by tests/unit/serving/test_frames.py against the
-installed version): client, transport, cycle, parser, logger, url, scope.
+compatibility.py lists which private names of uvicorn it is tied to.
 """
 
 import asyncio

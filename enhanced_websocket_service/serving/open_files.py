@@ -1,6 +1,6 @@
 """The limit on open files of this process, of which every connection needs one."""
 
-import sys
+import resource
 
 
 def allow_files(wanted: int) -> int | None:
@@ -8,10 +8,6 @@ def allow_files(wanted: int) -> int | None:
 
     :returns: how many it may have open now; ``None`` where there is no such limit.
     """
-    if sys.platform == "win32":
-        return None
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return None

@@ -8,6 +8,9 @@ from typing import Final
 from fastapi import FastAPI
 from starlette.responses import FileResponse, HTMLResponse, Response
 
+from enhanced_websocket_service.compatibility import what_lacks
+from enhanced_websocket_service.errors import ConfigurationError
+
 from .problems import Problem
 
 _HERE: Final = Path(str(files(__package__))) / "dashboard"
@@ -23,11 +26,15 @@ _MEDIA: Final = {".js": "text/javascript", ".css": "text/css"}
 
 
 def _package_file(package: str, *parts: str) -> Path:
-    """A data file of an installed package, found without importing the package."""
+    """A data file of an installed package, found without importing the package.
+
+    :raises ConfigurationError: it is not there; the page would be blank, and nothing would say why.
+    """
     found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        raise FileNotFoundError(f"The package {package} is not installed.")
-    return Path(found.submodule_search_locations[0]).joinpath(*parts)
+    for folder in (found and found.submodule_search_locations) or ():
+        if (path := Path(folder, *parts)).is_file():
+            return path
+    raise ConfigurationError(what_lacks(package, ["/".join(parts)]))
 
 
 def assets() -> dict[str, Path]:
