@@ -44,7 +44,7 @@ from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 from enhanced_websocket_service.twelvedata.spending import LIVENESS, REPAIR
 
-from .connections import data_servers, l0_pipeline, require, vendor
+from .connections import data_servers, l0_pipeline, require, require_state_dir, vendor
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
 from .ledgers import KeyLedgers
@@ -77,10 +77,12 @@ async def run_service(
     """The command ``run``: until ``stop``, then an orderly end.
 
     :param notifier: tells whoever started the process how it is.
-    :raises ConfigurationError: no key, no database, a taken port, a bad certificate.
-    :raises EwsError: the state directory cannot be used.
+    :raises ConfigurationError: no key, no database, a taken port, a bad certificate, a state directory
+        that cannot be written.
+    :raises EwsError: the state directory cannot be used for another reason.
     """
     require(settings)
+    require_state_dir(settings.state_dir)
     async with data_servers(settings) as (database_url, redis_url):
         service = await build_service(settings, settings.clock(), database_url, redis_url)
         # What a service is made of lives as long as it does. Left to the collector, each full
@@ -114,7 +116,7 @@ async def build_service(
     redis = None if redis_url is None else RedisBus(redis_url)
     bus: Bus = MemoryBus() if redis is None else redis
     planner = CreditPlanner(keys)
-    ledgers = KeyLedgers(keys, settings.state_dir, clock)
+    ledgers = KeyLedgers(keys, settings.state_dir, clock, failures)
     rest.shared = ledgers.shared
     journal = Journal.open(
         settings.state_dir / "journal",
@@ -250,7 +252,7 @@ async def build_service(
         keep_bytes=settings.journal_keep_mb * 1024 * 1024,
         metrics=metrics,
     )
-    history = l0_pipeline(settings, clock, rest, database)
+    history = l0_pipeline(settings, clock, rest, database, failures)
     slots = SlotStore(database)
 
     def credits_at(at: float) -> Credits:
@@ -272,6 +274,7 @@ async def build_service(
         write_backup=history.write_backup,
         window_days=settings.l0_window_days,
         metrics=metrics,
+        failures=failures,
         may_repair=lambda at: may_spend(REPAIR, at),
     )
     lifecycle = Lifecycle(
@@ -293,6 +296,7 @@ async def build_service(
             startup_timeout_s=settings.startup_timeout_minutes * 60,
             l0_policy=settings.l0_policy,
         ),
+        failures=failures,
     )
     view = View(
         clock=clock,
@@ -358,7 +362,7 @@ async def build_service(
         ledgers=ledgers,
         liveness=liveness,
         cpu_latency=CpuLatency(settings.cpu_latency_us),
-        silences=SilenceFile(profile, settings.state_dir, simulated=provider.simulated),
+        silences=SilenceFile(profile, settings.state_dir, failures, simulated=provider.simulated),
         calendar=calendar,
         reconciler=reconciler,
         last_ticks=recovery.last,

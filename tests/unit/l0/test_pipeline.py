@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from enhanced_websocket_service.errors import ConfigurationError, DatabaseUnavailable, L0Error
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.l0.backup import BackupSet
 from enhanced_websocket_service.l0.pipeline import L0Pipeline
 from enhanced_websocket_service.l0.readiness import ReadyFlag
@@ -27,6 +28,7 @@ class House:
         self.vendor, self.store = vendor, store or FakeStore()
         self.clock = StillClock(NOW)
         self.flag = ReadyFlag(directory / "signals", self.clock)
+        self.failures = Failures(self.clock)
         self.backups = directory / "backups"
         self.set = BackupSet(self.backups, "USDCOP", CALENDAR)
         self.pipeline = L0Pipeline(
@@ -38,6 +40,7 @@ class House:
             symbols=["USDCOP"],
             backup_dir=self.backups,
             flag=self.flag,
+            failures=self.failures,
             window_days=4,
         )
 
