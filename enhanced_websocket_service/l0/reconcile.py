@@ -11,6 +11,7 @@ its bars are absent, partial or made of two feeds.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Protocol
 
 import structlog
@@ -38,7 +39,7 @@ from enhanced_websocket_service.market.reconciliation import (
 )
 from enhanced_websocket_service.market.slot import SETTLE_S, SlotEvidence
 from enhanced_websocket_service.market.source import Provider
-from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.telemetry import Metrics, Rarely
 
 from .findings import Findings
 from .interfaces import HistorySource
@@ -135,6 +136,7 @@ class Reconciler:
         self._metrics = metrics
         self._failures = failures
         self._may_repair = may_repair
+        self._rarely = Rarely()
         self._told = asyncio.Event()  # of a new gap
         self._states = {symbol: ReconciliationState() for symbol in symbols}
         # The set may have missed what was reconciled before a crash.
@@ -152,12 +154,15 @@ class Reconciler:
         state = self._states.get(symbol)
         if state is None or not state.lost.add(start, end):
             return
-        log.info(
-            "A gap of the feed is to be filled by L0 incremental",
-            symbol=symbol,
-            start=iso_local(int(start)),
-            end=iso_local(int(end)),
-        )
+        # A feed that comes and goes tells one gap after the other. Real time: the log is for people.
+        if times := self._rarely.due(monotonic(), symbol):
+            log.info(
+                "A gap of the feed is to be filled by L0 incremental (the fallback)",
+                symbol=symbol,
+                start=iso_local(int(start)),
+                end=iso_local(int(end)),
+                times=times,
+            )
         # What failed while the vendor was away may work now.
         state.resting_until, state.backoff_s = 0.0, FIRST_BACKOFF_S
         self._told.set()

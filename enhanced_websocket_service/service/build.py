@@ -198,9 +198,6 @@ async def build_service(
     )
 
     def on_gap(gap: FeedGap) -> None:
-        log.info(
-            "The stream did not cover", symbol=gap.symbol, seconds=round(gap.end - gap.start, 1)
-        )
         pipeline.interrupted(gap.start, gap.end, gap.symbol)
         reconciler.repair(gap.symbol, gap.start, gap.end)
 
