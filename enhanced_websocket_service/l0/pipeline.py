@@ -168,7 +168,8 @@ class L0Pipeline:
         try:
             await asyncio.to_thread(check_folder, self._backup_dir)
         except OSError as error:
-            self._failures.failed(BACKUP_FILES, unwritable(self._backup_dir, error))
+            why = error.strerror or str(error)
+            self._failures.failed(BACKUP_FILES, unwritable(self._backup_dir, why))
             return
         for absences in self._absences.values():
             absences.save_again()
