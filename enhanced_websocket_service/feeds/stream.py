@@ -136,11 +136,15 @@ class StreamFeed(BackgroundFeed):
     def status(self) -> FeedStatus:
         verdicts = self.liveness.shown()
         verdict = worst([one.verdict for one in verdicts])
+        detail = next((one.evidence for one in verdicts if one.verdict == verdict), "")
+        if self._backoff.failures and verdict != "live" and self._last_error not in (None, detail):
+            # A new attempt that has brought nothing yet: the cause of the failure is still the news.
+            detail = f"{detail}; the last attempt failed: {self._last_error}"
         return FeedStatus(
             source=self._source,
             websocket_connected=self.connected,
             verdict=verdict,
-            detail=next((one.evidence for one in verdicts if one.verdict == verdict), ""),
+            detail=detail,
             reconnects=max(0, self._attempts - 1),
             last_error=self._last_error,
             last_quote_at=self._last_quote_at,
