@@ -30,6 +30,11 @@ Messages name what failed, where, and what to do. They never contain a key or a 
 from typing import Literal
 
 
+def sentences(*texts: str) -> str:
+    """``texts`` one after the other, each with a full stop at its end."""
+    return " ".join(one if one.endswith((".", "!", "?")) else f"{one}." for one in texts)
+
+
 class EwsError(Exception):
     """Base of every error raised on purpose by this package."""
 

@@ -417,9 +417,8 @@ def _validated(values: dict[str, Any], given: Mapping[str, str], found: Sequence
 def usable_backup_dir(
     configured: Path, fallback: Path = DEFAULT_BACKUP_DIR
 ) -> tuple[Path, str | None]:
-    """``configured``, made if need be, or ``fallback`` with a warning.
-
-    :raises ConfigurationError: when neither can be created.
+    """``configured``, made if need be, or ``fallback`` with a warning. When neither can be created it is
+    ``configured`` all the same: backup files are no reason to collect nothing.
     """
     try:
         configured.mkdir(parents=True, exist_ok=True)
@@ -430,10 +429,10 @@ def usable_backup_dir(
     try:
         fallback.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(
-            f"{problem}neither can {fallback} ({error.strerror}). "
-            "Set BACKUP_DIR to a folder this user may write."
-        ) from error
+        return configured, (
+            f"{problem}neither can {fallback} ({error.strerror}). No backup files are written until "
+            "BACKUP_DIR is a folder that this user may write."
+        )
     return fallback, f"{problem}using {fallback}."
 
 

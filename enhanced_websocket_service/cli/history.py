@@ -133,7 +133,7 @@ def l0_import(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bars that other systems exported; exit code 1 when a file had to be refused."""
+    """Bars that other systems exported; exit code 1 when a file was refused or its quarantine failed."""
     settings = load().settings
     ask = not as_json and assume is None and sys.stdin.isatty() and err.is_terminal
 
@@ -153,7 +153,8 @@ def l0_import(
     reports = run_to_end(work())
     if as_json:
         print_json([report_dict(report) for report in reports])
-    raise typer.Exit(1 if any(report.refused for report in reports) else 0)
+    failed = any(report.refused or report.quarantine_problem for report in reports)
+    raise typer.Exit(1 if failed else 0)
 
 
 @l0.command("status")

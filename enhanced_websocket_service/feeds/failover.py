@@ -16,13 +16,14 @@ Every symbol has one owner at a time, and only the owner's quotes pass:
 import asyncio
 import math
 from collections.abc import Callable
+from time import monotonic
 from typing import Literal
 
 import structlog
 
 from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.market.tick import Quote
-from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.telemetry import Metrics, Rarely
 
 from .base import BackgroundFeed, FeedGap, FeedStatus
 from .liveness import worst
@@ -66,6 +67,7 @@ class FailoverFeed(BackgroundFeed):
         self._outages: dict[str, FeedGap] = {}  # end: not known yet
         self._on_gap = on_gap
         self._began_at: float | None = None
+        self._rarely = Rarely()  # real time: the log is read by people
         self.switches = 0
         if self._stream is not None:
             self._stream.on_event = self._on_stream_event
@@ -96,7 +98,7 @@ class FailoverFeed(BackgroundFeed):
         verdict = worst(verdicts)
         detail = next((one.evidence for one in streamed if one.verdict == verdict), None)
         if detail is None:
-            detail = f"by REST: {polling.detail}; stream: {stream.last_error}"
+            detail = f"by REST, the fallback: {polling.detail}; stream: {stream.last_error}"
         moments = [at for at in (stream.last_quote_at, polling.last_quote_at) if at is not None]
         return FeedStatus(
             source=stream.source if streamed else polling.source,
@@ -175,19 +177,23 @@ class FailoverFeed(BackgroundFeed):
         self._on_rest |= new
         self._share_out()
         self.switches += 1
-        log.warning(
-            "Quotes come by REST until the stream delivers again",
-            symbols=sorted(new),
-            kind=event.kind,
-            why=event.message,
-        )
+        if not self._rarely.due(monotonic(), event.kind):
+            return
+        told = "Prices come by REST, the fallback, until the stream delivers"
+        if event.kind == "unentitled":
+            named = ", ".join(sorted(new))
+            told = (
+                f"The plan of this key does not stream {named}: prices come by REST, the fallback"
+            )
+        log.warning(told, symbols=sorted(new), kind=event.kind, why=event.message)
 
     def _to_stream(self, symbol: str, at: float) -> None:
         if symbol in self._on_rest:
             self._on_rest.discard(symbol)
             self._share_out()
             self.switches += 1
-        log.info("The stream delivers again", symbol=symbol)
+        if self._rarely.due(monotonic(), "delivers"):
+            log.info("The stream delivers: the fallback ends", symbol=symbol)
         self._close_gap(symbol, at)
 
     def _share_out(self) -> None:

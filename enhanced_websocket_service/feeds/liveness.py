@@ -8,6 +8,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
+from time import monotonic
 from typing import get_args
 
 import structlog
@@ -18,7 +19,7 @@ from enhanced_websocket_service.market.calendar import Session
 from enhanced_websocket_service.market.liveness import SymbolJudge, always_open
 from enhanced_websocket_service.market.silence import SilenceProfile
 from enhanced_websocket_service.market.verdict import SampleResult, SymbolVerdict, Verdict, is_news
-from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.telemetry import Metrics, Rarely
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,31 @@ _RANK = {name: rank for rank, name in enumerate(("closed", "live", "quiet", "sus
 def worst(verdicts: Collection[Verdict]) -> Verdict:
     """The one that speaks for all of them."""
     return max(verdicts, key=lambda one: _RANK[one], default="closed")
+
+
+class VerdictNews:
+    """Which verdicts the log hears of, by whom they are on. Pure.
+
+    Each attempt to connect again makes a dead stream suspect and then dead: that is no news, and a
+    verdict that comes and goes is told once a minute.
+    """
+
+    def __init__(self) -> None:
+        self._told: dict[str, str] = {}
+        self._rarely = Rarely()
+
+    def due(self, name: str, verdict: str, now: float) -> bool:
+        """Whether the log should hear of it.
+
+        :param now: seconds of a clock that is not set back; real ones, as the log is read by people.
+        """
+        told = self._told.get(name)
+        if (told, verdict) == ("dead", "suspect") or not is_news(told or "", verdict):
+            return False
+        if not self._rarely.due(now, f"{name} {verdict}"):
+            return False
+        self._told[name] = verdict
+        return True
 
 
 class Liveness:
@@ -68,6 +94,7 @@ class Liveness:
         self._ask = ask
         self._may_ask = may_ask
         self._spacing = spacing
+        self._news = VerdictNews()
         profile = SilenceProfile() if profile is None else profile
         self.judges = {one: SymbolJudge(one, profile, session_at) for one in symbols}
         for symbol, judge in self.judges.items():
@@ -172,8 +199,9 @@ class Liveness:
         self._show(judge)
         if not is_news(before, judge.verdict):
             return
-        level = log.warning if judge.verdict == "dead" else log.info
-        level("Verdict", symbol=judge.symbol, verdict=judge.verdict, evidence=judge.evidence)
+        if self._news.due(judge.symbol, judge.verdict, monotonic()):
+            level = log.warning if judge.verdict == "dead" else log.info
+            level("Verdict", symbol=judge.symbol, verdict=judge.verdict, evidence=judge.evidence)
         if self.on_news is not None:
             self.on_news()
 

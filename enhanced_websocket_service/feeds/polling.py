@@ -9,6 +9,7 @@ question is old and is left out.
 import asyncio
 import math
 from collections.abc import Callable, Collection, Sequence
+from time import monotonic
 
 import structlog
 
@@ -17,7 +18,7 @@ from enhanced_websocket_service.errors import VendorError
 from enhanced_websocket_service.market.noise import same_but_noise
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote, quantise
-from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.telemetry import Metrics, Rarely
 from enhanced_websocket_service.twelvedata.backoff import Backoff
 from enhanced_websocket_service.twelvedata.rest import RestClient
 from enhanced_websocket_service.twelvedata.spending import POLL
@@ -76,6 +77,7 @@ class PollingFeed(BackgroundFeed):
         self._resting_until = -math.inf  # after failures
         self._same_failure = 0  # polls up to this number were under way when one failed
         self._last_error: str | None = None
+        self._rarely = Rarely()  # real time: the log is read by people
         self._last_success: float | None = None
         self._began = 0.0
 
@@ -202,8 +204,8 @@ class PollingFeed(BackgroundFeed):
         if number > self._same_failure:
             self._same_failure = self._asked
             self._resting_until = self._clock.now() + self._backoff.next()
-        if str(error) != self._last_error:
-            log.warning("Price poll failed", symbol=symbol, error=str(error))
+        if times := self._rarely.due(monotonic()):
+            log.warning("Price poll failed", symbol=symbol, error=str(error), times=times)
         self._last_error = str(error)
 
     async def _on_price(self, number: int, symbol: str, price: float) -> None:

@@ -15,6 +15,7 @@ import asyncio
 import math
 import random
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 import msgspec
 import structlog
@@ -25,7 +26,7 @@ from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.market.liveness import SymbolJudge
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
-from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.telemetry import Metrics, Rarely
 from enhanced_websocket_service.twelvedata import protocol
 from enhanced_websocket_service.twelvedata.backoff import Backoff
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
@@ -112,6 +113,7 @@ class StreamFeed(BackgroundFeed):
         self._backoff = Backoff(cap=backoff_cap_s, jitter=jitter)
         self._events = EventBudget()
         self._kinds: set[str] = set()
+        self._rarely = Rarely()  # real time: the log is read by people
         # The current connection.
         self.connected = False
         self._connected_at = 0.0
@@ -134,11 +136,15 @@ class StreamFeed(BackgroundFeed):
     def status(self) -> FeedStatus:
         verdicts = self.liveness.shown()
         verdict = worst([one.verdict for one in verdicts])
+        detail = next((one.evidence for one in verdicts if one.verdict == verdict), "")
+        if self._backoff.failures and verdict != "live" and self._last_error not in (None, detail):
+            # A new attempt that has brought nothing yet: the cause of the failure is still the news.
+            detail = f"{detail}; the last attempt failed: {self._last_error}"
         return FeedStatus(
             source=self._source,
             websocket_connected=self.connected,
             verdict=verdict,
-            detail=next((one.evidence for one in verdicts if one.verdict == verdict), ""),
+            detail=detail,
             reconnects=max(0, self._attempts - 1),
             last_error=self._last_error,
             last_quote_at=self._last_quote_at,
@@ -227,7 +233,10 @@ class StreamFeed(BackgroundFeed):
         self._connected_at = self._clock.now()
         self._revive_at.clear()
         self._metrics.feed_connected.set(1)
-        log.info("Connected to the vendor's stream", key=key.label, symbols=self.symbols)
+        if times := self._rarely.due(monotonic(), "connected"):
+            log.info(
+                "Connected to the vendor's stream", key=key.label, symbols=self.symbols, times=times
+            )
         try:
             async with asyncio.TaskGroup() as group:
                 self._events.spend(self._connected_at)
@@ -275,7 +284,8 @@ class StreamFeed(BackgroundFeed):
             raise Lost("silent", evidence)
         if symbol not in self._revive_at:
             self._revive_at[symbol] = self._clock.now() + self._revivals[symbol].next()
-            log.warning("A symbol is dead among living ones", symbol=symbol, evidence=evidence)
+            if self._rarely.due(monotonic(), f"dead {symbol}"):
+                log.warning("A symbol is dead among living ones", symbol=symbol, evidence=evidence)
             self._emit("silent", (symbol,), evidence)
 
     async def _revive(self, socket: ClientConnection) -> None:
@@ -288,7 +298,7 @@ class StreamFeed(BackgroundFeed):
                 self.liveness.excuse()  # we are not reading: the silence is ours
             due = [one for one, at in self._revive_at.items() if at <= now]
             if due and self._events.wait_s(now, 2) == 0:
-                log.info("Subscribing dead symbols anew", symbols=due)
+                log.debug("Subscribing dead symbols anew", symbols=due)
                 self._events.spend(now, 2)
                 try:
                     await socket.send(protocol.unsubscribe(due))
@@ -387,7 +397,14 @@ class StreamFeed(BackgroundFeed):
             )
             self._keys.refuse_stream(key, reason, self._clock.now())
             raise Lost("unentitled", f"subscription refused: {reason}", rotate=True)
-        log.info("Subscribed", granted=sorted(granted), refused=sorted(refused), key=key.label)
+        if times := self._rarely.due(monotonic(), "subscribed"):
+            log.info(
+                "Subscribed",
+                granted=sorted(granted),
+                refused=sorted(refused),
+                key=key.label,
+                times=times,
+            )
         if refused:
             why = "the vendor does not stream it to us"
             for symbol in refused:
@@ -399,14 +416,16 @@ class StreamFeed(BackgroundFeed):
         self._disconnected()
         self._last_error = str(lost)
         retry_s = self._backoff.next()
-        log.warning(
-            "Vendor stream lost",
-            kind=lost.kind,
-            why=str(lost),
-            key=key.label if key else None,
-            failures=self._backoff.failures,
-            retry_s=round(retry_s, 1),
-        )
+        if times := self._rarely.due(monotonic(), lost.kind):
+            log.warning(
+                "Vendor stream lost",
+                kind=lost.kind,
+                why=str(lost),
+                key=key.label if key else None,
+                failures=self._backoff.failures,
+                retry_s=round(retry_s, 1),
+                times=times,
+            )
         self._tell(lambda judge, now: judge.lost(str(lost), now))
         self._emit(lost.kind, self.symbols, str(lost))
         return retry_s

@@ -2,8 +2,8 @@
 
 The database alone cannot tell "never asked" from "asked, and there was none", and thin days stay short
 for ever: without this record every run would pay for them again. It lives in a small file beside the
-backup. It only saves credits: lost, or unreadable, it is rebuilt by asking again. It never
-claims a bar that the database does not have.
+backup. It only saves credits: lost, or unreadable, it is rebuilt by asking again; while it cannot be
+written, this process remembers it. It never claims a bar that the database does not have.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from enhanced_websocket_service.errors import L0Error
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.storage.atomic_file import SHARED, replace_file
 
@@ -26,18 +26,40 @@ vendor still fills in younger ones, and believing their absence would keep the h
 
 
 class Absences:
-    """The file ``<symbol>_m5_vendor_gaps.json``: local day -> local labels, for one source."""
+    """The file ``<symbol>_m5_vendor_gaps.json``: local day -> local labels, for one source.
+
+    :param failures: told whether the file can be read and written.
+    """
 
     def __init__(
-        self, directory: Path, symbol: str, source: str, calendar: TradingCalendar
+        self,
+        directory: Path,
+        symbol: str,
+        source: str,
+        calendar: TradingCalendar,
+        failures: Failures,
     ) -> None:
         self.path = directory / f"{symbol.lower()}_m5_vendor_gaps.json"
         self._symbol, self._source, self._calendar = symbol, source, calendar
+        self._failures, self._part = failures, f"vendor gaps file of {symbol}"
+        self._unsaved: frozenset[int] | None = None  # the record that the file did not take
 
     def load(self) -> set[int]:
         """The recorded slots; none when the file is missing, unreadable or of another source."""
+        if self._unsaved is not None:
+            return set(self._unsaved)
         try:
-            content = json.loads(self.path.read_bytes())
+            text = self.path.read_bytes()
+        except FileNotFoundError:
+            return set()
+        except OSError as error:
+            self._failures.failed(
+                self._part, f"BACKUP_DIR: cannot read {self.path}: {error.strerror or error}."
+            )
+            return set()
+        self._failures.succeeded(self._part)
+        try:
+            content = json.loads(text)
             if content["source"] != self._source or content["symbol"] != self._symbol:
                 return set()
             return {
@@ -49,9 +71,7 @@ class Absences:
                 for day, labels in content["absent"].items()
                 for label in labels
             }
-        except FileNotFoundError:
-            return set()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning(
                 "record of vendor gaps is unusable and will be rebuilt",
                 path=str(self.path),
@@ -60,7 +80,28 @@ class Absences:
             return set()
 
     def save(self, slots: Iterable[int]) -> None:
-        """Replace the record by ``slots``. Raises ``L0Error`` when the file cannot be written."""
+        """Replace the record by ``slots``; kept for this process when the file cannot be written."""
+        self._unsaved = frozenset(slots)
+        self.save_again()
+
+    def save_again(self) -> None:
+        """Put on file what it did not take before, if there is anything."""
+        if self._unsaved is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self.path, self._document(self._unsaved), SHARED)
+        except OSError as error:
+            self._failures.failed(
+                self._part,
+                f"BACKUP_DIR: cannot write {self.path}: {error.strerror or error}. Make the folder writable "
+                "and give it room, or set BACKUP_DIR.",
+            )
+        else:
+            self._unsaved = None
+            self._failures.succeeded(self._part)
+
+    def _document(self, slots: Iterable[int]) -> bytes:
         absent: dict[str, list[str]] = {}
         for slot in sorted(slots):
             local = datetime.fromtimestamp(slot, self._calendar.zone)
@@ -72,10 +113,4 @@ class Absences:
             "timezone": str(self._calendar.zone),
             "absent": absent,
         }
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path, json.dumps(content, indent=1).encode() + b"\n", SHARED)
-        except OSError as error:
-            raise L0Error(
-                f"BACKUP_DIR: cannot write {self.path}: {error}. Make the directory writable."
-            ) from error
+        return json.dumps(content, indent=1).encode() + b"\n"

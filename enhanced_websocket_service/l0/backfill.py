@@ -21,6 +21,7 @@ from enhanced_websocket_service.errors import (
     L0Error,
     StorageError,
     VendorError,
+    sentences,
 )
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar, iso_local
@@ -170,8 +171,8 @@ class Backfill:
                     f"{self._symbol}: history from {start} to {end} is incomplete: "
                     f"{run.days_done} of {len(plan.days)} trading days are done, "
                     f"{len(run.missing())} slots are missing, the first at "
-                    f"{iso_local((run.missing() or wanted)[0])}. Cause: {fetch.fault} "
-                    "Run it again: what is done is kept and not asked for again."
+                    f"{iso_local((run.missing() or wanted)[0])}. "
+                    + sentences(f"Cause: {fetch.fault}")
                 ) from fetch.fault
             wanted = tuple(sorted(left))
         result = run.result()
@@ -207,7 +208,7 @@ class _Fetch:
         purpose: str,
     ) -> None:
         self.paging = paging
-        self.fault: VendorError | StorageError | DataError | L0Error | None = None
+        self.fault: VendorError | StorageError | DataError | None = None
         self._rest, self._database, self._clock = rest, database, clock
         self._absences, self._run, self._purpose = absences, run, purpose
         self._symbol = run.plan.symbol
@@ -224,7 +225,7 @@ class _Fetch:
                 chunk = queue.popleft()
                 try:
                     rest = await self._chunk(chunk)
-                except (VendorError, StorageError, DataError, L0Error) as error:
+                except (VendorError, StorageError, DataError) as error:
                     self.fault = self.fault or error
                     return
                 if rest is None:
@@ -303,17 +304,16 @@ class _Fetch:
         return slots[:first], slots[first:last], slots[last:]
 
     async def _store(self, page: list[Bar], slots: _Slots, reached: _Slots) -> None:
-        """Commit an answer: first what the vendor does not have, then its bars.
+        """Commit an answer: first its bars, then the record of what the vendor does not have.
 
-        In this order a kill between the two leaves the whole page to be fetched again, and no holes
-        in days that are otherwise complete.
+        The record is a file, perhaps in a folder that cannot be written: no bar may be lost to it.
         """
         asked = set(slots)
         kept = {bar.open_time: bar for bar in page if bar.open_time in asked}
-        if self._run.note_absences(reached, kept, before=self._clock.now() - FINAL_AFTER_S):
-            self._absences.save(self._run.absent)
         if kept:
             await self._database.upsert_vendor_bars([kept[slot] for slot in sorted(kept)])
+        if self._run.note_absences(reached, kept, before=self._clock.now() - FINAL_AFTER_S):
+            self._absences.save(self._run.absent)
         self._run.settle(reached, kept)
 
 

@@ -78,13 +78,18 @@ class BackupSet:
         self._lock = directory / f".{name}_m5_backup.lock"
         self._calendar = calendar
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a set, as far as can be seen."""
+        return _is_there(self.metadata)
+
     def world(self) -> World | None:
         """Whose bars the set holds; ``None``: there is none. One that does not say so counts as real."""
         try:
             content = self.metadata.read_bytes()
             return world_of(msgspec.json.decode(content, type=BackupMetadata).source)
         except FileNotFoundError:
-            return "real" if self.parquet.exists() else None
+            return "real" if _is_there(self.parquet) else None
         except (msgspec.DecodeError, UnicodeDecodeError):
             return "real"
         except OSError:
@@ -136,14 +141,12 @@ class BackupSet:
                     self._staged_parquet.replace(self.parquet)
                     self._staged_metadata.replace(self.metadata)
                     fsync_path(self.directory)
-                except OSError:
+                except (OSError, pl.exceptions.PolarsError):
+                    # A disk that is full must not be made fuller by what was staged.
                     self._recover_locked()
                     raise
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise L0Error(
-                f"BACKUP_DIR: cannot write the backup set in {self.directory}: {error}. Make the "
-                "directory writable and give it room, or set BACKUP_DIR."
-            ) from error
+            raise L0Error(unwritable(self.directory, str(error))) from error
         return metadata
 
     def _describe(
@@ -256,7 +259,7 @@ class BackupSet:
 
     def _recover(self) -> None:
         """Finish what a crashed writer began; nothing to do, and no lock taken, otherwise."""
-        if not self._staged_metadata.exists():
+        if not _is_there(self._staged_metadata):
             return
         try:
             with self._locked():
@@ -277,6 +280,22 @@ class BackupSet:
             pass  # nothing staged, torn staging, or no set yet: the old state stands
         self._staged_parquet.unlink(missing_ok=True)
         self._staged_metadata.unlink(missing_ok=True)
+
+
+def unwritable(directory: Path, why: str) -> str:
+    """What to tell of a folder that takes no backup files."""
+    return (
+        f"BACKUP_DIR: cannot write the backup set in {directory}: {why}. Make the folder writable "
+        f"for user {os.getuid()} and give it room, or set BACKUP_DIR."
+    )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError:  # also of a folder that cannot be looked into, where Path.exists raises
+        return False
+    return True
 
 
 def to_frame(bars: Sequence[Bar]) -> pl.DataFrame:

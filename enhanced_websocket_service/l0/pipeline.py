@@ -3,8 +3,13 @@
 The commands withdraw the ready flag first and write it last, so the flag never speaks for a set
 that is half-way; when a command fails the flag stays withdrawn. The service's own repair rewrites
 database and backup set and leaves the flag alone: it belongs to whoever wrote it.
+
+Bars come first: they are in the database before a file is written, and a folder that takes no file is told
+in ``failures``. For a command that is a failure, as a set that is not written is not ready; the service
+goes on and writes the files as soon as it can.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import date
 from pathlib import Path
@@ -12,7 +17,15 @@ from pathlib import Path
 import structlog
 
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import ConfigurationError, DataError, L0Error, StorageError
+from enhanced_websocket_service.errors import (
+    ConfigurationError,
+    DataError,
+    L0Error,
+    StorageError,
+    WrongWorld,
+    sentences,
+)
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.source import (
@@ -21,11 +34,12 @@ from enhanced_websocket_service.market.source import (
     is_simulated,
     world_of,
 )
+from enhanced_websocket_service.storage.atomic_file import check_folder
 from enhanced_websocket_service.twelvedata.keys import KeyPool
 
 from .absences import Absences
 from .backfill import Announce, Backfill
-from .backup import BackupMetadata, BackupSet
+from .backup import BackupMetadata, BackupSet, unwritable
 from .incremental import Incremental
 from .interfaces import BarStore, HistorySource, Progress
 from .readiness import ReadyFlag
@@ -37,6 +51,9 @@ from .verify import Verification, VerifyReport
 
 log = structlog.get_logger(__name__)
 
+BACKUP_FILES = "backup files"
+"""As ``Failures`` calls them."""
+
 SymbolProgress = Callable[[str, int, int], None]
 """Told the symbol, the trading days done, and those in all."""
 
@@ -45,7 +62,7 @@ class L0Pipeline:
     """All L0 jobs over ``symbols``, one symbol after the other.
 
     ``rest`` may be ``None`` for ``assess``, ``status`` and ``verify`` alone. ``keys`` are those behind
-    it: as many calls are under way at a time as there are usable ones.
+    it: as many calls are under way at a time as there are usable ones. ``failures`` hears of files.
     """
 
     def __init__(
@@ -59,6 +76,7 @@ class L0Pipeline:
         symbols: Sequence[str],
         backup_dir: Path,
         flag: ReadyFlag,
+        failures: Failures,
         window_days: int = DEFAULT_WINDOW_DAYS,
         keys: KeyPool | None = None,
     ) -> None:
@@ -72,6 +90,13 @@ class L0Pipeline:
         self._provider, self._symbols = provider, tuple(symbols)
         self._backup_dir, self._window_days = backup_dir, window_days
         self._keys = keys
+        self._failures = failures
+        self._owed: set[str] = set()  # symbols whose set could not be written
+        # They outlive a job: what could not be put on file is remembered.
+        self._absences = {
+            symbol: Absences(backup_dir, symbol, provider.bars, calendar, failures)
+            for symbol in symbols
+        }
 
     def check_world(self) -> None:
         """Whether the folders may be written to: simulated history never takes the place of real history.
@@ -115,7 +140,8 @@ class L0Pipeline:
         :param refetch: ask also for what is there, or is known to be absent.
         :param announce: told the plan of each symbol before its first call.
         :raises ConfigurationError: ``start`` after ``end``; the flag is untouched.
-        :raises L0Error: what failed and what is missing; the flag stays withdrawn.
+        :raises L0Error: what failed and what is missing; the flag stays withdrawn. Bars that came are
+            in the database, also where the set cannot be written.
         """
         if start > end:
             raise ConfigurationError(f"The start {start} is after the end {end}; swap them.")
@@ -154,8 +180,29 @@ class L0Pipeline:
         """
         for symbol in self._symbols:
             result = await self._incremental(symbol).run(purpose="repair")
-            if result.bars_written or not self._set(symbol).metadata.exists():
+            if result.bars_written or not self._set(symbol).exists:
                 await self.write_backup(symbol)
+
+    async def check_files(self) -> None:
+        """Find out whether files can be written, and write those that could not be before.
+
+        Never raises for a file or the database; ``failures`` hears how it is.
+        """
+        try:
+            await asyncio.to_thread(check_folder, self._backup_dir)
+        except OSError as error:
+            why = error.strerror or str(error)
+            self._failures.failed(BACKUP_FILES, unwritable(self._backup_dir, why))
+            return
+        for absences in self._absences.values():
+            absences.save_again()
+        if not self._owed:
+            self._failures.succeeded(BACKUP_FILES)
+        for symbol in sorted(self._owed):
+            try:
+                await self.write_backup(symbol)
+            except L0Error:
+                return  # the database is away, which is told elsewhere; the set is still owed
 
     async def assess(self) -> Assessment:
         """Fresh and complete now? The worst of all symbols. Raises ``StorageError``."""
@@ -199,16 +246,20 @@ class L0Pipeline:
                     self._set(symbol),
                     self._database,
                     self._calendar,
-                    self._absences(symbol),
+                    self._absences[symbol],
                     source=self._provider.bars,
                 ).run(start, end, self._clock.now())
                 for symbol in self._symbols
             ]
         )
 
-    async def write_backup(self, symbol: str) -> BackupMetadata:
-        """Replace the backup set of ``symbol`` by the database's vendor bars. Raises ``L0Error``."""
-        self.check_world()
+    async def write_backup(self, symbol: str) -> BackupMetadata | None:
+        """Replace the backup set of ``symbol`` by the database's vendor bars.
+
+        :returns: what was written; ``None`` when the files cannot be: ``failures`` knows why, and
+            ``check_files`` tries again.
+        :raises L0Error: the database cannot be read.
+        """
         now = self._clock.now()
         source = self._provider.bars
         try:
@@ -216,9 +267,18 @@ class L0Pipeline:
         except StorageError as error:
             raise L0Error(f"{symbol}: the bars to back up cannot be read: {error}") from error
         own = [bar for bar in bars if bar.source == source]
-        metadata = await self._set(symbol).write(
-            own, provider=self._provider.name, source=source, now=now
-        )
+        try:
+            self.check_world()
+            metadata = await self._set(symbol).write(
+                own, provider=self._provider.name, source=source, now=now
+            )
+        except (L0Error, WrongWorld) as error:
+            self._owed.add(symbol)
+            self._failures.failed(BACKUP_FILES, str(error))
+            return None
+        self._owed.discard(symbol)
+        if not self._owed:
+            self._failures.succeeded(BACKUP_FILES)
         log.info("backup set written", symbol=symbol, rows=metadata.rows, file=metadata.file)
         return metadata
 
@@ -226,30 +286,50 @@ class L0Pipeline:
         self, name: str, fetch: Callable[[str], Awaitable[BackfillResult]]
     ) -> tuple[BackfillResult, ...]:
         self.check_world()
-        if self.flag.withdraw():
-            log.info("ready flag withdrawn", command=name, path=str(self.flag.path))
-        try:
-            results = []
-            described = {}
-            for symbol in self._symbols:
+        problems = self._withdraw(name)
+        flag = (
+            "The old ready flag is still there." if problems else "The ready flag stays withdrawn."
+        )
+        results, described = [], {}
+        for symbol in self._symbols:
+            try:
                 results.append(await fetch(symbol))
                 metadata = await self.write_backup(symbol)
-                if not metadata.rows:
-                    raise L0Error(
-                        f"{symbol}: there is no history, neither from the vendor for this range nor "
-                        "in the database. Choose a range with trading days."
-                    )
-                described[symbol] = {
-                    "rows": metadata.rows,
-                    "range_start": metadata.range_start,
-                    "range_end": metadata.range_end,
-                    "completeness_percentage": metadata.completeness_percentage,
-                }
+            except L0Error as error:
+                again = "Run it again: what is done is kept and not asked for again."
+                raise L0Error(sentences(*problems, str(error), again, flag)) from error
+            if metadata is None:
+                continue
+            if not metadata.rows:
+                raise L0Error(
+                    f"{symbol}: there is no history, neither from the vendor for this range nor "
+                    f"in the database. Choose a range with trading days. {flag}"
+                )
+            described[symbol] = {
+                "rows": metadata.rows,
+                "range_start": metadata.range_start,
+                "range_end": metadata.range_end,
+                "completeness_percentage": metadata.completeness_percentage,
+            }
+        problems += [one.reason for one in self._failures.present]
+        done = "The bars are in PostgreSQL, and a new run does not ask for them again."
+        if problems:
+            raise L0Error(sentences(*problems, done, flag))
+        try:
+            self.flag.write({"source": self._provider.bars, "command": name, "symbols": described})
         except L0Error as error:
-            raise L0Error(f"{error} The ready flag stays withdrawn.") from error
-        self.flag.write({"source": self._provider.bars, "command": name, "symbols": described})
+            raise L0Error(sentences(str(error), done)) from error
         log.info("ready flag written", command=name, path=str(self.flag.path))
         return tuple(results)
+
+    def _withdraw(self, command: str) -> list[str]:
+        """Withdraw the flag; what kept it there. It does not keep the bars out of the database."""
+        try:
+            if self.flag.withdraw():
+                log.info("ready flag withdrawn", command=command, path=str(self.flag.path))
+        except L0Error as error:
+            return [str(error)]
+        return []
 
     async def _assess(self, symbol: str) -> Assessment:
         now = self._clock.now()
@@ -274,9 +354,6 @@ class L0Pipeline:
     def _set(self, symbol: str) -> BackupSet:
         return BackupSet(self._backup_dir, symbol, self._calendar)
 
-    def _absences(self, symbol: str) -> Absences:
-        return Absences(self._backup_dir, symbol, self._provider.bars, self._calendar)
-
     def _backfill(self, symbol: str) -> Backfill:
         if self._rest is None:
             raise L0Error("No connection to the vendor was configured for this command.")
@@ -287,7 +364,7 @@ class L0Pipeline:
             self._clock,
             provider=self._provider,
             symbol=symbol,
-            absences=self._absences(symbol),
+            absences=self._absences[symbol],
             keys=self._keys,
         )
 

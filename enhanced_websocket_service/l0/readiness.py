@@ -43,6 +43,7 @@ class FlagState:
     problem: str | None
     timestamp: str | None = None  # as its writer put it; not interpreted
     settling: bool = False  # empty, but not yet for long enough
+    blind: bool = False  # the folder does not show whether there is a flag, or what it says
     details: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
@@ -103,16 +104,19 @@ class ReadyFlag:
         self._clock, self._real_time = clock, real_time
         self._poll_s = poll_s
         self._seen: tuple[tuple[int, int, int], float] | None = None
+        self._told: tuple[int, int, int] | None = None  # the flag that the log knows of
 
     def read(self) -> FlagState:
         """The flag as it is now. Never raises for anything the file system holds."""
         try:
             content, unchanged_s = self._content()
         except FileNotFoundError:
-            if not self.directory.is_dir():
+            self._told = None  # the next one is another
+            if not _is_folder(self.directory):
                 return FlagState(
                     exists=False,
                     ready=False,
+                    blind=True,
                     problem=f"READY_SIGNALS_DIR {self.directory} does not exist (or is no directory).",
                 )
             return FlagState(
@@ -124,6 +128,7 @@ class ReadyFlag:
             return FlagState(
                 exists=os.path.lexists(self.path),
                 ready=False,
+                blind=True,
                 problem=f"The ready flag {self.path} cannot be read: {error.strerror or error}.",
             )
         return parse_flag(content, unchanged_s)
@@ -169,7 +174,7 @@ class ReadyFlag:
                     on_change(state)
                     previous = state
                 if state.ready:
-                    log.info("L0 ready signal detected", path=str(self.path))
+                    self._tell()
                     return state
                 pause = min(self._poll_s, SETTLING_POLL_S) if state.settling else self._poll_s
                 await _wait(changed, pause)
@@ -179,10 +184,17 @@ class ReadyFlag:
             stop.set()
             await asyncio.shield(watcher)
 
+    def _tell(self) -> None:
+        """Log the flag that was just read: once, however often it is waited for."""
+        assert self._seen is not None
+        if self._seen[0] != self._told:
+            log.info("L0 ready signal detected", path=str(self.path))
+            self._told = self._seen[0]
+
     async def _watch(self, stop: asyncio.Event, changed: asyncio.Event) -> None:
         complained = False
         while not stop.is_set():
-            if self.directory.is_dir():
+            if _is_folder(self.directory):
                 try:
                     async with aclosing(
                         awatch(self.directory, stop_event=stop, debounce=50, recursive=False)
@@ -223,6 +235,13 @@ class ReadyFlag:
             f"READY_SIGNALS_DIR: cannot {verb} {self.path}: {error.strerror or error}. "
             "Make the directory writable, or set READY_SIGNALS_DIR."
         )
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # no right to look, or a file system that is gone
+        return False
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

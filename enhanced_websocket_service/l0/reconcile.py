@@ -11,12 +11,14 @@ its bars are absent, partial or made of two feeds.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Protocol
 
 import structlog
 
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import EwsError, StorageError
+from enhanced_websocket_service.errors import EwsError, StorageError, VendorError
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.calendar import (
     BAR_SECONDS,
@@ -37,7 +39,7 @@ from enhanced_websocket_service.market.reconciliation import (
 )
 from enhanced_websocket_service.market.slot import SETTLE_S, SlotEvidence
 from enhanced_websocket_service.market.source import Provider
-from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.telemetry import Metrics, Rarely
 
 from .findings import Findings
 from .interfaces import HistorySource
@@ -98,7 +100,8 @@ class Reconciler:
     :param stored: waits, for that many real seconds at most, until PostgreSQL has everything journaled
         before the call; whether it has.
     :param may_run: whether the service is in a state in which the data is nobody else's business.
-    :param write_backup: rewrites the backup set of a symbol; the ready flag is not touched.
+    :param write_backup: rewrites the backup set of a symbol; the ready flag is not touched. A folder that
+        takes no file is no matter of this class: it raises for the database only.
     :param may_repair: whether at an instant credits may go into asking early and often for what the feed
         lost. While not, it waits for its turn like any hole.
     """
@@ -120,6 +123,7 @@ class Reconciler:
         write_backup: Callable[[str], Awaitable[object]],
         window_days: int,
         metrics: Metrics,
+        failures: Failures,
         may_repair: Callable[[float], bool] = lambda _: True,
     ) -> None:
         self._rest, self._store = rest, store
@@ -130,7 +134,9 @@ class Reconciler:
         self._credits, self._write_backup = credits, write_backup
         self._window_days = window_days
         self._metrics = metrics
+        self._failures = failures
         self._may_repair = may_repair
+        self._rarely = Rarely()
         self._told = asyncio.Event()  # of a new gap
         self._states = {symbol: ReconciliationState() for symbol in symbols}
         # The set may have missed what was reconciled before a crash.
@@ -153,12 +159,15 @@ class Reconciler:
         state = self._states.get(symbol)
         if state is None or not state.lost.add(start, end):
             return
-        log.info(
-            "A gap of the feed is to be repaired",
-            symbol=symbol,
-            start=iso_local(int(start)),
-            end=iso_local(int(end)),
-        )
+        # A feed that comes and goes tells one gap after the other. Real time: the log is for people.
+        if times := self._rarely.due(monotonic(), symbol):
+            log.info(
+                "A gap of the feed is to be filled by L0 incremental (the fallback)",
+                symbol=symbol,
+                start=iso_local(int(start)),
+                end=iso_local(int(end)),
+                times=times,
+            )
         # What failed while the vendor was away may work now.
         state.resting_until, state.backoff_s = 0.0, FIRST_BACKOFF_S
         self._told.set()
@@ -189,16 +198,22 @@ class Reconciler:
         state, now = self._states[symbol], self._clock.now()
         if now < state.resting_until:
             return state.resting_until - now
+        part = f"reconciliation of {symbol}"
+        answers = state.answers
         try:
             wait = await self.look(symbol)
         except EwsError as error:
-            state.last_error = str(error)
+            state.last_error, state.unanswered = str(error), isinstance(error, VendorError)
             wait = state.backoff_s
-            log.warning("Not reconciled for now", symbol=symbol, error=str(error), again_in_s=wait)
+            self._failures.failed(part, str(error))
             state.resting_until = self._clock.now() + wait
             state.backoff_s = min(2 * wait, LONGEST_BACKOFF_S)
         else:
             state.backoff_s = FIRST_BACKOFF_S
+            # A look at the database proves nothing of a vendor who did not answer, while he owes one.
+            if state.answers > answers or not state.unanswered or state.next_due is None:
+                state.last_error, state.unanswered = None, False
+                self._failures.succeeded(part)
         return wait
 
     async def look(self, symbol: str) -> float:
@@ -316,7 +331,6 @@ class Reconciler:
         # What was journaled meanwhile must be seen before versions are numbered.
         if not await self._stored(STORED_WITHIN_S):
             raise StorageError("PostgreSQL is behind the journal; the answer is not used.")
-        state.last_error = None
         by_slot = {bar.open_time: bar for bar in bars}
         asked = set(answered(ask, bars))
         others = {
@@ -347,6 +361,7 @@ class Reconciler:
         answer: Findings,
         published: int,
     ) -> None:
+        state.answers += 1
         state.published += published
         state.corrected += answer.findings.get("corrected", 0)
         if published or answer.confirmed:
@@ -358,7 +373,9 @@ class Reconciler:
                 for name, value in one.by_field().items():
                     self._metrics.bar_drift.labels(name).observe(abs(value))
         log.info(
-            "Reconciled with the vendor",
+            "L0 incremental (the fallback) asked for a gap of the feed"
+            if ask.repair
+            else "Reconciled with the vendor",
             symbol=symbol,
             start=iso_local(ask.start),
             end=iso_local(ask.end),

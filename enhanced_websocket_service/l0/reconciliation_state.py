@@ -20,7 +20,9 @@ class ReconciliationState:
     next_due: float | None = None
     calls: int = 0
     last_call_at: float | None = None
+    answers: int = 0  # calls whose answer was used
     last_error: str | None = None
+    unanswered: bool = False  # it was the vendor who failed
     published: int = 0
     corrected: int = 0  # bars that the vendor changed after they were final
     lost: LostSpans = field(default_factory=LostSpans)

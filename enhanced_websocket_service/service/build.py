@@ -47,7 +47,7 @@ from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 from enhanced_websocket_service.twelvedata.spending import LIVENESS, REPAIR
 
-from .connections import data_servers, l0_pipeline, require, vendor
+from .connections import data_servers, l0_pipeline, require, require_state_dir, vendor
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
 from .key_health import KeyHealth
@@ -81,12 +81,14 @@ async def run_service(
     """The command ``run``: until ``stop``, then an orderly end.
 
     :param notifier: tells whoever started the process how it is.
-    :raises ConfigurationError: no key, no database, a taken port, a bad certificate.
-    :raises EwsError: the state directory cannot be used.
+    :raises ConfigurationError: no key, no database, a taken port, a bad certificate, a state directory
+        that cannot be written.
+    :raises EwsError: the state directory cannot be used for another reason.
     """
     require(settings)
     if settings.provider_warning is not None:
         log.warning(settings.provider_warning)
+    require_state_dir(settings.state_dir)
     async with data_servers(settings) as (database_url, redis_url):
         service = await build_service(settings, settings.clock(), database_url, redis_url)
         # What a service is made of lives as long as it does. Left to the collector, each full
@@ -124,9 +126,9 @@ async def build_service(
         redis = RedisBus(redis_url, names=names, world=world, failures=failures)
     bus: Bus = MemoryBus() if redis is None else redis
     planner = CreditPlanner(keys)
-    ledgers = KeyLedgers(keys, settings.state_dir, clock, simulated=provider.simulated)
+    ledgers = KeyLedgers(keys, settings.state_dir, clock, failures, simulated=provider.simulated)
     rest.shared = ledgers.shared
-    history = l0_pipeline(settings, clock, rest, database)
+    history = l0_pipeline(settings, clock, rest, database, failures)
     history.check_world()
     journal = Journal.open(
         settings.state_dir / "journal",
@@ -212,9 +214,6 @@ async def build_service(
     )
 
     def on_gap(gap: FeedGap) -> None:
-        log.info(
-            "The stream did not cover", symbol=gap.symbol, seconds=round(gap.end - gap.start, 1)
-        )
         pipeline.interrupted(gap.start, gap.end, gap.symbol)
         reconciler.repair(gap.symbol, gap.start, gap.end)
 
@@ -289,6 +288,7 @@ async def build_service(
         write_backup=history.write_backup,
         window_days=settings.l0_window_days,
         metrics=metrics,
+        failures=failures,
         may_repair=lambda at: may_spend(REPAIR, at),
     )
 
@@ -317,6 +317,7 @@ async def build_service(
             startup_timeout_s=settings.startup_timeout_minutes * 60,
             l0_policy=settings.l0_policy,
         ),
+        failures=failures,
     )
     database.on_wrong_world = lifecycle.interrupt
     if redis is not None:
@@ -398,7 +399,7 @@ async def build_service(
         key_health=key_health,
         liveness=liveness,
         cpu_latency=CpuLatency(settings.cpu_latency_us),
-        silences=SilenceFile(profile, settings.state_dir, simulated=provider.simulated),
+        silences=SilenceFile(profile, settings.state_dir, failures, simulated=provider.simulated),
         calendar=calendar,
         reconciler=reconciler,
         last_ticks=recovery.last,

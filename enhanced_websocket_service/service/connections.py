@@ -1,6 +1,8 @@
 """Connections to the servers and the vendor, opened from the settings: for the service and the commands."""
 
 import contextlib
+import errno
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import structlog
 
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.l0.continuity import Continuity
 from enhanced_websocket_service.l0.foreign.job import ForeignImport
 from enhanced_websocket_service.l0.pipeline import L0Pipeline
@@ -29,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 LONGEST_WAIT_S = 900.0
 """How long a command waits for a key: it has nothing better to do. A live service has."""
+_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE})
 COMMAND_LOCK_WITHIN_S = 5.0
 """The same for the lock on the ledgers, which it never has to wait for, as a rule."""
 
@@ -74,6 +78,28 @@ def require(settings: Settings, *, key: bool = True) -> None:
         raise ConfigurationError(*faults)
 
 
+def require_state_dir(directory: Path) -> None:
+    """Check that a folder for what must outlive the process can be had.
+
+    :raises ConfigurationError: it cannot be made, or not be written. A disk that is full, or away for a
+        while, is no fault of the settings: whoever needs it there says so.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _PASSING:
+            return
+        why = error.strerror
+    else:
+        if os.access(directory, os.W_OK | os.X_OK):
+            return
+        why = "Permission denied, or a read-only file system"
+    raise ConfigurationError(
+        f"STATE_DIR={directory} cannot be written ({why}). It holds the tick journal, without which nothing "
+        f"may be collected: make it writable for user {os.getuid()}, or set STATE_DIR to another folder."
+    )
+
+
 def vendor(
     settings: Settings, clock: Clock, metrics: Metrics, max_wait_s: float = 130.0
 ) -> RestClient:
@@ -99,6 +125,8 @@ async def open_l0(settings: Settings, *, with_vendor: bool = True) -> AsyncItera
     """L0 for a command: its own connections, closed at the end. Raises ``EwsError``."""
     require(settings, key=with_vendor)
     clock, metrics = settings.clock(), Metrics()
+    # Of its own: ledgers that cannot be shared are no reason to call a set unready.
+    ledger_failures = Failures(clock)
     async with contextlib.AsyncExitStack() as stack:
         rest = None
         if with_vendor:
@@ -108,6 +136,7 @@ async def open_l0(settings: Settings, *, with_vendor: bool = True) -> AsyncItera
                 rest.keys,
                 settings.state_dir,
                 clock,
+                ledger_failures,
                 simulated=settings.data_provider.simulated,
                 lock_within_s=COMMAND_LOCK_WITHIN_S,
             )
@@ -118,7 +147,7 @@ async def open_l0(settings: Settings, *, with_vendor: bool = True) -> AsyncItera
         database = Database(database_url, settings.data_provider, clock=clock)
         stack.push_async_callback(database.close)
         await database.connect()
-        yield l0_pipeline(settings, clock, rest, database)
+        yield l0_pipeline(settings, clock, rest, database, Failures(clock))
 
 
 @contextlib.asynccontextmanager
@@ -181,7 +210,11 @@ async def open_import(
 
 
 def l0_pipeline(
-    settings: Settings, clock: Clock, rest: RestClient | None, database: Database
+    settings: Settings,
+    clock: Clock,
+    rest: RestClient | None,
+    database: Database,
+    failures: Failures,
 ) -> L0Pipeline:
     """The L0 jobs over open connections."""
     backup_dir, warning = usable_backup_dir(settings.backup_dir)
@@ -198,6 +231,7 @@ def l0_pipeline(
         symbols=settings.symbols,
         backup_dir=backup_dir,
         flag=ReadyFlag(settings.ready_signals_dir, clock),
+        failures=failures,
         window_days=settings.l0_window_days,
         keys=None if rest is None else rest.keys,
     )

@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from enhanced_websocket_service.clock import Clock
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.storage.atomic_file import PRIVATE, fsync_path
 from enhanced_websocket_service.twelvedata.keys import KeyPool
 
@@ -28,6 +29,8 @@ SAVE_EVERY_S = 10.0  # real seconds
 LOCK_WITHIN_S = 0.25
 """Real seconds. A holder needs less than a millisecond; one that was stopped must not stop us too."""
 LOCK_RETRY_S = 0.001
+PART = "key ledgers"
+"""As ``Failures`` calls them."""
 LOCK_AGAIN_S = 5.0
 """Real seconds for which nobody waits again for a lock that could not be had."""
 _json = msgspec.json.Encoder()
@@ -46,6 +49,7 @@ class KeyLedgers:
         keys: KeyPool,
         state_dir: Path,
         clock: Clock,
+        failures: Failures,
         *,
         simulated: bool = False,
         lock_within_s: float = LOCK_WITHIN_S,
@@ -57,7 +61,7 @@ class KeyLedgers:
         self._lock = state_dir / f"{name}.lock"
         self._lock_within_s = lock_within_s
         self._impatient_until = 0.0  # monotonic
-        self._problem = ""  # told once
+        self._failures = failures
 
     def sync(self) -> None:
         """Take over what others saved and save what is new here."""
@@ -142,9 +146,11 @@ class KeyLedgers:
             self._report(f"{self._path}: {error}")
             return
         self._keys.exported(state)
-        self._problem = ""
+        self._failures.succeeded(PART)
 
     def _report(self, problem: str) -> None:
-        if problem != self._problem:
-            log.warning("Key ledgers are not shared with other processes for now", problem=problem)
-            self._problem = problem
+        self._failures.failed(
+            PART,
+            f"{problem}. Credits are counted in this process alone: neither a restart nor an `l0` command "
+            "would know of them. Make the files in STATE_DIR writable.",
+        )

@@ -1,7 +1,9 @@
 """What the service does when: waits for L0, checks the data, collects the session, sleeps.
 
 One endless loop drives the state machine; any failure becomes ERROR with its reason and is retried
-with back-off. Owns the order of things, not the things: they are handed in.
+with back-off. ERROR is left when something else is found than before: a retry that finds the same fault
+changes neither state nor reason, and the last failure of a repair stays in both until one succeeds.
+Owns the order of things, not the things: they are handed in.
 """
 
 import asyncio
@@ -14,7 +16,14 @@ from typing import Any, Literal, Protocol
 import structlog
 
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import EpochFenced, EwsError, L0Error, StorageError
+from enhanced_websocket_service.errors import (
+    EpochFenced,
+    EwsError,
+    L0Error,
+    StorageError,
+    sentences,
+)
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.feeds.base import Feed
 from enhanced_websocket_service.l0.readiness import FlagState, ReadyFlag
 from enhanced_websocket_service.l0.validator import Assessment
@@ -38,6 +47,10 @@ CLOCK_LOOK_S = 1.0
 """Real seconds after which somebody who waits for a far instant looks whether the clock was set."""
 
 
+REPAIR, MEASUREMENT, SIGNALS = "L0 repair", "L0 measurement", "ready signals folder"
+"""Parts as ``Failures`` calls them."""
+
+
 class History(Protocol):
     """The L0 data as the lifecycle needs it."""
 
@@ -46,7 +59,11 @@ class History(Protocol):
         ...
 
     async def repair(self) -> None:
-        """Fetch what is missing since the last complete bar. Raises ``VendorError``."""
+        """Fetch what is missing since the last complete bar. Raises ``L0Error``."""
+        ...
+
+    async def check_files(self) -> None:
+        """Find out whether the backup files can be written; does not raise."""
         ...
 
 
@@ -83,6 +100,7 @@ class Lifecycle:
         make_feed: Callable[[], Feed],
         on_change: Callable[[StateChange], None],
         schedule: Schedule,
+        failures: Failures,
         collected_until: float = 0.0,
         check: Callable[[], None] = lambda: None,
     ) -> None:
@@ -96,10 +114,13 @@ class Lifecycle:
         self._make_feed = make_feed
         self._on_change = on_change
         self._schedule = schedule
+        self._failures = failures
         self._collected_until = collected_until
         self._check = check
         self._next_repair = -math.inf
         self._repair_pause_s = FIRST_REPAIR_PAUSE_S / 2
+        self._repaired_at: float | None = None  # by the last repair, the data is still not usable
+        self._missed: str | None = None  # the flag's problem for which the state is ERROR
         self._checked: Session | None = None  # the session whose data was found good
         self._caveat = ""
         self._interruption: EwsError | None = None
@@ -128,7 +149,7 @@ class Lifecycle:
             except EwsError as error:
                 self._change(ServiceState.ERROR, str(error))
             except ExceptionGroup as failures:  # the border where any failure becomes a state
-                reason = "; ".join(dict.fromkeys(_leaves(failures)))
+                reason = sentences(*dict.fromkeys(_leaves(failures)))
                 if not all(isinstance(one, EwsError) for one in _leaf_errors(failures)):
                     log.exception("Unexpected failure")
                 self._change(ServiceState.ERROR, reason)
@@ -159,19 +180,33 @@ class Lifecycle:
         self._change(ServiceState.SHUTDOWN, reason)
 
     async def watch_data(self, every_s: float = 60.0) -> None:
-        """Measure L0 again now and then, so that ``/status`` shows the present; until cancelled."""
+        """Look at L0's folders and measure its data now and then, so that ``/health`` and ``/status`` show
+        the present; until cancelled.
+        """
         while True:
+            await self._history.check_files()
+            self._note_folder(self._flag.read())
             await self._clock.sleep(self._clock.span(every_s, at_least_real=5.0))
             if self.assessment is not None:
                 try:
                     await self._assess()
                 except StorageError as error:
-                    log.warning("L0 data not measured", error=str(error))
+                    self._failures.failed(MEASUREMENT, str(error))
 
     async def _assess(self) -> Assessment:
         self.assessment = await self._history.assess()
         self.assessed_at = self._clock.now()
+        self._failures.succeeded(MEASUREMENT)
+        if _usable(self.assessment):
+            self._repaired_at = None
+            self._failures.forgotten(REPAIR)  # whoever mended it
         return self.assessment
+
+    def _note_folder(self, flag: FlagState) -> None:
+        if flag.blind:
+            self._failures.failed(SIGNALS, flag.problem or "It cannot be read.")
+        else:
+            self._failures.succeeded(SIGNALS)
 
     async def _sessions(self) -> None:
         await self._initialise()
@@ -222,12 +257,11 @@ class Lifecycle:
         loop = asyncio.get_running_loop()
         started, retry_s = loop.time(), 0.25
         while True:
-            if self._states.state is ServiceState.ERROR:
-                self._change(ServiceState.INITIALIZING, "Trying again.")
             try:
                 await self._connect()
             except EwsError as error:
-                if loop.time() - started > INITIALIZING_FOR_S:
+                failed = self._states.state is ServiceState.ERROR
+                if failed or loop.time() - started > INITIALIZING_FOR_S:
                     raise
                 self._change(ServiceState.INITIALIZING, str(error))
                 await asyncio.sleep(retry_s)
@@ -252,34 +286,33 @@ class Lifecycle:
         assessment = await self._assess()
         minutes = self._schedule.startup_timeout_s / 60
         if not _usable(assessment) and self._schedule.l0_policy == "strict":
+            self._missed = self._flag.read().problem
             raise L0Error(
                 f"No L0 ready signal after {minutes:g} minutes, and the data is not usable without "
-                f"it: {'; '.join(assessment.reasons)}"
+                f"it: {self._why(assessment)}"
             )
         log.warning("No L0 ready signal: going on by the data alone", minutes=minutes)
 
     async def _check_data(self) -> None:
-        self._change(ServiceState.CHECKING_DATA, "Measuring freshness and completeness of L0.")
+        self._check_on("Measuring freshness and completeness of L0.")
         self._caveat = ""
         assessment = await self._assess()
-        if not _usable(assessment):
-            self._change(
-                ServiceState.CHECKING_DATA,
-                f"Repairing by L0 incremental: {'; '.join(assessment.reasons)}",
-            )
-            problem = await self._repair()
+        if not _usable(assessment) and self._repair_is_due():
+            self._check_on(f"Repairing by L0 incremental: {self._why(assessment)}")
+            await self._repair()
             assessment = await self._assess()
-            if not _usable(assessment):
-                reason = f"{'; '.join(assessment.reasons)}{problem}"
-                if self._schedule.l0_policy == "strict":
-                    raise L0Error(reason)
-                # Whoever looks at the state must not take it for the usual one.
-                self._caveat = f" On L0 data that is not usable (L0_POLICY=degraded): {reason}"
-                log.warning(
-                    "Going live on unusable L0 data, as L0_POLICY=degraded asks", why=reason
-                )
+        if not _usable(assessment) and self._schedule.l0_policy == "strict":
+            raise L0Error(self._why(assessment))
+        # No repair is due until the next session is near.
         self._next_repair = -math.inf
         self._repair_pause_s = FIRST_REPAIR_PAUSE_S / 2
+        if not _usable(assessment):
+            # Whoever looks at the state must not take it for the usual one.
+            reason = self._why(assessment)
+            self._caveat = f" On L0 data that is not usable (L0_POLICY=degraded): {reason}"
+            log.warning("Going live on unusable L0 data, as L0_POLICY=degraded asks", why=reason)
+        if self._states.state is ServiceState.ERROR:
+            self._change(ServiceState.CHECKING_DATA, f"Measured again; going on.{self._caveat}")
         log.info(
             "L0 data checked",
             freshness_hours=assessment.data_freshness_hours,
@@ -287,24 +320,48 @@ class Lifecycle:
             missing_slots=assessment.missing_slots,
         )
 
-    async def _repair(self) -> str:
-        """Fetch what is missing; what to add to the reason when that was not possible.
+    def _check_on(self, reason: str) -> None:
+        """Show what the check of the data does. ERROR stays until it has found something else."""
+        if self._states.state is not ServiceState.ERROR:
+            self._change(ServiceState.CHECKING_DATA, reason)
 
-        The data is measured again every minute, but each repair costs a credit: when they do not
+    def _repair_is_due(self) -> bool:
+        """The data is measured again every minute, but each repair costs a credit: when they do not
         help, they become rarer, or a night of retries would spend the credits of the session.
         """
         now = self._clock.now()
         # Further ahead than any pause: the clock was set back.
-        if now < self._next_repair <= now + LONGEST_REPAIR_PAUSE_S:
-            return f" The next repair is due {iso_local(int(self._next_repair))}."
-        problem = ""
+        return not now < self._next_repair <= now + LONGEST_REPAIR_PAUSE_S
+
+    async def _repair(self) -> None:
+        """Fetch what is missing; ``_why`` tells what came of it."""
         try:
             await self._history.repair()
         except EwsError as error:
-            problem = f" The repair failed: {error}"
+            self._failures.failed(REPAIR, str(error))
+        else:
+            self._failures.succeeded(REPAIR)
+        self._repaired_at = self._clock.now()
         self._repair_pause_s = min(2 * self._repair_pause_s, LONGEST_REPAIR_PAUSE_S)
-        self._next_repair = self._clock.now() + self._repair_pause_s
-        return problem
+        self._next_repair = self._repaired_at + self._repair_pause_s
+
+    def _why(self, assessment: Assessment) -> str:
+        """Why the data is not usable, and what became of the last repair."""
+        return sentences(*assessment.reasons, *self._last_repair())
+
+    def _last_repair(self) -> tuple[str, ...]:
+        """A sentence on the last repair, while it has not mended the data."""
+        failure = self._failures.of(REPAIR)
+        if failure is not None:
+            at, reason = iso_local(int(failure.last_at)), failure.reason.rstrip(".")
+            told = f"The last repair failed at {at}: {reason}"
+        elif self._repaired_at is not None:
+            told = f"The repair at {iso_local(int(self._repaired_at))} brought too little"
+        else:
+            return ()
+        if math.isfinite(self._next_repair):
+            told += f"; the next is due {iso_local(int(self._next_repair))}"
+        return (told,)
 
     async def _collect(self, session: Session) -> None:
         clock = self._clock
@@ -377,10 +434,12 @@ class Lifecycle:
             await asyncio.sleep(0)
 
     def _show_flag(self, seen: FlagState) -> None:
-        if not seen.ready:
-            self._change(
-                ServiceState.WAITING_L0, seen.problem or "Waiting for the L0 ready signal."
-            )
+        self._note_folder(seen)
+        if seen.ready:
+            self._missed = None
+        elif self._states.state is not ServiceState.ERROR or seen.problem != self._missed:
+            problem = seen.problem or "Waiting for the L0 ready signal."
+            self._change(ServiceState.WAITING_L0, sentences(problem, *self._last_repair()))
 
     def _change(self, state: ServiceState, reason: str) -> None:
         change = self._states.change(state, reason, self._clock.now())

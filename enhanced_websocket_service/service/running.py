@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from time import monotonic
 
 import structlog
 
@@ -12,7 +13,7 @@ from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import EpochFenced, EwsError
 from enhanced_websocket_service.feeds.base import FeedStatus
-from enhanced_websocket_service.feeds.liveness import Liveness
+from enhanced_websocket_service.feeds.liveness import Liveness, VerdictNews
 from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.events import StatusChanged
@@ -101,6 +102,7 @@ class Service:
         self._late_grace_s = late_grace_s
         self._shutdown_timeout_s = shutdown_timeout_s
         self._told: dict[str, str] = {}  # the verdicts last published: overall, and by symbol
+        self._verdict_news = VerdictNews()
         self._started = False
         self._fenced = False
 
@@ -261,7 +263,8 @@ class Service:
         if verdicts.keys() != self._told.keys() or any(
             is_news(self._told[name], verdict) for name, verdict in verdicts.items()
         ):
-            if verdicts[""] != self._told.get(""):
+            # Real time: the log is read by people.
+            if self._verdict_news.due("", verdicts[""], monotonic()):
                 log.info("Feed verdict", verdict=verdicts[""], before=self._told.get(""))
             self._publish_status(self.lifecycle.current)
 

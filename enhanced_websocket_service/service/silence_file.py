@@ -7,12 +7,15 @@ from pathlib import Path
 
 import structlog
 
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.silence import SilenceProfile
 from enhanced_websocket_service.storage.atomic_file import replace_file
 
 log = structlog.get_logger(__name__)
 
 SAVE_EVERY_S = 60.0  # real seconds
+PART = "silence profile"
+"""As ``Failures`` calls it."""
 
 
 class SilenceFile:
@@ -22,8 +25,11 @@ class SilenceFile:
         the real ones.
     """
 
-    def __init__(self, profile: SilenceProfile, state_dir: Path, *, simulated: bool) -> None:
+    def __init__(
+        self, profile: SilenceProfile, state_dir: Path, failures: Failures, *, simulated: bool
+    ) -> None:
         self._profile = profile
+        self._failures = failures
         self._path = state_dir / ("silence-simulated.json" if simulated else "silence.json")
         self._saved: bytes | None = None
 
@@ -38,22 +44,35 @@ class SilenceFile:
 
     def save(self) -> None:
         """Write the profile if there is anything new in it."""
-        self._write(json.dumps(self._profile.export(), separators=(",", ":")).encode())
+        if (content := self._news()) is not None:
+            self._tell(content, self._write(content))
 
     async def keep(self) -> None:
         """Save now and then, with the waiting for the disk in a thread, until cancelled."""
         while True:
             await asyncio.sleep(SAVE_EVERY_S)
-            content = json.dumps(self._profile.export(), separators=(",", ":")).encode()
-            await asyncio.to_thread(self._write, content)
+            if (content := self._news()) is not None:
+                self._tell(content, await asyncio.to_thread(self._write, content))
 
-    def _write(self, content: bytes) -> None:
-        if content == self._saved:
-            return
+    def _news(self) -> bytes | None:
+        content = json.dumps(self._profile.export(), separators=(",", ":")).encode()
+        return None if content == self._saved else content
+
+    def _write(self, content: bytes) -> OSError | None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self._path, content)
         except OSError as error:
-            log.warning("Silence profile not saved", path=str(self._path), error=str(error))
-        else:
+            return error
+        return None
+
+    def _tell(self, content: bytes, error: OSError | None) -> None:
+        if error is None:
             self._saved = content
+            self._failures.succeeded(PART)
+        else:
+            self._failures.failed(
+                PART,
+                f"{self._path} cannot be written: {error.strerror or error}. A restart learns the usual "
+                "silences anew. Make the files in STATE_DIR writable.",
+            )

@@ -313,7 +313,7 @@ class View:
             missing_slots=found.missing_slots,
             last_bar=None if found.last_bar_end is None else found.last_bar_end - BAR_SECONDS,
             checked_at=self._lifecycle.assessed_at,
-            reason=flag.problem or ("; ".join(found.reasons) or None),
+            reason=flag.problem or (" ".join(found.reasons) or None),
         )
 
     def _key_usage(self, now: float) -> ApiKeyUsage:

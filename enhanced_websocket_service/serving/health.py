@@ -30,7 +30,8 @@ def judge(view: HealthView) -> tuple[Level, list[str]]:
         if not part.connected:
             problems.append(f"{name} is not connected: {part.error or 'no answer'}")
     if view.feed.expected and not view.feed.connected:
-        problems.append("The market is open and no feed delivers prices.")
+        why = f": {view.feed.evidence}" if view.feed.evidence else "."
+        problems.append(f"The market is open and no feed delivers prices{why}")
     problems += view.problems
     if state in _FAILED:
         return "unhealthy", problems

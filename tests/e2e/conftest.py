@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
 
@@ -119,6 +120,7 @@ async def rig(tmp_path: Path, database_dsn: str, valkey_url: str) -> AsyncIterat
             "READY_SIGNALS_DIR": str(signals),
             "BACKUP_DIR": str(tmp_path / "backups"),
         },
+        simulator,
     )
     try:
         yield made
@@ -128,3 +130,12 @@ async def rig(tmp_path: Path, database_dsn: str, valkey_url: str) -> AsyncIterat
                 await process.stop()
         await simulator.stop()
         assert "a-very-secret-key" not in "".join(one.text() for one in made.processes)
+
+
+@pytest.fixture
+async def connection(database_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    made = await asyncpg.connect(database_dsn)
+    try:
+        yield made
+    finally:
+        await made.close()

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -80,9 +80,13 @@ class Process:
         self._cwd = cwd
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self, *arguments: str, environ: Mapping[str, str]) -> None:
+    async def start(
+        self, *arguments: str, environ: Mapping[str, str], through: Sequence[str] = ()
+    ) -> None:
+        """:param through: a command that runs the rest of its arguments in its place."""
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
+                *through,
                 sys.executable,
                 "-m",
                 "enhanced_websocket_service",

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from enhanced_websocket_service.twelvedata.simulator import Simulator
 from tests.waiting import eventually
 
 from .playback import Process, free_port
@@ -23,6 +24,9 @@ class Rig:
 
     folder: Path
     environ: dict[str, str]
+    simulator: Simulator
+    through: tuple[str, ...] = ()
+    """What runs the commands in its place; see ``Process.start``."""
     processes: list[Process] = field(default_factory=list)
     port: int = 0
 
@@ -39,7 +43,7 @@ class Rig:
             name: value for name, value in {**self.environ, **changes}.items() if value is not None
         }
         process = Process(f"{arguments[0]}-{len(self.processes)}", self.folder)
-        await process.start(*arguments, environ=environ)
+        await process.start(*arguments, environ=environ, through=self.through)
         self.processes.append(process)
         return process
 

@@ -214,13 +214,63 @@ async def test_an_unreachable_database_is_waited_for_and_then_an_error(rig: Rig)
     assert await process.stop() == 0, process.text()[-3000:]
 
 
-async def test_data_that_cannot_be_repaired_is_an_error_that_retries(rig: Rig) -> None:
+async def test_the_cause_stays_until_a_repair_succeeds(
+    rig: Rig, connection: asyncpg.Connection
+) -> None:
+    """The vendor answers 503 and the database is empty: from the first failure on every look tells it."""
+    rig.simulator.inject({"rest_status": "503"})
+    (rig.signals / "l0_ready.flag").write_text('{"ready": true}')
+    process = await rig.run()
+    documented(await rig.state("error"), "unhealthy", 503)
+    silent: list[str] = []
+    failures: set[str] = set()
+    async with rig.client() as client:
+
+        async def third_failure() -> bool | None:
+            health = (await client.get("/health")).json()
+            status = (await client.get("/status")).json()
+            shown = [health["service_info"]["reason"], status["state"]["reason"]]
+            silent.extend(one for one in shown if "503" not in one)
+            silent.extend(str(one) for one in [health["problems"]] if "L0 repair" not in str(one))
+            (repair,) = (one for one in status["failures"] if one["part"] == "L0 repair")
+            assert "503" in repair["reason"]
+            assert repair["last_at"][:19] in health["service_info"]["reason"]
+            failures.add(repair["last_at"])
+            return len(failures) == 3 or None
+
+        await eventually(third_failure, WITHIN_S, process.text)
+        assert silent == []
+        assert (
+            await connection.fetchval(
+                "SELECT count(*) FROM system_health WHERE status = 'error' AND position('503' in "
+                "error_message) = 0"
+            )
+            == 0
+        )
+        rig.simulator.inject({"rest_status": None})
+        await rig.state("active")
+        status = (await client.get("/status")).json()
+        assert status["failures"] == []
+        # Retries that found nothing new changed nothing: a change for each repair that failed.
+        states = [one["state"] for one in status["history"]]
+        assert states[:2] == ["initializing", "checking_data"]
+        assert states.count("error") <= len(failures) + 2
+        assert states.count("checking_data") <= 3  # measuring, repairing; measured again
+    text = process.text()
+    assert text.count("L0 ready signal detected") == 1
+    assert "`.;" not in text
+    assert await process.stop() == 0, text[-3000:]
+
+
+async def test_data_that_cannot_be_repaired_says_what_to_do(rig: Rig) -> None:
     (rig.signals / "l0_ready.flag").write_text('{"ready": true}')
     process = await rig.run(TWELVEDATA_REST_URL=f"http://127.0.0.1:{free_port()}")
     answers = await rig.state("error")
     documented(answers, "unhealthy", 503)
-    assert "l0 backfill" in answers["/health"].json()["service_info"]["reason"]
-    documented(await rig.state("checking_data"), "degraded", 200)
+    reason = answers["/health"].json()["service_info"]["reason"]
+    assert "l0 backfill" in reason
+    assert "The last repair failed at 2025-06-25T" in reason
+    assert "ConnectError" in reason
     assert await process.stop() == 0, process.text()[-3000:]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from enhanced_websocket_service.errors import VendorUnavailable
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.bar import Bar, BarUpdate
 from enhanced_websocket_service.market.events import Event
@@ -119,6 +120,7 @@ class House:
             write_backup=write_backup,
             window_days=1,
             metrics=Metrics(),
+            failures=Failures(self.clock),
             may_repair=lambda _: self.may_repair,
         )
 

@@ -11,6 +11,7 @@ import pytest
 
 from enhanced_websocket_service.clock import VirtualClock
 from enhanced_websocket_service.errors import L0Error
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.l0.backup import BackupSet, to_bars
 from enhanced_websocket_service.l0.interfaces import BarStore, HistorySource
 from enhanced_websocket_service.l0.pipeline import L0Pipeline
@@ -66,6 +67,7 @@ class House:
             symbols=["USDCOP"],
             backup_dir=directory / "backups",
             flag=self.flag,
+            failures=Failures(clock),
             keys=rest.keys,
         )
 

@@ -1,5 +1,6 @@
 """``l0 import``: read a file, judge it against what is known, store what can be stood behind."""
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -54,6 +55,7 @@ class FileReport:
     dry_run: bool
     written: Written | None = None
     quarantine_file: Path | None = None
+    quarantine_problem: str | None = None  # why the refused rows could not be put on file
     bars: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False)  # by symbol
     quarantine: pl.DataFrame = field(
         default_factory=lambda: pl.DataFrame(schema=QUARANTINE), repr=False
@@ -124,11 +126,11 @@ class ForeignImport:
         report = _report(table, source, judged, refusal, dry_run)
         if dry_run or self._store is None:
             return report
-        # First the file that explains what is missing, then the bars.
-        where = self._write_quarantine(report)
+        place = self._place(report)
         if refusal:
             log.warning("file refused", file=str(path), rows=report.read)
-            return replace(report, quarantine_file=where)
+            return self._write_quarantine(report, place)
+        # First the bars: a folder that takes no file must not keep them out.
         new = changed = 0
         for symbol, bars in report.bars.items():
             if bars.height:
@@ -145,7 +147,7 @@ class ForeignImport:
             new=new,
             changed=changed,
         )
-        return replace(report, written=Written(new, changed), quarantine_file=where)
+        return self._write_quarantine(replace(report, written=Written(new, changed)), place)
 
     def source_of(self, path: Path) -> str:
         """The source under which the bars of ``path`` are stored: from its name, so that the same file is
@@ -187,26 +189,35 @@ class ForeignImport:
             return pl.DataFrame(schema=COMPARED)
         return await self._store.compared(symbol, first - _MARGIN_S, last + _MARGIN_S, source)
 
-    def _write_quarantine(self, report: FileReport) -> Path | None:
+    def _place(self, report: FileReport) -> Path:
+        """Where the refused rows of ``report`` go."""
+        path = self._quarantine
+        if path.suffix.lower() not in (".csv", ".parquet"):
+            return path / f"{report.source.partition(':')[2]}.parquet"
+        with contextlib.suppress(OSError):  # not there yet
+            if path.samefile(report.file):
+                raise ConfigurationError(
+                    f"--quarantine {path} is the file to import; name another."
+                )
+        return path
+
+    def _write_quarantine(self, report: FileReport, path: Path) -> FileReport:
         if report.quarantine.is_empty():
-            return None
-        path, frame = self._quarantine, report.quarantine
-        if path.suffix.lower() in (".csv", ".parquet"):
+            return report
+        frame = report.quarantine
+        if path == self._quarantine:
             self._collected.append(frame)
             frame = pl.concat(self._collected)
-        else:
-            path = path / f"{report.source.partition(':')[2]}.parquet"
-        if path.exists() and path.samefile(report.file):
-            raise ConfigurationError(f"--quarantine {path} is the file to import; name another.")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, quarantine_bytes(frame, path.name), SHARED)
         except OSError as error:
-            raise DataError(
-                f"--quarantine: cannot write {path}: {error.strerror or error}. Nothing of "
-                f"{report.file} was imported; name another place."
-            ) from error
-        return path
+            problem = (
+                f"{report.file}: the {report.quarantined} refused rows could not be written to {path}: "
+                f"{error.strerror or error}. Name another place with --quarantine and run it again."
+            )
+            return replace(report, quarantine_problem=problem)
+        return replace(report, quarantine_file=path)
 
 
 def _refusal(path: Path, thin: Sequence[Judgement]) -> str:

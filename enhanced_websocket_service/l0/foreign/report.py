@@ -34,6 +34,7 @@ def report_dict(report: FileReport) -> dict[str, Any]:
         if report.written is None
         else {"new": report.written.new, "changed": report.written.changed},
         "quarantine_file": None if report.quarantine_file is None else str(report.quarantine_file),
+        "quarantine_problem": report.quarantine_problem,
         "conventions": [
             {
                 "symbol": symbol,
@@ -87,6 +88,8 @@ def render(report: FileReport) -> RenderableType:
         )
     if report.quarantine_file is not None:
         parts.append(Text(f"quarantine: {report.quarantine_file}"))
+    if report.quarantine_problem is not None:
+        parts.append(Text(report.quarantine_problem, style="red"))
     return Group(*parts, Text(""))
 
 

@@ -1,11 +1,14 @@
 """Who owns a symbol when: the stream, or REST while the stream fails."""
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from itertools import pairwise
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.feeds.base import FeedGap
@@ -357,3 +360,41 @@ async def test_polled_prices_are_compared_for_free(bench: Bench) -> None:
     assert bench.feed.status().source == "simulator_rest"
     (shown,) = bench.feed.status().verdicts
     assert "dead" in [change.verdict for change in shown.history]
+
+
+@pytest.mark.parametrize("fault", ["subscription", "handshake", "closing"])
+async def test_a_stream_that_is_refused_again_and_again_is_one_line_a_minute(fault: str) -> None:
+    """Of each kind; what is counted goes on counting, and the cause stays in the status."""
+    began = time.monotonic()  # real time, as the log counts it
+    async with running_vendor() as vendor:
+        with capture_logs() as logs:
+            bench = Bench(vendor)
+            if fault == "subscription":
+                vendor.greeting = [refused("USD/COP")]
+            elif fault == "handshake":
+                vendor.handshake = lambda _: 503
+            else:
+                vendor.greeting = []
+                vendor.on_subscribe = lambda socket: socket.close(4000, "goodbye")
+            while bench.feed.status().reconnects < 12:
+                await bench.clock.pass_time(1)
+                status = bench.feed.status()
+                assert {"subscription": "refused", "handshake": "503", "closing": "goodbye"}[
+                    fault
+                ] in (status.detail + str(status.last_error)) or not status.reconnects
+            await bench.stop()
+    minutes = 1 + (time.monotonic() - began) // 60
+    counts = Counter(
+        (entry["event"], entry.get("verdict"), entry.get("kind"))
+        for entry in logs
+        if entry["log_level"] != "debug" and entry.get("verdict") != "closed"
+    )
+    assert counts[("Vendor stream lost", None, _KINDS[fault])] >= 1
+    assert {what: count for what, count in counts.items() if count > minutes} == {}
+    assert bench.metrics.registry.get_sample_value("ews_feed_reconnects_total") == 12
+    told = " ".join(entry["event"] for entry in logs)
+    assert "the fallback" in told
+    assert ("The plan of this key does not stream USDCOP" in told) == (fault == "subscription")
+
+
+_KINDS = {"subscription": "unentitled", "handshake": "disconnected", "closing": "disconnected"}

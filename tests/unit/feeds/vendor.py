@@ -3,7 +3,7 @@
 import asyncio
 import http
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ class Vendor:
     def __init__(self) -> None:
         self.greeting: list[Any] = [granted()]
         self.handshake: Callable[[str], int | None] = lambda _: None
+        self.on_subscribe: Callable[[ServerConnection], Awaitable[None]] | None = None
         self.keys: list[str] = []  # one for each handshake
         self.messages: list[dict[str, Any]] = []
         self.sockets: list[ServerConnection] = []  # all, in order
@@ -69,6 +70,8 @@ class Vendor:
                 self.messages.append(message)
                 if message["action"] == "subscribe":
                     await self.send(*self.greeting)
+                    if self.on_subscribe is not None:
+                        await self.on_subscribe(socket)
         except ConnectionClosed:
             return
 

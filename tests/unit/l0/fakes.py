@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime, time
+from pathlib import Path
 
 from enhanced_websocket_service.errors import VendorError
+from enhanced_websocket_service.failures import Failures
+from enhanced_websocket_service.l0.absences import Absences
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.calendar import BOGOTA, TradingCalendar
 from enhanced_websocket_service.market.source import Provider
@@ -143,3 +146,11 @@ class FakeStore:
 
     def slots(self) -> list[int]:
         return sorted(slot for slot, _ in self.rows)
+
+
+def absences(
+    directory: Path, source: str = "simulator", failures: Failures | None = None
+) -> Absences:
+    """The record of what the vendor does not have, in ``directory``."""
+    failures = failures or Failures(StillClock(0.0))
+    return Absences(directory, "USDCOP", source, CALENDAR, failures)

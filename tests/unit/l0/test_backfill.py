@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from enhanced_websocket_service.errors import ConfigurationError, L0Error, VendorError
-from enhanced_websocket_service.l0.absences import Absences
 from enhanced_websocket_service.l0.backfill import Backfill
 from enhanced_websocket_service.l0.incremental import Incremental
 
@@ -15,6 +14,7 @@ from .fakes import (
     FakeStore,
     FakeVendor,
     StillClock,
+    absences,
     around_the_clock,
     at,
     bar,
@@ -36,7 +36,7 @@ def job(
         StillClock(now),
         provider=SIMULATOR,
         symbol="USDCOP",
-        absences=Absences(directory, "USDCOP", "simulator", CALENDAR),
+        absences=absences(directory),
         **more,
     )
 
@@ -108,7 +108,7 @@ async def test_what_the_vendor_does_not_have_is_not_asked_for_again(tmp_path: Pa
     vendor.bars = session_bars(*WEEK)
     refetched = await job(vendor, store, tmp_path).run(START, END, refetch=True)
     assert refetched.missing == ()
-    assert Absences(tmp_path, "USDCOP", "simulator", CALENDAR).load() == set()
+    assert absences(tmp_path).load() == set()
 
 
 async def test_a_young_absence_is_asked_for_again(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ async def test_a_range_that_ends_before_it_starts_is_refused(tmp_path: Path) -> 
 async def test_an_unusable_record_of_absences_costs_a_call_and_nothing_else(
     tmp_path: Path, content: bytes
 ) -> None:
-    record = Absences(tmp_path, "USDCOP", "simulator", CALENDAR)
+    record = absences(tmp_path)
     record.path.write_bytes(content)
     store = FakeStore()
     result = await job(FakeVendor(session_bars(*WEEK)), store, tmp_path).run(START, END)
@@ -220,9 +220,9 @@ async def test_an_unusable_record_of_absences_costs_a_call_and_nothing_else(
 
 def test_the_record_of_absences_belongs_to_one_source(tmp_path: Path) -> None:
     slot = at("2025-06-03T08:00")
-    Absences(tmp_path, "USDCOP", "simulator", CALENDAR).save([slot])
-    assert Absences(tmp_path, "USDCOP", "simulator", CALENDAR).load() == {slot}
-    assert Absences(tmp_path, "USDCOP", "twelvedata", CALENDAR).load() == set()
+    absences(tmp_path).save([slot])
+    assert absences(tmp_path).load() == {slot}
+    assert absences(tmp_path, "twelvedata").load() == set()
 
 
 def catch_up(vendor: FakeVendor, store: FakeStore, directory: Path, now: float) -> Incremental:

@@ -11,13 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enhanced_websocket_service.errors import L0Error
-from enhanced_websocket_service.l0.absences import Absences
 from enhanced_websocket_service.l0.backfill import Backfill
 from enhanced_websocket_service.l0.run import BackfillResult
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
 
-from .fakes import CALENDAR, SIMULATOR, FakeStore, FakeVendor, StillClock, around_the_clock, at
+from .fakes import (
+    CALENDAR,
+    SIMULATOR,
+    FakeStore,
+    FakeVendor,
+    StillClock,
+    absences,
+    around_the_clock,
+    at,
+)
 
 START, END = date(2025, 5, 30), date(2025, 6, 4)  # a weekend and a holiday Monday inside
 LABELS = [
@@ -34,7 +42,7 @@ def run(vendor: FakeVendor, store: FakeStore, directory: str, keys: int = 1) -> 
         StillClock(at("2025-06-20T00:00")),
         provider=SIMULATOR,
         symbol="USDCOP",
-        absences=Absences(Path(directory), "USDCOP", "simulator", CALENDAR),
+        absences=absences(Path(directory)),
         keys=KeyPool([ApiKey(f"G1_{i}", f"key-{i}") for i in range(keys)]),
     )
     return asyncio.run(backfill.run(START, END))
@@ -147,7 +155,7 @@ def test_credits_are_the_minimum_and_two(cap: int, days: int, nights: bool) -> N
             StillClock(at("2025-06-20T00:00")),
             provider=SIMULATOR,
             symbol="USDCOP",
-            absences=Absences(Path(directory), "USDCOP", "simulator", CALENDAR),
+            absences=absences(Path(directory)),
         )
         result = asyncio.run(backfill.run(trading[0], trading[-1]))
     assert set(store.slots()) == labels

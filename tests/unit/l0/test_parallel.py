@@ -9,12 +9,20 @@ from typing import Any
 import pytest
 
 from enhanced_websocket_service.errors import L0Error
-from enhanced_websocket_service.l0.absences import Absences
 from enhanced_websocket_service.l0.backfill import Backfill
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
 
-from .fakes import CALENDAR, SIMULATOR, FakeStore, FakeVendor, StillClock, at, session_bars
+from .fakes import (
+    CALENDAR,
+    SIMULATOR,
+    FakeStore,
+    FakeVendor,
+    StillClock,
+    absences,
+    at,
+    session_bars,
+)
 
 START, END = date(2025, 1, 2), date(2025, 6, 10)
 DAYS = CALENDAR.trading_days(START, END)
@@ -50,7 +58,7 @@ def job(vendor: FakeVendor, store: FakeStore, directory: Path) -> Backfill:
         StillClock(at("2025-07-01T20:00")),
         provider=SIMULATOR,
         symbol="USDCOP",
-        absences=Absences(directory, "USDCOP", "simulator", CALENDAR),
+        absences=absences(directory),
         keys=KeyPool([ApiKey(f"G1_{i}", f"key-{i}") for i in range(KEYS)]),
     )
 

@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+import shutil
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -7,13 +10,24 @@ import pytest
 from rich.console import Console
 
 from enhanced_websocket_service.errors import ConfigurationError, DatabaseUnavailable, L0Error
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.l0.backup import BackupSet
 from enhanced_websocket_service.l0.pipeline import L0Pipeline
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.report import render, result_dict
 from enhanced_websocket_service.market.bar import Bar
 
-from .fakes import CALENDAR, SIMULATOR, FakeStore, FakeVendor, StillClock, at, bar, session_bars
+from .fakes import (
+    CALENDAR,
+    SIMULATOR,
+    FakeStore,
+    FakeVendor,
+    StillClock,
+    absences,
+    at,
+    bar,
+    session_bars,
+)
 
 WEEK = ("2025-06-03", "2025-06-04", "2025-06-05", "2025-06-06")
 NOW = at("2025-06-06T18:00")
@@ -27,6 +41,7 @@ class House:
         self.vendor, self.store = vendor, store or FakeStore()
         self.clock = StillClock(NOW)
         self.flag = ReadyFlag(directory / "signals", self.clock)
+        self.failures = Failures(self.clock)
         self.backups = directory / "backups"
         self.set = BackupSet(self.backups, "USDCOP", CALENDAR)
         self.pipeline = L0Pipeline(
@@ -38,6 +53,7 @@ class House:
             symbols=["USDCOP"],
             backup_dir=self.backups,
             flag=self.flag,
+            failures=self.failures,
             window_days=4,
         )
 
@@ -98,13 +114,84 @@ async def test_a_failed_command_leaves_the_flag_down_and_says_what_is_missing(
     assert str(failure.value).endswith("The ready flag stays withdrawn.")
 
 
-async def test_a_set_that_cannot_be_written_leaves_the_flag_down(tmp_path: Path) -> None:
-    house = House(tmp_path, FakeVendor(session_bars(*WEEK)))
+async def test_a_set_that_cannot_be_written_leaves_the_flag_down_and_the_bars_there(
+    tmp_path: Path,
+) -> None:
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK)[7:]))
     house.flag.write()
     house.backups.write_text("a file where the directory should be")
-    with pytest.raises(L0Error, match="BACKUP_DIR: cannot write"):
+    with pytest.raises(L0Error, match="BACKUP_DIR: cannot write") as failure:
         await house.pipeline.backfill(START, END)
+    assert str(failure.value).endswith("The ready flag stays withdrawn.")
     assert not house.flag.path.exists()
+    assert len(house.store.rows) == 233
+
+
+FAULTS = [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ESTALE, errno.EIO]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_repair_stores_bars_whatever_the_file_system_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int
+) -> None:
+    """And asks the vendor once, though it cannot put on file what he does not have."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(fault, os.strerror(fault))
+
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK)[7:]))
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "mkdir", refuse)
+        await house.pipeline.check_files()
+        (told,) = house.failures.present
+        assert told.part == "backup files"
+        assert os.strerror(fault) in told.reason
+        await house.pipeline.repair()
+        assert len(house.store.rows) == 233
+        calls = len(house.vendor.calls)
+        await house.pipeline.repair()
+        assert len(house.vendor.calls) == calls
+        assert {one.part for one in house.failures.present} == {
+            "backup files",
+            "vendor gaps file of USDCOP",
+        }
+    await house.pipeline.check_files()
+    assert house.failures.present == ()
+    assert (await house.set.read())[1].rows == 233
+    assert len(absences(house.backups).load()) == 7
+
+
+async def test_what_the_folder_lacks_is_seen_again_when_it_is_gone_later(tmp_path: Path) -> None:
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK)))
+    await house.pipeline.repair()
+    shutil.rmtree(house.backups)
+    house.backups.write_text("a file in its place")
+    await house.pipeline.check_files()
+    assert [one.part for one in house.failures.present] == ["backup files"]
+    house.backups.unlink()
+    await house.pipeline.check_files()
+    assert house.failures.present == ()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_flag_that_cannot_be_withdrawn_or_written_keeps_no_bar_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int
+) -> None:
+    def refuse(*_: Any) -> bool:
+        raise L0Error(f"READY_SIGNALS_DIR: {os.strerror(fault)}.")
+
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK)))
+    for name in ("withdraw", "write"):
+        with monkeypatch.context() as broken:
+            broken.setattr(ReadyFlag, name, refuse)
+            with pytest.raises(L0Error, match=f"READY_SIGNALS_DIR: {os.strerror(fault)}"):
+                await house.pipeline.backfill(START, END)
+        assert len(house.store.rows) == 240
+        assert (await house.set.read())[1].rows == 240
+        assert not house.flag.path.exists()
+    await house.pipeline.backfill(START, END)
+    assert house.flag.read().ready
+    assert len(house.vendor.calls) == 1
 
 
 async def test_no_history_at_all_is_a_failure(tmp_path: Path) -> None:

@@ -204,6 +204,29 @@ async def test_waiting_returns_at_once_when_ready(tmp_path: Path) -> None:
     assert "L0 ready signal detected" in [entry["event"] for entry in logs]
 
 
+async def test_a_flag_is_told_once_and_again_when_it_has_changed(tmp_path: Path) -> None:
+    subject = flag(tmp_path)
+
+    async def told() -> int:
+        with capture_logs() as logs:
+            for _ in range(3):
+                assert (await Watcher(subject).result()).ready
+        return [entry["event"] for entry in logs].count("L0 ready signal detected")
+
+    subject.write()
+    assert await told() == 1
+    assert await told() == 0
+    subject.path.write_text('{"ready": true, "writer": "somebody else"}')
+    assert await told() == 1
+    content = subject.path.read_bytes()
+    stamp = subject.path.stat().st_mtime_ns
+    subject.withdraw()
+    assert not subject.read().ready
+    subject.path.write_bytes(content)
+    os.utime(subject.path, ns=(stamp, stamp))
+    assert await told() == 1
+
+
 async def test_waiting_tells_every_change_and_wakes_by_events(tmp_path: Path) -> None:
     # A poll of an hour: only file events can wake it.
     watcher = Watcher(flag(tmp_path, poll_s=3600))

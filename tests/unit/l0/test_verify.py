@@ -19,7 +19,7 @@ from enhanced_websocket_service.l0.backup import BackupSet, to_frame
 from enhanced_websocket_service.l0.verify import Verification, VerifyReport, render_verification
 from enhanced_websocket_service.market.bar import Bar
 
-from .fakes import CALENDAR, FakeStore, at, bar, session_bars
+from .fakes import CALENDAR, FakeStore, absences, at, bar, session_bars
 
 NOW = at("2025-06-09T18:00")
 BARS = session_bars("2025-06-03", "2025-06-04", "2025-06-05", "2025-06-06")
@@ -52,7 +52,7 @@ async def house(tmp_path: Path) -> House:
         tmp_path,
         FakeStore(BARS),
         BackupSet(tmp_path, "USDCOP", CALENDAR),
-        Absences(tmp_path, "USDCOP", "simulator", CALENDAR),
+        absences(tmp_path),
     )
     await made.write(BARS)
     return made
@@ -252,7 +252,7 @@ async def test_nothing_at_all(tmp_path: Path) -> None:
         tmp_path,
         FakeStore(),
         BackupSet(tmp_path, "USDCOP", CALENDAR),
-        Absences(tmp_path, "USDCOP", "simulator", CALENDAR),
+        absences(tmp_path),
     )
     report = await empty.verify()
     assert empty.kinds(report) == ["backup_set"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.service.ledgers import KeyLedgers
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool, Lease, Wait
 from tests.unit.feeds.clocks import ManualClock
@@ -32,7 +33,9 @@ def ledgers(
         day_limit=day_limit,
     )
     clock = ManualClock(now)
-    return KeyLedgers(pool, directory / "state", clock, lock_within_s=lock_within_s), pool
+    return KeyLedgers(
+        pool, directory / "state", clock, Failures(clock), lock_within_s=lock_within_s
+    ), pool
 
 
 def call(saved: KeyLedgers, keys: KeyPool, now: float = NOON, purpose: str = "poll") -> bool:

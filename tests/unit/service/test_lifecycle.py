@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from enhanced_websocket_service.errors import JournalError
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.feeds.base import BackgroundFeed, FeedStatus
 from enhanced_websocket_service.l0.readiness import FlagState
 from enhanced_websocket_service.l0.validator import Assessment
@@ -98,6 +99,9 @@ class History:
     async def repair(self) -> None:
         raise AssertionError("nobody asks for it here")
 
+    async def check_files(self) -> None:
+        raise AssertionError("nobody asks for it here")
+
 
 class _Good:
     is_fresh = is_complete = True
@@ -113,6 +117,7 @@ class Day:
         self.last: list[Quote] = []
         self.bars: list[BarUpdate] = []
         self.full = False
+        self.failures = Failures(self.clock)
         calendar = TradingCalendar()
         self.states = StateMachine(now)
         self.pipeline = Pipeline(
@@ -129,6 +134,7 @@ class Day:
             make_feed=lambda: Quotes(self.said, self.last),
             on_change=lambda change: None,
             schedule=Schedule(),
+            failures=self.failures,
         )
 
     def append(self, records: Sequence[Record]) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from enhanced_websocket_service.clock import SystemClock
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.silence import PRIOR, SilenceProfile
 from enhanced_websocket_service.service.silence_file import SilenceFile
 
@@ -19,23 +21,27 @@ def taught() -> SilenceProfile:
     return profile
 
 
+def silence_file(profile: SilenceProfile, folder: Path, *, simulated: bool = False) -> SilenceFile:
+    return SilenceFile(profile, folder, Failures(SystemClock()), simulated=simulated)
+
+
 def test_what_was_learned_is_there_again(tmp_path: Path) -> None:
-    SilenceFile(taught(), tmp_path / "new", simulated=False).save()
+    silence_file(taught(), tmp_path / "new").save()
     profile = SilenceProfile()
-    SilenceFile(profile, tmp_path / "new", simulated=False).load(TODAY)
+    silence_file(profile, tmp_path / "new").load(TODAY)
     assert profile.usual("USDCOP", TODAY.isoformat(), 5).silence_s == 50.0
 
 
 def test_invented_prices_teach_nothing_about_real_ones(tmp_path: Path) -> None:
-    SilenceFile(taught(), tmp_path, simulated=True).save()
+    silence_file(taught(), tmp_path, simulated=True).save()
     profile = SilenceProfile()
-    SilenceFile(profile, tmp_path, simulated=False).load(TODAY)
+    silence_file(profile, tmp_path).load(TODAY)
     assert profile.usual("USDCOP", TODAY.isoformat(), 5) == PRIOR
 
 
 def test_nothing_saved_is_no_fault(tmp_path: Path) -> None:
     with capture_logs() as logs:
-        SilenceFile(SilenceProfile(), tmp_path, simulated=False).load(TODAY)
+        silence_file(SilenceProfile(), tmp_path).load(TODAY)
     assert logs == []
 
 
@@ -44,21 +50,27 @@ def test_a_damaged_file_is_reported_and_ignored(tmp_path: Path, content: bytes) 
     (tmp_path / "silence.json").write_bytes(content)
     profile = SilenceProfile()
     with capture_logs() as logs:
-        SilenceFile(profile, tmp_path, simulated=False).load(TODAY)
+        silence_file(profile, tmp_path).load(TODAY)
     assert [entry["event"] for entry in logs] == ["Saved silence profile ignored"]
     assert profile.usual("USDCOP", TODAY.isoformat(), 5) == PRIOR
 
 
 def test_the_same_content_is_not_written_again(tmp_path: Path) -> None:
-    file = SilenceFile(taught(), tmp_path, simulated=False)
+    file = silence_file(taught(), tmp_path)
     file.save()
     before = (tmp_path / "silence.json").stat().st_mtime_ns
     file.save()
     assert (tmp_path / "silence.json").stat().st_mtime_ns == before
 
 
-def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_told_until_it_can(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with capture_logs() as logs:
-        SilenceFile(taught(), tmp_path / "file", simulated=False).save()
-    assert [entry["event"] for entry in logs] == ["Silence profile not saved"]
+    failures = Failures(SystemClock())
+    file = SilenceFile(taught(), tmp_path / "file", failures, simulated=False)
+    file.save()
+    (failure,) = failures.present
+    assert failure.part == "silence profile"
+    assert str(tmp_path / "file") in failure.reason
+    (tmp_path / "file").unlink()
+    file.save()
+    assert failures.present == ()
