@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from enhanced_websocket_service.clock import VirtualClock
 from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.calendar import BOGOTA, TradingCalendar, iso_local
@@ -30,6 +31,7 @@ from enhanced_websocket_service.twelvedata.simulator import (
 )
 
 from . import build, connections
+from .log_watch import watch_log
 
 LEAD = timedelta(minutes=7)
 """How long before the open the default demo starts."""
@@ -95,21 +97,26 @@ async def run_demo(
                     "backup_dir": options.state_dir / "backups",
                 }
             )
-            await _serve(effective, clock, out, stop)
+            failures = Failures(clock)
+            async with servers.kept_running(failures):
+                await _serve(effective, clock, failures, out, stop)
         finally:
             await simulator.stop()
     out.print(f"Nothing is left running. The data is kept in {options.state_dir}", soft_wrap=True)
 
 
 async def _serve(
-    settings: Settings, clock: VirtualClock, out: Console, stop: asyncio.Event
+    settings: Settings, clock: VirtualClock, failures: Failures, out: Console, stop: asyncio.Event
 ) -> None:
     assert settings.database_url is not None
     settings.ready_signals_dir.mkdir(parents=True, exist_ok=True)
     # The flag of an earlier demo says nothing about this one.
     ReadyFlag(settings.ready_signals_dir, clock).withdraw()
-    service = await build.build_service(settings, clock, settings.database_url, settings.redis_url)
+    service = await build.build_service(
+        settings, clock, settings.database_url, settings.redis_url, failures
+    )
     unsubscribe = service.bus.subscribe(_Narrator(clock, out))
+    log_watch = asyncio.create_task(watch_log(failures), name="log")
     l0: asyncio.Task[None] | None = None
     try:
         await service.start()
@@ -126,6 +133,8 @@ async def _serve(
             await asyncio.wait({l0})
         await service.stop()
         unsubscribe()
+        log_watch.cancel()
+        await asyncio.wait({log_watch})
 
 
 async def _backfill(settings: Settings, clock: VirtualClock, out: Console) -> None:

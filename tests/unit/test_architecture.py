@@ -16,7 +16,8 @@ BELOW: dict[str, set[str]] = {
     # room -> rooms it may import from, beside itself
     "errors": set(),
     "clock": {"errors"},
-    "telemetry": {"errors"},
+    "log_writer": set(),
+    "telemetry": {"log_writer"},
     "failures": {"clock", "telemetry"},
     "market": {"errors"},
     "settings": {"clock", "errors", "market", "telemetry", "twelvedata"},
@@ -27,7 +28,7 @@ BELOW: dict[str, set[str]] = {
     "l0": {"clock", "errors", "failures", "market", "telemetry", "twelvedata", "storage"},
     "serving": {"clock", "errors", "market", "telemetry", "twelvedata", "bus", "storage"},
     "service": {
-        *("clock", "errors", "market", "telemetry", "twelvedata"),
+        *("clock", "errors", "log_writer", "market", "telemetry", "twelvedata"),
         *("failures", "feeds", "storage", "bus", "l0", "serving"),
     },
     "client": set(),  # for other programs: it knows the protocol, nothing of the server
