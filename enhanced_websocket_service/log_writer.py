@@ -281,7 +281,8 @@ class LogWriter(logging.Handler):
             Exception
         ) as error:  # a bug in a log call must neither stop its caller nor stay hidden
             place = f"{record.name} ({record.pathname}:{record.lineno})"
-            line = f"A log line of {place} cannot be formatted: {type(error).__name__}: {error}"
+            # Not the error's words: they may quote a secret.
+            line = f"A log line of {place} cannot be formatted: {type(error).__name__}"
         self._lines.put(self._encoded(line))
         if self._wait_s and not self._lines.flush(self._wait_s):
             self._wait_s = 0.0  # its reader stands still: once is enough

@@ -6,7 +6,7 @@
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,7 +85,39 @@ def configure_logging(
 
     :param wait_s: see ``LogWriter``.
     """
-    redact = Redactor(secrets)
+    formatter = _formatters(form, Redactor(secrets))
+    root = logging.getLogger()
+    for writer in log_writers():
+        writer.close()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    # With no handler at all Python would write to standard error by itself, secrets included.
+    root.addHandler(logging.NullHandler())
+    output = getattr(sys, stream)
+    # None: it was closed when we started; what has its number by now is another file.
+    if output is not None:
+        name = {"stdout": "Standard output", "stderr": "Standard error"}[stream]
+        root.addHandler(
+            LogWriter(
+                StreamOutput(output, name),
+                "log output",
+                formatter(output.isatty()),
+                encoding=output.encoding,
+                wait_s=wait_s,
+            )
+        )
+    root.setLevel(level)
+    for chatty in ("httpx", "httpcore", "uvicorn.access", "websockets", "watchfiles"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    if directory is not None:
+        root.addHandler(_log_file(directory, formatter(False), wait_s))
+
+
+def _formatters(
+    form: Literal["text", "json"], redact: Redactor
+) -> Callable[[bool], logging.Formatter]:
+    """Set up structlog; what makes a formatter for its lines, with colours or without."""
 
     def redaction(
         _logger: Any, _name: str, event: MutableMapping[str, Any]
@@ -124,31 +156,7 @@ def configure_logging(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    root = logging.getLogger()
-    for writer in log_writers():
-        writer.close()
-    for old in list(root.handlers):
-        root.removeHandler(old)
-    output = getattr(sys, stream)
-    if (
-        output is not None
-    ):  # None: it was closed when we started, its number may be another file by now
-        name = {"stdout": "Standard output", "stderr": "Standard error"}[stream]
-        root.addHandler(
-            LogWriter(
-                StreamOutput(output, name),
-                "log output",
-                formatter(output.isatty()),
-                encoding=output.encoding,
-                wait_s=wait_s,
-            )
-        )
-    root.setLevel(level)
-    for chatty in ("httpx", "httpcore", "uvicorn.access", "websockets", "watchfiles"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.captureWarnings(True)
-    if directory is not None:
-        root.addHandler(_log_file(directory, formatter(False), wait_s))
+    return formatter
 
 
 def _log_file(directory: Path, formatter: logging.Formatter, wait_s: float) -> LogWriter:

@@ -68,11 +68,15 @@ class Outcome:
 
 
 class Process:
-    """A command of ours as a real process; its output goes to a file that failures show."""
+    """A command of ours as a real process; its output goes to a file that failures show.
 
-    def __init__(self, name: str, folder: Path) -> None:
+    ``stdout``: where its standard output goes instead, with the file left to standard error.
+    """
+
+    def __init__(self, name: str, folder: Path, *, stdout: int | None = None) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
+        self._stdout = stdout
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self, *arguments: str, environ: Mapping[str, str]) -> None:
@@ -85,7 +89,7 @@ class Process:
                 cwd=ROOT,
                 env={**os.environ, **environ},
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
+                stdout=output if self._stdout is None else self._stdout,
                 stderr=output,
                 start_new_session=True,
             )
