@@ -40,7 +40,11 @@ class Rig:
         environ = {
             name: value for name, value in {**self.environ, **changes}.items() if value is not None
         }
-        process = Process(f"{arguments[0]}-{len(self.processes)}", self.folder, stdout=stdout)
+        process = Process(
+            f"{arguments[0] if arguments else 'none'}-{len(self.processes)}",
+            self.folder,
+            stdout=stdout,
+        )
         await process.start(*arguments, environ=environ)
         self.processes.append(process)
         return process
