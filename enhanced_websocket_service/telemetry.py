@@ -5,18 +5,21 @@
 """
 
 import logging
-import logging.handlers
 import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, Literal
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from .errors import ConfigurationError
+from .log_writer import LogWriter, RotatingFile, StreamOutput, log_writers
 
 REDACTED = "[redacted]"
+_OPEN_WITHIN_S = 1.0
+"""Real seconds after which a folder for the log counts as one that does not answer."""
 
 
 class Rarely:
@@ -72,12 +75,49 @@ def configure_logging(
     form: Literal["text", "json"] = "text",
     directory: Path | None = None,
     secrets: Iterable[str] = (),
+    stream: Literal["stdout", "stderr"] = "stderr",
+    wait_s: float = 0.0,
 ) -> None:
-    """Set up the root logger: standard error, and a rotating file in ``directory`` when given.
+    """Set up the root logger: a standard stream, and a rotating file in ``directory`` when given.
 
-    :raises ConfigurationError: the directory cannot be used.
+    Neither a reader that stalls nor a folder that cannot be written keeps anybody from working: see
+    ``log_writer``. What is the matter with the folder is logged.
+
+    :param wait_s: see ``LogWriter``.
     """
-    redact = Redactor(secrets)
+    formatter = _formatters(form, Redactor(secrets))
+    root = logging.getLogger()
+    for writer in log_writers():
+        writer.close()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    # With no handler at all Python would write to standard error by itself, secrets included.
+    root.addHandler(logging.NullHandler())
+    output = getattr(sys, stream)
+    # None: it was closed when we started; what has its number by now is another file.
+    if output is not None:
+        name = {"stdout": "Standard output", "stderr": "Standard error"}[stream]
+        root.addHandler(
+            LogWriter(
+                StreamOutput(output, name),
+                "log output",
+                formatter(output.isatty()),
+                encoding=output.encoding,
+                wait_s=wait_s,
+            )
+        )
+    root.setLevel(level)
+    for chatty in ("httpx", "httpcore", "uvicorn.access", "websockets", "watchfiles"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    if directory is not None:
+        root.addHandler(_log_file(directory, formatter(False), wait_s))
+
+
+def _formatters(
+    form: Literal["text", "json"], redact: Redactor
+) -> Callable[[bool], logging.Formatter]:
+    """Set up structlog; what makes a formatter for its lines, with colours or without."""
 
     def redaction(
         _logger: Any, _name: str, event: MutableMapping[str, Any]
@@ -116,29 +156,35 @@ def configure_logging(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    handlers[0].setFormatter(formatter(sys.stderr.isatty()))
-    if directory is not None:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            file = logging.handlers.RotatingFileHandler(
-                directory / "enhanced_websocket_service.log", maxBytes=50_000_000, backupCount=5
-            )
-        except OSError as error:
-            raise ConfigurationError(
-                f"LOG_DIR={directory} cannot be written ({error.strerror}); name a folder this user "
-                "may write, or leave it unset."
-            ) from error
-        file.setFormatter(formatter(False))
-        handlers.append(file)
-    root = logging.getLogger()
-    for old in list(root.handlers):
-        root.removeHandler(old)
-    for handler in handlers:
-        root.addHandler(handler)
-    root.setLevel(level)
-    for chatty in ("httpx", "httpcore", "uvicorn.access", "websockets", "watchfiles"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return formatter
+
+
+def _log_file(directory: Path, formatter: logging.Formatter, wait_s: float) -> LogWriter:
+    """The rotating file in ``directory``; why it takes no lines is logged, where it does not."""
+    path, name = directory / "enhanced_websocket_service.log", f"LOG_DIR={directory}"
+    output = RotatingFile(path, name, max_bytes=50_000_000, backups=5)
+    writer = LogWriter(output, "log files", formatter, wait_s=wait_s)
+    answered = writer.tried(_OPEN_WITHIN_S)
+    if not answered or writer.fault is not None:
+        structlog.get_logger(__name__).warning(
+            f"{writer.fault or f'{name} does not answer'}. The log goes on without it; name a folder "
+            "this user may write, or leave LOG_DIR unset."
+        )
+    return writer
+
+
+class _DroppedLogLines(Collector):
+    """Asked at each scrape: the log is older than any service, and has threads of its own."""
+
+    def collect(self) -> Iterator[Metric]:
+        dropped = CounterMetricFamily(
+            "ews_log_lines_dropped",
+            "Log lines that their reader or disk did not take",
+            labels=["output"],
+        )
+        for writer in log_writers():
+            dropped.add_metric([writer.part], writer.dropped)
+        yield dropped
 
 
 class Metrics:
@@ -146,6 +192,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(_DroppedLogLines())
         self.ticks = Counter(
             "ews_ticks_accepted", "Ticks accepted", ["symbol", "source"], registry=self.registry
         )

@@ -1,6 +1,6 @@
 """The command line: parse, call what does the work, print. No command means ``run``.
 
-Exit codes: 0 done (also after SIGTERM or Ctrl-C), 1 failed, 2 bad usage or configuration.
+Exit codes: 0 done (also after SIGTERM, SIGHUP or Ctrl-C), 1 failed, 2 bad usage or configuration.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ import typer
 from enhanced_websocket_service import __version__
 from enhanced_websocket_service.errors import ConfigurationError, EwsError
 from enhanced_websocket_service.service import build
+from enhanced_websocket_service.service.connections import starts_servers
 from enhanced_websocket_service.service.demo import DemoOptions, run_demo
 from enhanced_websocket_service.service.notify import Notifier
 from enhanced_websocket_service.settings import PLACES
@@ -27,7 +28,16 @@ from enhanced_websocket_service.twelvedata.simulator import (
 )
 
 from .chaos import chaos
-from .console import JsonOption, err, load, out, print_json, until_signalled
+from .console import (
+    JsonOption,
+    err,
+    has_terminal,
+    load,
+    narration,
+    out,
+    print_json,
+    until_signalled,
+)
 from .database import database
 from .history import l0
 from .journal import journal
@@ -96,9 +106,14 @@ def _root(
 @app.command()
 def run(host: HostOption = None, port: PortOption = None) -> None:
     """The service, configured by the environment and .env."""
-    loaded = load(host=host, port=port)
+    loaded = load(stream="stdout", log_wait_s=0.0, host=host, port=port)
+    settings = loaded.settings
     notifier = Notifier.from_environ(os.environ)
-    until_signalled(lambda stop: build.run_service(loaded.settings, stop, notifier))
+    until_signalled(
+        lambda stop: build.run_service(settings, stop, notifier),
+        # Private servers must not outlive a process that nobody could stop any more.
+        ends_with_terminal=has_terminal() or starts_servers(settings),
+    )
 
 
 @app.command()
@@ -122,7 +137,12 @@ def demo(
     # The demo tells its story itself; the log only what deserves attention, unless asked for more.
     # What leads to the servers and folders of a real service is none of its business.
     loaded = load(
-        default_level="WARNING", ignored=PLACES, host=host, port=port, state_dir=state_dir
+        default_level="WARNING",
+        log_wait_s=0.0,
+        ignored=PLACES,
+        host=host,
+        port=port,
+        state_dir=state_dir,
     )
     options = DemoOptions(
         at=at,
@@ -133,7 +153,8 @@ def demo(
         seed=seed,
         state_dir=state_dir or loaded.settings.state_dir / "demo",
     )
-    until_signalled(lambda stop: run_demo(loaded.settings, options, out, stop))
+    with narration() as tale:
+        until_signalled(lambda stop: run_demo(loaded.settings, options, tale, stop))
 
 
 @app.command()
@@ -169,7 +190,7 @@ def simulate(
     ] = None,
 ) -> None:
     """The vendor simulator alone: TwelveData REST and WebSocket on one port."""
-    loaded = load()
+    loaded = load(log_wait_s=0.0)
     settings = loaded.settings
     calendar, clock = settings.calendar(), settings.clock()
     faults = faults_from_options(fault or ())

@@ -13,7 +13,7 @@ from enhanced_websocket_service.chaos.processes import scratch_folder
 from enhanced_websocket_service.chaos.world import Setting
 from enhanced_websocket_service.telemetry import configure_logging
 
-from .console import JsonOption, err, out, print_json, run_to_end
+from .console import COMMAND_LOG_WAIT_S, JsonOption, err, out, print_json, run_to_end
 
 
 def chaos(
@@ -31,7 +31,7 @@ def chaos(
     as_json: JsonOption = False,
 ) -> None:
     """The service under a seeded storm of faults, ending in a ledger of invariants."""
-    configure_logging(level="INFO", form="text", directory=None, secrets=())
+    configure_logging(wait_s=COMMAND_LOG_WAIT_S)
     seconds = minutes * 60
     actions = schedule.storm(seed, seconds)
     if plan:

@@ -1,14 +1,17 @@
 """What every command shares: the terminal, the settings, the event loop, progress, JSON."""
 
 import asyncio
+import contextlib
+import io
 import json
+import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any, Final, Literal, TextIO, cast
 
 import structlog
 import typer
@@ -17,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.log_writer import FLUSH_S, LineWriter, StreamOutput
 from enhanced_websocket_service.settings import Loaded, load_settings
 from enhanced_websocket_service.telemetry import configure_logging
 
@@ -24,11 +28,28 @@ log = structlog.get_logger(__name__)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
+COMMAND_LOG_WAIT_S: Final = 1.0
+"""How long the log of a command that prints results waits for its reader, so that both keep their order."""
+_QUIET: Final = (signal.SIGHUP, signal.SIGQUIT)
+"""Signals that a terminal sends; they would end the process and leave its private servers running."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 DateOption = Annotated[str | None, typer.Option(metavar="DATE", help="COT day, YYYY-MM-DD.")]
 
 
-def load(*, default_level: str = "INFO", ignored: Collection[str] = (), **overrides: Any) -> Loaded:
+def load(
+    *,
+    default_level: str = "INFO",
+    stream: Literal["stdout", "stderr"] = "stderr",
+    log_wait_s: float = COMMAND_LOG_WAIT_S,
+    ignored: Collection[str] = (),
+    **overrides: Any,
+) -> Loaded:
+    """The settings, and the log as they want it, in ``stream``.
+
+    :param log_wait_s: see ``LogWriter``; 0 for what runs until it is stopped.
+    :param ignored: variables that are not looked at.
+    """
     loaded = load_settings(os.environ, dotenv=Path(".env"), overrides=overrides, ignored=ignored)
     settings = loaded.settings
     chosen = "log_level" in settings.model_fields_set
@@ -37,6 +58,8 @@ def load(*, default_level: str = "INFO", ignored: Collection[str] = (), **overri
         form=settings.log_format,
         directory=settings.log_dir,
         secrets=settings.secrets(),
+        stream=stream,
+        wait_s=log_wait_s,
     )
     for warning in loaded.warnings:
         log.warning(warning)
@@ -56,8 +79,14 @@ def run_to_end(work: Awaitable[Any]) -> Any:
     async def main() -> Any:
         task = asyncio.current_task()
         assert task is not None
-        # As Ctrl-C does: cancelled, so that what the work started (private servers) is stopped.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+        def on_signal(number: int) -> None:
+            # A terminal that is closed may say so twice: by the kernel and by the shell.
+            if number != signal.SIGHUP or not task.cancelling():
+                # As Ctrl-C does: cancelled, so that what the work started (private servers) is stopped.
+                task.cancel()
+
+        _handle((signal.SIGTERM, *_QUIET), on_signal)
         return await work
 
     try:
@@ -67,25 +96,111 @@ def run_to_end(work: Awaitable[Any]) -> Any:
         sys.exit(0)
 
 
-def until_signalled(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run ``serve`` until SIGTERM or Ctrl-C asks it to stop; a second signal ends it at once."""
+def until_signalled(
+    serve: Callable[[asyncio.Event], Awaitable[None]], *, ends_with_terminal: bool = True
+) -> None:
+    """Run ``serve`` until SIGTERM, SIGHUP or Ctrl-C asks it to stop; a second signal ends it at once.
+
+    :param ends_with_terminal: whether SIGHUP does so; else it is logged.
+    """
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
         stop = asyncio.Event()
 
         def on_signal(number: int) -> None:
+            if number == signal.SIGHUP and not ends_with_terminal:
+                log.info("SIGHUP: nothing to read again yet")
+                return
             if stop.is_set():
+                if number == signal.SIGHUP:
+                    return  # a terminal that is closed may say so twice: by the kernel and by the shell
                 log.error("Second signal: stopping at once, without draining")
+                logging.shutdown()
                 os._exit(1)
             log.info("Stopping", signal=signal.Signals(number).name)
             stop.set()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal, number)
+        _handle((signal.SIGTERM, signal.SIGINT, *_QUIET), on_signal)
+        # In the background of a terminal with "stty tostop" the first line would suspend the service.
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         await serve(stop)
 
     run_to_end(main())
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def _handle(numbers: Iterable[signal.Signals], on_signal: Callable[[int], None]) -> None:
+    """Call ``on_signal`` for each signal, but for those that ``nohup`` or a shell made us ignore."""
+
+    def handler(number: signal.Signals) -> None:
+        if number == signal.SIGHUP:
+            _leave_closed_terminal()
+        on_signal(number)
+
+    loop = asyncio.get_running_loop()
+    for number in numbers:
+        if number not in _QUIET or signal.getsignal(number) != signal.SIG_IGN:
+            loop.add_signal_handler(number, handler, number)
+
+
+def _leave_closed_terminal() -> None:
+    """Write to nowhere from now on what would go to a terminal that is closed: each line would fail."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+
+
+@contextlib.contextmanager
+def narration() -> Iterator[Console]:
+    """Standard output for what runs until it is stopped: like its log, it never waits for a reader."""
+    stream = sys.stdout
+    if stream is None:  # closed when we started
+        yield out
+        return
+    writer = LineWriter(StreamOutput(stream, "Standard output"), _lines_lost)
+    try:
+        yield Console(file=cast("IO[str]", _Narration(writer, stream)), highlight=False)
+    finally:
+        writer.flush(FLUSH_S)
+        writer.close()
+
+
+def _lines_lost(count: int) -> bytes:
+    return f"({count} lines were dropped here: nobody read them)\n".encode()
+
+
+class _Narration(io.TextIOBase):
+    """A text file in front of a ``LineWriter``."""
+
+    def __init__(self, writer: LineWriter, stream: TextIO) -> None:
+        self._writer = writer
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        self._writer.put(text.encode(self.encoding, "backslashreplace"))
+        return len(text)
 
 
 def with_progress(

@@ -53,6 +53,7 @@ from .health import HealthMonitor
 from .key_health import KeyHealth
 from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle, Schedule
+from .log_watch import watch_log
 from .notify import Notifier
 from .pipeline import Pipeline
 from .running import Service
@@ -89,31 +90,36 @@ async def run_service(
     if settings.provider_warning is not None:
         log.warning(settings.provider_warning)
     require_state_dir(settings.state_dir)
-    async with data_servers(settings) as (database_url, redis_url):
-        service = await build_service(settings, settings.clock(), database_url, redis_url)
+    clock = settings.clock()
+    failures = Failures(clock)
+    async with data_servers(settings, failures=failures) as (database_url, redis_url):
+        service = await build_service(settings, clock, database_url, redis_url, failures)
         # What a service is made of lives as long as it does. Left to the collector, each full
         # collection looks at all of it, and nothing else happens for 50 to 120 ms.
         gc.collect()
         gc.freeze()
         notifier = notifier or Notifier(None)
         service.bus.subscribe(notifier.on_events)
-        alive = asyncio.create_task(notifier.keep_alive(), name="watchdog")
+        beside = [
+            asyncio.create_task(notifier.keep_alive(), name="watchdog"),
+            asyncio.create_task(watch_log(failures), name="log"),
+        ]
         try:
             await service.run(stop)
         finally:
-            alive.cancel()
-            await asyncio.gather(alive, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
 
 
 async def build_service(
-    settings: Settings, clock: Clock, database_url: str, redis_url: str | None
+    settings: Settings, clock: Clock, database_url: str, redis_url: str | None, failures: Failures
 ) -> Service:
     """Wire the service; nothing runs yet but the journal is open and the epoch durable.
 
     :raises EwsError: what cannot be used, and what to do about it.
     """
     metrics = Metrics()
-    failures = Failures(clock)
     provider = settings.data_provider
     calendar = settings.calendar()
     rest = vendor(settings, clock, metrics)

@@ -37,16 +37,23 @@ COMMAND_LOCK_WITHIN_S = 5.0
 """The same for the lock on the ledgers, which it never has to wait for, as a rule."""
 
 
+def starts_servers(settings: Settings, *, with_redis: bool = True) -> bool:
+    """Whether private servers are needed, and ``EMBEDDED`` allows them."""
+    lacks_redis = with_redis and settings.redis_url is None
+    return settings.embedded and (settings.database_url is None or lacks_redis)
+
+
 @contextlib.asynccontextmanager
 async def data_servers(
-    settings: Settings, *, with_redis: bool = True
+    settings: Settings, *, failures: Failures | None = None, with_redis: bool = True
 ) -> AsyncIterator[tuple[str, str | None]]:
     """The addresses of PostgreSQL and Redis; private servers where ``EMBEDDED`` allows them.
 
+    :param failures: told while one that died is being started again.
     :raises EmbeddedError: a private server does not start.
     """
     database_url, redis_url = settings.database_url, settings.redis_url
-    if database_url is not None and (redis_url or not with_redis or not settings.embedded):
+    if database_url is not None and not starts_servers(settings, with_redis=with_redis):
         yield database_url, redis_url
         return
     async with EmbeddedServers(settings.state_dir) as servers:
@@ -55,7 +62,8 @@ async def data_servers(
         if redis_url is None and with_redis:
             redis_url = await servers.start_valkey()
         log.info("Private servers", database_url=database_url, redis_url=redis_url)
-        yield database_url, redis_url
+        async with servers.kept_running(failures or Failures(settings.clock())):
+            yield database_url, redis_url
 
 
 def require(settings: Settings, *, key: bool = True) -> None:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from enhanced_websocket_service.clock import VirtualClock
-from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.errors import ConfigurationError, DatabaseUnavailable
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.calendar import BOGOTA, TradingCalendar, iso_local
@@ -30,12 +32,17 @@ from enhanced_websocket_service.twelvedata.simulator import (
 )
 
 from . import build, connections
+from .log_watch import watch_log
+
+log = structlog.get_logger(__name__)
 
 LEAD = timedelta(minutes=7)
 """How long before the open the default demo starts."""
 HISTORY_DAYS = 21
 CLOSED_SPEEDUP = 30.0
 """Closed hours pass this much faster than sessions."""
+DATABASE_BACK_WITHIN_S = 60.0
+"""Real seconds in which a private PostgreSQL that died should be back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,26 +101,34 @@ async def run_demo(
                     "backup_dir": options.state_dir / "backups",
                 }
             )
-            await _serve(effective, redis_url, clock, out, stop)
+            failures = Failures(clock)
+            async with servers.kept_running(failures):
+                await _serve(effective, redis_url, clock, failures, out, stop)
         finally:
             await simulator.stop()
     out.print(f"Nothing is left running. The data is kept in {options.state_dir}", soft_wrap=True)
 
 
 async def _serve(
-    settings: Settings, redis_url: str, clock: VirtualClock, out: Console, stop: asyncio.Event
+    settings: Settings,
+    redis_url: str,
+    clock: VirtualClock,
+    failures: Failures,
+    out: Console,
+    stop: asyncio.Event,
 ) -> None:
     assert settings.database_url is not None
     settings.ready_signals_dir.mkdir(parents=True, exist_ok=True)
     # The flag of an earlier demo says nothing about this one.
     ReadyFlag(settings.ready_signals_dir, clock).withdraw()
-    service = await build.build_service(settings, clock, settings.database_url, redis_url)
+    service = await build.build_service(settings, clock, settings.database_url, redis_url, failures)
     unsubscribe = service.bus.subscribe(_Narrator(clock, out))
+    log_watch = asyncio.create_task(watch_log(failures), name="log")
     l0: asyncio.Task[None] | None = None
     try:
         await service.start()
         _introduce(settings, redis_url, service.api.url, clock, out)
-        l0 = asyncio.create_task(_backfill(settings, clock, out), name="demo-l0")
+        l0 = asyncio.create_task(_fill(settings, clock, out), name="demo-l0")
         stopped = asyncio.create_task(stop.wait(), name="demo-stop")
         await asyncio.wait({l0, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not stopped.done():
@@ -125,10 +140,26 @@ async def _serve(
             await asyncio.wait({l0})
         await service.stop()
         unsubscribe()
+        log_watch.cancel()
+        await asyncio.wait({log_watch})
+
+
+async def _fill(settings: Settings, clock: VirtualClock, out: Console) -> None:
+    """Play the part of the L0 system; again when the database went away meanwhile and is back."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + DATABASE_BACK_WITHIN_S
+    while True:
+        try:
+            return await _backfill(settings, clock, out)
+        except DatabaseUnavailable as error:
+            if loop.time() > deadline:
+                raise
+            log.warning("The backfill begins again", reason=str(error))
+            await asyncio.sleep(1)
 
 
 async def _backfill(settings: Settings, clock: VirtualClock, out: Console) -> None:
-    """Play the part of the L0 system: history up to yesterday, then the ready flag."""
+    """History up to yesterday, then the ready flag."""
     today = settings.calendar().local_date(clock.now())
     with Progress(
         TextColumn("{task.description}"),

@@ -36,10 +36,12 @@ class RunningService:
     redis_url: str
 
 
-async def start_demo(folder: Path, *options: str, port: int | None = None) -> tuple[Process, int]:
+async def start_demo(
+    folder: Path, *options: str, port: int | None = None, stdout: int | None = None
+) -> tuple[Process, int]:
     """A ``demo`` process on a free port, its data under ``folder``."""
     port = free_port() if port is None else port
-    process = Process("demo", folder)
+    process = Process("demo", folder, stdout=stdout)
     await process.start(
         "demo",
         "--port",

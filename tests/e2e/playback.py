@@ -72,12 +72,16 @@ class Process:
     """A command of ours as a real process; its output goes to a file that failures show.
 
     :param cwd: where it runs: its ``.env`` is read there, and a package there is the one that runs.
+    :param stdout: where its standard output goes instead, with the file left to standard error.
     """
 
-    def __init__(self, name: str, folder: Path, cwd: Path = ROOT) -> None:
+    def __init__(
+        self, name: str, folder: Path, cwd: Path = ROOT, *, stdout: int | None = None
+    ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         self._cwd = cwd
+        self._stdout = stdout
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(
@@ -95,7 +99,7 @@ class Process:
                 # Of two packages the one in the working directory wins.
                 env={**os.environ, "PYTHONPATH": IMPORT_PATH, **environ},
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
+                stdout=output if self._stdout is None else self._stdout,
                 stderr=output,
                 start_new_session=True,
             )

@@ -38,18 +38,24 @@ class Rig:
         """Let the commands run at real speed from ``start`` on."""
         self.environ["VIRTUAL_CLOCK"] = f"{start},1,{time.time()!r}"
 
-    async def command(self, *arguments: str, **changes: str | None) -> Process:
+    async def command(
+        self, *arguments: str, stdout: int | None = None, **changes: str | None
+    ) -> Process:
         environ = {
             name: value for name, value in {**self.environ, **changes}.items() if value is not None
         }
-        process = Process(f"{arguments[0]}-{len(self.processes)}", self.folder)
+        process = Process(
+            f"{arguments[0] if arguments else 'none'}-{len(self.processes)}",
+            self.folder,
+            stdout=stdout,
+        )
         await process.start(*arguments, environ=environ, through=self.through)
         self.processes.append(process)
         return process
 
-    async def run(self, **changes: str | None) -> Process:
+    async def run(self, *, stdout: int | None = None, **changes: str | None) -> Process:
         self.port = free_port()
-        return await self.command("run", "--port", str(self.port), **changes)
+        return await self.command("run", "--port", str(self.port), stdout=stdout, **changes)
 
     async def refused(self, **changes: str | None) -> tuple[int, str]:
         """The exit code and output of a ``run`` that ends by itself."""

@@ -17,7 +17,8 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "clock": {"errors"},
     "compatibility": {"errors"},
-    "telemetry": {"errors"},
+    "log_writer": set(),
+    "telemetry": {"log_writer"},
     "failures": {"clock", "telemetry"},
     "addresses": {"errors"},
     "market": {"errors"},
@@ -32,7 +33,7 @@ BELOW: dict[str, set[str]] = {
         *("bus", "storage"),
     },
     "service": {
-        *("clock", "errors", "market", "telemetry", "twelvedata"),
+        *("addresses", "clock", "errors", "log_writer", "market", "telemetry", "twelvedata"),
         *("failures", "feeds", "storage", "bus", "l0", "serving"),
     },
     "client": set(),  # for other programs: it knows the protocol, nothing of the server
@@ -49,6 +50,7 @@ SETTINGS_READERS = {
     "service.build",
     "service.connections",
     "service.demo",
+    "service.worlds",
 }
 """Where objects are wired (the demo wires more of them); constructors take plain values."""
 

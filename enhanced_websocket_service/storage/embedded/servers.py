@@ -13,24 +13,31 @@ Not owned here: schemas, migrations, connections of the service.
 import asyncio
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import shutil
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 
 from enhanced_websocket_service.errors import EmbeddedError
 
+from .keeper import keep_running
 from .places import Places, make_base, settle
 from .postgres import PostgresServer
 from .process import this_process
 from .valkey import ValkeyServer
 
+if TYPE_CHECKING:
+    from enhanced_websocket_service.failures import Failures
+
 log = structlog.get_logger(__name__)
+
+_CANCEL_AGAIN_S = 0.25
 
 
 class EmbeddedServers:
@@ -58,6 +65,8 @@ class EmbeddedServers:
         self._places: Places | None = None
         self._postgres: PostgresServer | None = None
         self._valkey: ValkeyServer | None = None
+        self._database: str | None = None  # the one last asked for, once PostgreSQL was started
+        self._has_valkey = False
 
     async def __aenter__(self) -> Self:
         """Take the state folder and find what runs in it.
@@ -82,9 +91,11 @@ class EmbeddedServers:
         """
         self._open()
         assert self._postgres
-        return await self._guarded(
+        url = await self._guarded(
             self._postgres.start(database, self._start_timeout_s, self._stop_timeout_s)
         )
+        self._database = database
+        return url
 
     async def start_valkey(self) -> str:
         """Start or find Valkey; the URL (``unix://...``) is redis-py's.
@@ -93,7 +104,35 @@ class EmbeddedServers:
         """
         self._open()
         assert self._valkey
-        return await self._guarded(self._valkey.start(self._start_timeout_s, self._stop_timeout_s))
+        url = await self._guarded(self._valkey.start(self._start_timeout_s, self._stop_timeout_s))
+        self._has_valkey = True
+        return url
+
+    @contextlib.asynccontextmanager
+    async def kept_running(self, failures: "Failures") -> AsyncIterator[None]:
+        """Meanwhile each server started so far is started again, at the same address, when it dies.
+
+        :param failures: told from its end until it answers again.
+        """
+        keepers = []
+        if self._database is not None:
+            assert self._postgres
+            start = functools.partial(self.start_postgres, self._database)
+            keepers.append(keep_running("PostgreSQL", self._postgres.process, start, failures))
+        if self._has_valkey:
+            assert self._valkey
+            keepers.append(
+                keep_running("Valkey", self._valkey.process, self.start_valkey, failures)
+            )
+        tasks = [asyncio.create_task(keeper, name="embedded-keeper") for keeper in keepers]
+        try:
+            yield
+        finally:
+            # Before the servers are stopped: a death at that moment must not begin another life.
+            while any(not task.done() for task in tasks):
+                for task in tasks:
+                    task.cancel()  # again and again: a library may swallow one
+                await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_S)
 
     async def stop(self) -> None:
         """Stop every server of the folder, adopted ones too, and release the folder. Idempotent.
