@@ -15,8 +15,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from .errors import ConfigurationError
-
-REDACTED = "[redacted]"
+from .redaction import Redactor
 
 
 class Rarely:
@@ -40,30 +39,6 @@ class Rarely:
             return 0
         self._told[kind] = now
         return self._since.pop(kind)
-
-
-class Redactor:
-    """Replaces known secrets in text and in (nested) log values."""
-
-    def __init__(self, secrets: Iterable[str]) -> None:
-        self._secrets = sorted({s for s in secrets if len(s) >= 4}, key=len, reverse=True)
-
-    def text(self, value: str) -> str:
-        for secret in self._secrets:
-            if secret in value:
-                value = value.replace(secret, REDACTED)
-        return value
-
-    def __call__(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, dict):
-            return {self(key): self(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(self(item) for item in value)
-        if value is None or isinstance(value, int | float):
-            return value
-        return self.text(str(value))
 
 
 def configure_logging(

@@ -18,17 +18,14 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.events import EpochStarted, Event
 from enhanced_websocket_service.market.price_view import price_data
 from enhanced_websocket_service.market.tick import Tick
 
+from .address import client_for
 from .base import Subscriber
 from .memory import MemoryBus
 
@@ -72,20 +69,7 @@ class RedisBus:
         longest_backoff_s: float = 5.0,
     ) -> None:
         """:raises ConfigurationError: the URL cannot be understood."""
-        try:
-            self._client: Redis = Redis.from_url(
-                url,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 0),  # retrying is this class's own business
-                client_name="enhanced-websocket-service",
-            )
-        except (ValueError, TypeError):
-            # Not chained: the parser's message may quote the part with the password.
-            raise ConfigurationError(
-                "REDIS_URL cannot be understood. It looks like redis://:password@host:6379/0; special "
-                "characters in the password are percent-encoded."
-            ) from None
+        self._client = client_for(url, name="enhanced-websocket-service", timeout_s=timeout_s)
         self._local = MemoryBus()
         self._queue: deque[Tick | BarUpdate] = deque()
         self._queue_size = queue_size

@@ -44,13 +44,14 @@ from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 from enhanced_websocket_service.twelvedata.spending import LIVENESS, REPAIR
 
-from .connections import data_servers, l0_pipeline, require, vendor
+from .connections import data_servers, l0_pipeline, vendor
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
 from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle, Schedule
 from .notify import Notifier
 from .pipeline import Pipeline
+from .preflight import preflight
 from .running import Service
 from .silence_file import SilenceFile
 from .states import ServiceState, StateMachine
@@ -77,10 +78,14 @@ async def run_service(
     """The command ``run``: until ``stop``, then an orderly end.
 
     :param notifier: tells whoever started the process how it is.
-    :raises ConfigurationError: no key, no database, a taken port, a bad certificate.
-    :raises EwsError: the state directory cannot be used.
+    :raises ConfigurationError: what ``preflight`` finds; nothing was started.
+    :raises EwsError: what it could not foresee.
     """
-    require(settings)
+    found = await preflight(settings)
+    for warning in found.warnings:
+        log.warning(warning)
+    if found.faults:
+        raise ConfigurationError(*found.faults)
     async with data_servers(settings) as (database_url, redis_url):
         service = await build_service(settings, settings.clock(), database_url, redis_url)
         # What a service is made of lives as long as it does. Left to the collector, each full

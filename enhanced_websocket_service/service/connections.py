@@ -53,23 +53,25 @@ async def data_servers(
 
 
 def require(settings: Settings, *, key: bool = True) -> None:
-    """Check what only some commands need.
+    """:raises ConfigurationError: what ``missing`` tells, all at once."""
+    if faults := missing(settings, key=key):
+        raise ConfigurationError(*faults)
 
-    :raises ConfigurationError: no vendor key, no database; all that is missing at once.
-    """
+
+def missing(settings: Settings, *, key: bool = True, database: bool = True) -> list[str]:
+    """What only some commands need and the settings do not give: a vendor key, a database."""
     faults = []
     if key and not settings.keys:
         faults.append(
             "No TwelveData API key is set. Set TWELVEDATA_API_KEY_G1_1 (up to 16: _G1_1 .. _G2_8); "
             "`demo` runs without any."
         )
-    if settings.database_url is None and not settings.embedded:
+    if database and settings.database_url is None and not settings.embedded:
         faults.append(
             "DATABASE_URL is not set. Set it to your PostgreSQL (postgresql://user:password@host:"
             "5432/usdcop_trading), or set EMBEDDED=1 for a private one, or try `demo` first."
         )
-    if faults:
-        raise ConfigurationError(*faults)
+    return faults
 
 
 def vendor(

@@ -16,19 +16,20 @@ BELOW: dict[str, set[str]] = {
     # room -> rooms it may import from, beside itself
     "errors": set(),
     "clock": {"errors"},
-    "telemetry": {"errors"},
+    "redaction": set(),
+    "telemetry": {"errors", "redaction"},
     "failures": {"clock", "telemetry"},
     "market": {"errors"},
-    "settings": {"clock", "errors", "market", "telemetry", "twelvedata"},
-    "twelvedata": {"clock", "errors", "market", "telemetry"},
-    "feeds": {"clock", "errors", "failures", "market", "telemetry", "twelvedata"},
+    "settings": {"clock", "errors", "market", "redaction", "twelvedata"},
+    "twelvedata": {"clock", "errors", "market", "redaction", "telemetry"},
+    "feeds": {"clock", "errors", "failures", "market", "redaction", "telemetry", "twelvedata"},
     "storage": {"clock", "errors", "failures", "market", "telemetry", "twelvedata"},
     "bus": {"clock", "errors", "failures", "market", "telemetry", "twelvedata"},
     "l0": {"clock", "errors", "failures", "market", "telemetry", "twelvedata", "storage"},
     "serving": {"clock", "errors", "market", "telemetry", "twelvedata", "bus", "storage"},
     "service": {
         *("clock", "errors", "market", "telemetry", "twelvedata"),
-        *("failures", "feeds", "storage", "bus", "l0", "serving"),
+        *("failures", "feeds", "storage", "bus", "l0", "redaction", "serving"),
     },
     "client": set(),  # for other programs: it knows the protocol, nothing of the server
     # It watches the others from outside, as processes; storage and bus tell it what they left.
@@ -38,12 +39,15 @@ ABOVE_ALL = {"cli", "__main__", "__init__"}
 """Entry points: they may import every room."""
 SETTINGS_READERS = {
     "cli",
+    "cli.config",
     "cli.console",
     "cli.history",
     "cli.journal",
+    "service.awaited",
     "service.build",
     "service.connections",
     "service.demo",
+    "service.preflight",
 }
 """Where objects are wired (the demo wires more of them); constructors take plain values."""
 

@@ -8,12 +8,12 @@ import pytest
 from enhanced_websocket_service.clock import SystemClock, VirtualClock
 from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.market.source import Provider
+from enhanced_websocket_service.redaction import redact_url
 from enhanced_websocket_service.service.build import _limits
 from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.settings import (
     Settings,
     load_settings,
-    redact_url,
     usable_backup_dir,
 )
 

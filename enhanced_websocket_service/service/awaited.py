@@ -1,0 +1,75 @@
+"""What ``run`` waits for: asked once by ``config check``, which tells it as warnings.
+
+Reads at most: nothing is written anywhere, no key is sent and no credit is spent.
+"""
+
+import asyncio
+from typing import Final
+
+import httpx
+
+from enhanced_websocket_service.bus import address as redis
+from enhanced_websocket_service.errors import StorageError
+from enhanced_websocket_service.l0.readiness import ReadyFlag
+from enhanced_websocket_service.settings import Settings
+from enhanced_websocket_service.storage import address as postgres
+from enhanced_websocket_service.twelvedata.rest import is_loopback_url
+
+from .preflight import Findings
+
+TIMEOUT_S: Final = 5.0  # real seconds
+
+
+async def awaited(settings: Settings, *, offline: bool = False) -> Findings:
+    """What is not there yet. What ``run`` refuses to work with at a place is a fault.
+
+    :param offline: look at this machine only.
+    """
+    found = _flag(settings)
+    if not offline:
+        for one in await asyncio.gather(
+            _database(settings),
+            _redis(settings),
+            _vendor("TWELVEDATA_REST_URL", settings.twelvedata_rest_url),
+            _vendor("TWELVEDATA_WS_URL", settings.twelvedata_ws_url),
+        ):
+            found += one
+    return found
+
+
+def _flag(settings: Settings) -> Findings:
+    flag = ReadyFlag(settings.ready_signals_dir, settings.clock()).read()
+    return Findings((), () if flag.ready else (f"Not ready yet: {flag.problem}",))
+
+
+async def _database(settings: Settings) -> Findings:
+    if settings.database_url is None:
+        return Findings()
+    try:
+        await postgres.answer_of(settings.database_url, TIMEOUT_S)
+    except StorageError as error:
+        return Findings((), (f"DATABASE_URL: {error} Until then ticks are journaled.",))
+    return Findings()
+
+
+async def _redis(settings: Settings) -> Findings:
+    if settings.redis_url is None:
+        return Findings()
+    why = await redis.answer_of(settings.redis_url, TIMEOUT_S)
+    if why is not None:
+        return Findings((), (f"REDIS_URL: {why}. Until it answers prices are kept in memory.",))
+    return Findings()
+
+
+async def _vendor(name: str, url: str) -> Findings:
+    """Whether anything answers there: no key is sent, so it will be a refusal."""
+    asked = url.replace("ws", "http", 1) if url.startswith("ws") else url
+    try:
+        async with httpx.AsyncClient(
+            timeout=TIMEOUT_S, trust_env=not is_loopback_url(url), follow_redirects=False
+        ) as client:
+            await client.get(asked)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        why = str(error) or type(error).__name__
+        return Findings((), (f"{name}: the vendor cannot be reached ({why}).",))
+    return Findings()
