@@ -14,7 +14,6 @@ from typing import Any, Literal
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from .errors import ConfigurationError
 from .redaction import Redactor
 
 
@@ -50,7 +49,7 @@ def configure_logging(
 ) -> None:
     """Set up the root logger: standard error, and a rotating file in ``directory`` when given.
 
-    :raises ConfigurationError: the directory cannot be used.
+    A directory that cannot be used is a warning: the log is no reason not to collect.
     """
     redact = Redactor(secrets)
 
@@ -93,6 +92,7 @@ def configure_logging(
     )
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     handlers[0].setFormatter(formatter(sys.stderr.isatty()))
+    problem = None
     if directory is not None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -100,12 +100,10 @@ def configure_logging(
                 directory / "enhanced_websocket_service.log", maxBytes=50_000_000, backupCount=5
             )
         except OSError as error:
-            raise ConfigurationError(
-                f"LOG_DIR={directory} cannot be written ({error.strerror}); name a folder this user "
-                "may write, or leave it unset."
-            ) from error
-        file.setFormatter(formatter(False))
-        handlers.append(file)
+            problem = f"LOG_DIR={directory} cannot be written ({error.strerror})"
+        else:
+            file.setFormatter(formatter(False))
+            handlers.append(file)
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
@@ -114,6 +112,8 @@ def configure_logging(
     root.setLevel(level)
     for chatty in ("httpx", "httpcore", "uvicorn.access", "websockets", "watchfiles"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    if problem is not None:
+        structlog.get_logger(__name__).warning(f"{problem}; the log goes on without a file.")
 
 
 class Metrics:

@@ -1,9 +1,11 @@
-"""What ``run`` waits for: asked once by ``config check``, which tells it as warnings.
+"""What ``run`` waits for or can do without: asked once by ``config check``, which tells it as warnings.
 
-Reads at most: nothing is written anywhere, no key is sent and no credit is spent.
+Nothing that is written stays, nothing is written on another machine; no key is sent, no credit spent.
 """
 
 import asyncio
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import httpx
@@ -13,11 +15,18 @@ from enhanced_websocket_service.errors import StorageError
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.settings import Settings
 from enhanced_websocket_service.storage import address as postgres
+from enhanced_websocket_service.storage.folders import fault_of
 from enhanced_websocket_service.twelvedata.rest import is_loopback_url
 
 from .preflight import Findings
 
 TIMEOUT_S: Final = 5.0  # real seconds
+_WITHOUT: Final = {
+    "log_dir": "no log file is written",
+    "backup_dir": "the backup set is written to /data/backups, or not at all",
+    "ready_signals_dir": "the ready flag can only be put there by another program",
+}
+"""Folders that ``run`` can do without, and what follows."""
 
 
 async def awaited(settings: Settings, *, offline: bool = False) -> Findings:
@@ -25,7 +34,7 @@ async def awaited(settings: Settings, *, offline: bool = False) -> Findings:
 
     :param offline: look at this machine only.
     """
-    found = _flag(settings)
+    found = _flag(settings) + Findings((), tuple(_folders(settings)))
     if not offline:
         for one in await asyncio.gather(
             _database(settings),
@@ -40,6 +49,13 @@ async def awaited(settings: Settings, *, offline: bool = False) -> Findings:
 def _flag(settings: Settings) -> Findings:
     flag = ReadyFlag(settings.ready_signals_dir, settings.clock()).read()
     return Findings((), () if flag.ready else (f"Not ready yet: {flag.problem}",))
+
+
+def _folders(settings: Settings) -> Iterator[str]:
+    for name, consequence in _WITHOUT.items():
+        folder: Path | None = getattr(settings, name)
+        if folder is not None and (error := fault_of(folder)) is not None:
+            yield f"{name.upper()}={folder} cannot be written ({error.strerror}): {consequence}."
 
 
 async def _database(settings: Settings) -> Findings:

@@ -1,8 +1,8 @@
 """What is judged before anything starts: by ``run``, which then does not start, and by ``config check``.
 
-A fault is what no waiting mends: ``run`` ends with 2. What ``run`` can do without, for a while or for
-good, is a warning; so is what an attacker would like. Nothing here reaches another machine, but for the
-look-up of ``HOST``. What ``run`` waits for is asked in ``awaited.py``.
+A fault is what no waiting mends: ``run`` ends with 2. What an attacker would like is a warning. Nothing
+here reaches another machine, but for the look-up of ``HOST``. What ``run`` waits for, or can do without,
+is asked in ``awaited.py``.
 """
 
 import errno
@@ -13,7 +13,6 @@ import stat
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -33,12 +32,6 @@ from .connections import missing
 
 ASK_TIMEOUT_S: Final = 2.0  # real seconds
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
-_WITHOUT: Final = {
-    "log_dir": "no log file is written",
-    "backup_dir": "the backup set is written to /data/backups, or not at all",
-    "ready_signals_dir": "the ready flag can only be put there by another program",
-}
-"""Folders that ``run`` can do without, and what follows."""
 _TLS_MODES: Final = ("require", "verify-ca", "verify-full")
 
 
@@ -63,7 +56,6 @@ async def preflight(
     """
     faults = missing(settings, key="keys" not in unknown, database="database_url" not in unknown)
     faults += certificate_faults(settings.ssl_cert_path, settings.ssl_key_path)
-    warnings = [*_folders(settings), *_exposures(settings)]
     state = Findings()
     owner = None
     if "state_dir" not in unknown:
@@ -73,7 +65,7 @@ async def preflight(
         judged += await _listening(settings, owner, offline=offline)
     elif owner is not None:
         judged += Findings((_running(settings, owner),))
-    return Findings(tuple(faults)) + judged + Findings((), tuple(warnings))
+    return Findings(tuple(faults)) + judged + Findings((), tuple(_exposures(settings)))
 
 
 async def _addresses(settings: Settings) -> Findings:
@@ -197,13 +189,6 @@ async def _is_ours(settings: Settings) -> bool:
         except (httpx.HTTPError, httpx.InvalidURL, ValueError):
             return False
     return isinstance(told, dict) and told.get("status") == "alive" and "service_status" in told
-
-
-def _folders(settings: Settings) -> Iterator[str]:
-    for name, consequence in _WITHOUT.items():
-        folder: Path | None = getattr(settings, name)
-        if folder is not None and (error := fault_of(folder)) is not None:
-            yield f"{name.upper()}={folder} cannot be written ({error.strerror}): {consequence}."
 
 
 def _exposures(settings: Settings) -> Iterator[str]:

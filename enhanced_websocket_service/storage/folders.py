@@ -8,6 +8,9 @@ from pathlib import Path
 
 from .atomic_file import write_durably
 
+_PAGE = 4096
+"""Bytes: a full disk still takes a file of a few, which lie beside its name."""
+
 
 def fault_of(folder: Path) -> OSError | None:
     """What keeps files from being made in ``folder``, which is made if need be.
@@ -21,7 +24,7 @@ def fault_of(folder: Path) -> OSError | None:
         for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
             missing.mkdir()
             made.append(missing)
-        write_durably(staged, b"Whether this folder can be written.\n")
+        write_durably(staged, bytes(_PAGE))
     except OSError as error:
         return error
     finally:
