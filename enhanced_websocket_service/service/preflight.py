@@ -101,11 +101,16 @@ def _state_dir(settings: Settings) -> tuple[str | None, Findings]:
             return None, Findings((), (f"{what}: nothing can be journaled there.",))
         return None, Findings((f"{what}; name a folder that this user may write.",))
     try:
-        owner = holder(journal / "LOCK")
-        private = None if owner or not _embeds(settings) else holder(embedded / "owner.lock")
         highest_epoch(folder)
-    except (OSError, StorageError) as error:
+    except StorageError as error:
         return None, Findings((f"STATE_DIR={folder} cannot be used: {error}.",))
+    lock = journal / "LOCK"
+    if lock.exists() and not os.access(lock, os.R_OK | os.W_OK):
+        return None, Findings(
+            (f"STATE_DIR={folder} cannot be used: {lock} is another user's; give it to this one.",)
+        )
+    owner = holder(lock)
+    private = None if owner or not _embeds(settings) else holder(embedded / "owner.lock")
     if private is not None:
         pid = re.search(r'"pid": (\d+)', private)
         return None, Findings(

@@ -37,13 +37,12 @@ def fault_of(folder: Path) -> OSError | None:
 
 
 def holder(lock_file: Path) -> str | None:
-    """What the process that holds ``lock_file`` wrote into it; ``None`` when no other process does.
-
-    :raises OSError: there is such a file, and it cannot be opened.
+    """What the process that holds ``lock_file`` wrote into it; ``None`` when none does, or none that
+    this user may know of.
     """
     try:
-        fd = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
+        fd = os.open(lock_file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
