@@ -1,18 +1,21 @@
 """Settings: frozen, from the environment and ``.env``, with every fault reported at once.
 
 Only ``cli`` and ``service/build`` read them; everything else gets plain values. The variables are
-documented in ``.env.enhanced-websocket``, which a test keeps equal to this module.
+documented in ``.env.enhanced-websocket``, which a test keeps equal to this module. A secret may stand in a
+file of its own instead: ``NAME_FILE`` names the file that holds the value of ``NAME``.
 """
 
 import difflib
+import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+import stat
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import platformdirs
 from dotenv import dotenv_values
@@ -23,15 +26,21 @@ from .clock import Clock, SystemClock, parse_virtual_clock
 from .errors import ConfigurationError
 from .market.calendar import BAR_SECONDS, TradingCalendar
 from .market.source import REAL_PROVIDER, SIMULATOR, Provider, is_simulated
-from .telemetry import REDACTED
+from .redaction import REDACTED, redact_url, secrets_in_url
 from .twelvedata.keys import ApiKey
 
 REAL_REST_URL = "https://api.twelvedata.com"
 REAL_WS_URL = "wss://ws.twelvedata.com/v1/quotes/price"
 DEFAULT_BACKUP_DIR = Path("/data/backups")
 MAX_KEYS = 16
-_SECRET = frozenset({"password", "sslpassword"})
-"""Parameters of an address that hold a secret."""
+_LONGEST_SECRET = 4096
+_ADDRESSES = {
+    "DATABASE_URL": ("postgresql", "postgres"),
+    "REDIS_URL": ("redis", "rediss", "unix"),
+    "TWELVEDATA_REST_URL": ("http", "https"),
+    "TWELVEDATA_WS_URL": ("ws", "wss"),
+}
+"""Settings that may hold a password, with the schemes they may have."""
 
 _KEY_VARIABLES: tuple[tuple[str, str, int], ...] = (
     # (variable, label, group); the first spelling that is set wins for a label.
@@ -48,9 +57,11 @@ _KEY_VARIABLES: tuple[tuple[str, str, int], ...] = (
     ("TWELVEDATA_API_KEY", "G1_1", 1),
 )
 _KEY_NAMES = {variable for variable, _, _ in _KEY_VARIABLES}
+_IN_FILES = {f"{name}_FILE": name for name in ("DATABASE_URL", "REDIS_URL", *sorted(_KEY_NAMES))}
+"""Variables that name the file in which the value of another one stands."""
 PLACES = frozenset(
     {
-        *_KEY_NAMES,
+        *(_KEY_NAMES | _IN_FILES.keys()),
         *("DATABASE_URL", "REDIS_URL", "EMBEDDED", "PROVIDER", "VIRTUAL_CLOCK"),
         *("TWELVEDATA_REST_URL", "TWELVEDATA_WS_URL", "SSL_CERT_PATH", "SSL_KEY_PATH"),
         *("READY_SIGNALS_DIR", "BACKUP_DIR", "STATE_DIR", "LOG_DIR"),
@@ -180,29 +191,9 @@ class Settings(BaseModel):
                 faults.append(
                     f"TRUSTED_PROXIES: {proxy!r} is not an address or network like 10.0.0.0/8."
                 )
-        for name, url, schemes in (
-            ("DATABASE_URL", self.database_url, ("postgresql", "postgres")),
-            ("REDIS_URL", self.redis_url, ("redis", "rediss", "unix")),
-            ("TWELVEDATA_REST_URL", self.twelvedata_rest_url, ("http", "https")),
-            ("TWELVEDATA_WS_URL", self.twelvedata_ws_url, ("ws", "wss")),
-        ):
-            if url is None:
-                continue
-            try:
-                scheme = urlsplit(url).scheme
-                if name == "DATABASE_URL" and scheme in schemes:
-                    PostgresAddress.of(url)  # it may have several hosts, each with its port
-                else:
-                    _ = urlsplit(url).port
-            except (ValueError, ConfigurationError):
-                # Without the parser's words: they may quote the part with the password.
-                faults.append(
-                    f"{name} cannot be understood. It looks like {schemes[0]}://user:password@host:port/"
-                    "name; special characters in the password are percent-encoded."
-                )
-                continue
-            if scheme not in schemes:
-                faults.append(f"{name} must begin with {' or '.join(s + '://' for s in schemes)}.")
+        for name in _ADDRESSES:
+            if (url := getattr(self, name.lower())) is not None:
+                faults += _faults_in_address(name, url)
         faults += self._provider_faults()
         if self.virtual_clock is not None:
             try:
@@ -279,16 +270,8 @@ class Settings(BaseModel):
     def secrets(self) -> set[str]:
         """Every text that must never be shown: keys, and passwords inside addresses."""
         found = {key.secret for key in self.keys}
-        for url in (self.database_url, self.redis_url):
-            if url is None:
-                continue
-            parts = urlsplit(url)
-            written = [
-                parts.password or "",
-                *(v for n, v in parse_qsl(parts.query) if n in _SECRET),
-            ]
-            # As it stands in the address, and as libraries quote it.
-            found.update(text for one in written for text in (one, unquote(one)) if text)
+        for name in _ADDRESSES:
+            found |= secrets_in_url(getattr(self, name.lower()) or "")
         return found
 
     def redacted(self) -> dict[str, Any]:
@@ -297,7 +280,7 @@ class Settings(BaseModel):
         for name, value in self:
             if name == "keys":
                 continue
-            if name in ("database_url", "redis_url") and value is not None:
+            if name.upper() in _ADDRESSES and value is not None:
                 value = redact_url(value)
             elif isinstance(value, tuple):
                 value = ",".join(str(item) for item in value)
@@ -331,6 +314,26 @@ class Loaded:
     warnings: tuple[str, ...]
 
 
+class FaultySettings(ConfigurationError):
+    """Values that cannot be used.
+
+    ``usable`` are the settings without them, for whoever judges the rest at once; ``fields`` names
+    what has its default there, and of which nothing can be concluded.
+    """
+
+    def __init__(
+        self,
+        faults: Sequence[str],
+        usable: Settings,
+        fields: Iterable[str],
+        warnings: Sequence[str],
+    ) -> None:
+        super().__init__(*dict.fromkeys(faults))
+        self.usable = usable
+        self.fields = frozenset(fields)
+        self.warnings = tuple(warnings)
+
+
 def load_settings(
     environ: Mapping[str, str],
     *,
@@ -343,25 +346,30 @@ def load_settings(
     Empty values and ``your_...`` placeholders count as unset.
 
     :param ignored: variables that are not looked at, neither in ``environ`` nor in ``dotenv``.
-    :raises ConfigurationError: with one sentence per fault, all faults at once.
+    :raises FaultySettings: with one sentence per fault, all faults at once.
     """
-    warnings: list[str] = []
+    found = _Findings()
+    environ = {name: value for name, value in environ.items() if name not in ignored}
     from_file: dict[str, str] = {}
     if dotenv is not None and dotenv.is_file():
         try:
-            from_file = {name: value or "" for name, value in dotenv_values(dotenv).items()}
+            read = dotenv_values(dotenv)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(
                 f"{dotenv} cannot be read ({error}); it must be a text file in UTF-8."
             ) from error
-        warnings += _unknown(from_file, f"in {dotenv}")
-    warnings += _unknown({n: v for n, v in environ.items() if _OURS.match(n)}, "in the environment")
+        # A line without a sign may be a key that was pasted alone: its words are not repeated.
+        from_file = {name: value for name, value in read.items() if value is not None}
+        if len(from_file) < len(read):
+            found.warnings.append(f"A line without = in {dotenv} is ignored.")
+        from_file = {name: value for name, value in from_file.items() if name not in ignored}
+        found.warnings += _unknown(from_file, f"in {dotenv}")
+        if any(n in _KEY_NAMES or secrets_in_url(v) for n, v in _given(from_file).items()):
+            found.warnings += readable_by_others(dotenv)
+    ours = {name: value for name, value in environ.items() if _OURS.match(name)}
+    found.warnings += _unknown(ours, "in the environment")
     # Each by itself: an unset value of the environment must not hide the one in the file.
-    merged = {
-        name: value
-        for name, value in {**_given(from_file), **_given(environ)}.items()
-        if name not in ignored
-    }
+    merged = found.with_files({**_without_replaced(from_file, environ), **_given(environ)})
     values: dict[str, Any] = {
         name.lower(): value for name, value in merged.items() if name in _VARIABLES
     }
@@ -372,10 +380,28 @@ def load_settings(
         if name in values:
             values[name] = values[name].lower()
     values.update({name: value for name, value in (overrides or {}).items() if value is not None})
-    keys, key_warnings, key_faults = _keys(merged)
-    warnings += key_warnings
-    settings = _validated({**values, "keys": keys}, merged, key_faults)
-    return Loaded(settings, tuple(warnings))
+    values["keys"] = found.keys(merged)
+    settings = found.validated(values, merged)
+    if found.faults:
+        raise FaultySettings(found.faults, settings, found.fields, found.warnings)
+    return Loaded(settings, tuple(found.warnings))
+
+
+def readable_by_others(path: Path) -> list[str]:
+    """A warning when other users of this machine may read ``path``, which holds a secret.
+
+    The group may, where the file is not ours: root gives it to us so.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    mode = stat.S_IMODE(status.st_mode)
+    if not mode & (0o077 if status.st_uid == os.geteuid() else 0o007):
+        return []
+    return [
+        f"{path} holds a secret, and other users may read it (mode {mode:04o}): chmod 600 {path}"
+    ]
 
 
 def _given(values: Mapping[str, str]) -> dict[str, str]:
@@ -387,31 +413,138 @@ def _given(values: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _validated(values: dict[str, Any], given: Mapping[str, str], found: Sequence[str]) -> Settings:
-    """Validate twice when needed: rules across fields only run once each field alone is valid.
+def _without_replaced(from_file: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """What ``.env`` gives and the environment does not, be it by a value or by the name of a file."""
+    given, replaced = _given(from_file), set(_given(environ))
+    for in_file, name in _IN_FILES.items():
+        if {in_file, name} & replaced:
+            given.pop(in_file, None)
+            given.pop(name, None)
+    return given
 
-    :param found: faults that are known already and reported with the others.
-    """
-    faults: list[str] = list(found)
-    while True:
-        try:
-            settings = Settings(**values)
-        except ValidationError as error:
-            faulty = [item for item in error.errors(include_url=False) if item["loc"]]
-            for item in faulty:
-                name = str(item["loc"][0])
-                shown = f"={given[name.upper()]!r}" if name.upper() in given else ""
-                message = item["msg"].removeprefix("Value error, ")
-                faults.append(f"{name.upper()}{shown}: {message}.")
-                values.pop(name, None)
-            if faulty:
+
+def _faults_in_address(name: str, url: str) -> list[str]:
+    schemes = _ADDRESSES[name]
+    try:
+        parts = urlsplit(url)
+        if name == "DATABASE_URL" and parts.scheme in schemes:
+            PostgresAddress.of(url)  # it may have several hosts, each with its port
+            return []
+        understood = parts.port is None or parts.port >= 0
+    except (ValueError, ConfigurationError):
+        understood = False
+    else:
+        # A password with a bare / or @ is cut there: the rest would be taken, and shown, as a name.
+        stray = "@" in parts.path + parts.fragment or parts.netloc.count("@") > 1
+        understood = understood and (not stray or parts.scheme == "unix")
+    if not understood:
+        # Without the parser's words: they may quote the part with the password.
+        return [
+            f"{name} cannot be understood. It looks like {schemes[0]}://user:password@host:port/"
+            "name; special characters in the password are percent-encoded."
+        ]
+    if parts.scheme not in schemes:
+        return [f"{name} must begin with {' or '.join(s + '://' for s in schemes)}."]
+    return []
+
+
+class _Findings:
+    """What is found while settings are read. ``fields`` are those whose given value cannot be used."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+        self.warnings: list[str] = []
+        self.fields: set[str] = set()
+
+    def with_files(self, given: dict[str, str]) -> dict[str, str]:
+        """``given`` with the values that stand in files of their own."""
+        read = dict(given)
+        for in_file, name in _IN_FILES.items():
+            if in_file not in given:
                 continue
-            for item in error.errors(include_url=False):
-                faults += item["msg"].removeprefix("Value error, ").split("\n")
-        else:
-            if not faults:
-                return settings
-        raise ConfigurationError(*dict.fromkeys(faults))
+            try:
+                if name in given:
+                    raise ValueError(f"{name} and {in_file} are both set; keep one of them.")
+                read |= _given({name: _content(in_file, Path(given[in_file]))})
+            except ValueError as fault:
+                self.faults.append(str(fault))
+                self.fields.add("keys" if name in _KEY_NAMES else name.lower())
+        return read
+
+    def keys(self, merged: Mapping[str, str]) -> tuple[ApiKey, ...]:
+        by_label: dict[str, ApiKey] = {}
+        seen: dict[str, str] = {}
+        for variable, label, group in _KEY_VARIABLES:
+            secret = merged.get(variable)
+            if secret is None:
+                continue
+            if label in by_label:
+                if by_label[label].secret != secret:
+                    self.warnings.append(
+                        f"{variable} is ignored: key {label} is set by another variable."
+                    )
+                continue
+            if secret in seen:
+                if seen[secret] != variable:
+                    self.warnings.append(
+                        f"{variable} repeats the key of {seen[secret]}; it counts once."
+                    )
+                continue
+            seen[secret] = variable
+            try:
+                by_label[label] = ApiKey(label=label, secret=secret, group=group)
+            except ConfigurationError as error:
+                self.faults.append(f"{variable}: {error}")
+                self.fields.add("keys")
+        return tuple(by_label[label] for label in sorted(by_label))
+
+    def validated(self, values: dict[str, Any], given: Mapping[str, str]) -> Settings:
+        """The settings without what is faulty: rules across fields only run once each is valid."""
+        while True:
+            try:
+                return Settings(**values)
+            except ConfigurationError as error:  # no home directory to put STATE_DIR into
+                self.faults += error.faults
+                self.fields.add("state_dir")
+                values["state_dir"] = Path()
+            except ValidationError as error:
+                self._drop_faulty(error, values, given)
+
+    def _drop_faulty(
+        self, error: ValidationError, values: dict[str, Any], given: Mapping[str, str]
+    ) -> None:
+        items = error.errors(include_url=False)
+        faulty = {str(item["loc"][0]): item["msg"] for item in items if item["loc"]}
+        for name, message in faulty.items():
+            shown = f"={given[name.upper()]!r}" if name.upper() in given else ""
+            self.faults.append(f"{name.upper()}{shown}: {message.removeprefix('Value error, ')}.")
+        named = set(faulty)
+        for item in items:
+            if not item["loc"]:
+                faults = item["msg"].removeprefix("Value error, ").split("\n")
+                self.faults += faults
+                named |= {name.lower() for name in re.findall(r"[A-Z][A-Z0-9_]+", " ".join(faults))}
+        dropped = named & values.keys()
+        if not dropped:  # nothing is left that could be wrong: the same again would last for ever
+            raise ConfigurationError(*dict.fromkeys(self.faults))
+        self.fields |= dropped
+        for name in dropped:
+            del values[name]
+
+
+def _content(variable: str, path: Path) -> str:
+    """What stands in the file that ``variable`` names; raises ``ValueError`` with the fault."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LONGEST_SECRET + 1).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = (error.strerror or error) if isinstance(error, OSError) else "it is not a text"
+        raise ValueError(f"{variable}={path} cannot be read ({why}).") from error
+    if not text or len(text.splitlines()) > 1 or len(text) > _LONGEST_SECRET:
+        raise ValueError(
+            f"{variable}={path} must hold one line: the value of {_IN_FILES[variable]}."
+        )
+    return text
 
 
 def usable_backup_dir(
@@ -436,48 +569,8 @@ def usable_backup_dir(
     return fallback, f"{problem}using {fallback}."
 
 
-def redact_url(url: str) -> str:
-    """``url`` with its password, if any, replaced."""
-    parts = urlsplit(url)
-    pairs = parse_qsl(parts.query)
-    if any(name in _SECRET for name, _ in pairs):
-        shown = [(name, REDACTED if name in _SECRET else value) for name, value in pairs]
-        parts = parts._replace(query=urlencode(shown, safe="[]/"))
-        url = urlunsplit(parts)
-    if not parts.password:
-        return url  # as it is: unix:///path would not survive the way there and back
-    userinfo, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{userinfo.partition(':')[0]}:{REDACTED}@{host}"))
-
-
-def _keys(merged: Mapping[str, str]) -> tuple[tuple[ApiKey, ...], list[str], list[str]]:
-    """The keys, warnings about them, and faults in them."""
-    by_label: dict[str, ApiKey] = {}
-    seen: dict[str, str] = {}
-    warnings: list[str] = []
-    faults: list[str] = []
-    for variable, label, group in _KEY_VARIABLES:
-        secret = merged.get(variable)
-        if secret is None:
-            continue
-        if label in by_label:
-            if by_label[label].secret != secret:
-                warnings.append(f"{variable} is ignored: key {label} is set by another variable.")
-            continue
-        if secret in seen:
-            if seen[secret] != variable:
-                warnings.append(f"{variable} repeats the key of {seen[secret]}; it counts once.")
-            continue
-        seen[secret] = variable
-        try:
-            by_label[label] = ApiKey(label=label, secret=secret, group=group)
-        except ConfigurationError as error:
-            faults.append(f"{variable}: {error}")
-    return tuple(by_label[label] for label in sorted(by_label)), warnings, faults
-
-
 def _unknown(values: Mapping[str, str], where: str) -> list[str]:
-    known = _VARIABLES | _KEY_NAMES
+    known = _VARIABLES | _KEY_NAMES | _IN_FILES.keys()
     warnings = []
     for name in values:
         if name in known or name.startswith(("POSTGRES_", "COMPOSE_", "EWS_")):

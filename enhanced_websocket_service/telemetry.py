@@ -16,8 +16,8 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from .log_writer import LogWriter, RotatingFile, StreamOutput, log_writers
+from .redaction import Redactor
 
-REDACTED = "[redacted]"
 _OPEN_WITHIN_S = 1.0
 """Real seconds after which a folder for the log counts as one that does not answer."""
 
@@ -43,30 +43,6 @@ class Rarely:
             return 0
         self._told[kind] = now
         return self._since.pop(kind)
-
-
-class Redactor:
-    """Replaces known secrets in text and in (nested) log values."""
-
-    def __init__(self, secrets: Iterable[str]) -> None:
-        self._secrets = sorted({s for s in secrets if len(s) >= 4}, key=len, reverse=True)
-
-    def text(self, value: str) -> str:
-        for secret in self._secrets:
-            if secret in value:
-                value = value.replace(secret, REDACTED)
-        return value
-
-    def __call__(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, dict):
-            return {self(key): self(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(self(item) for item in value)
-        if value is None or isinstance(value, int | float):
-            return value
-        return self.text(str(value))
 
 
 def configure_logging(

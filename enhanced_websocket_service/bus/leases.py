@@ -13,13 +13,9 @@ from contextlib import suppress
 from typing import Any, Final
 
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from enhanced_websocket_service.errors import ConfigurationError
-
+from .address import client_for
 from .answers import refusal
 from .names import RedisNames
 
@@ -66,21 +62,10 @@ class RedisKeyLeases:
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         """:raises ConfigurationError: the URL cannot be understood."""
-        try:
-            self._client: Redis = Redis.from_url(
-                url,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 0),
-                client_name="enhanced-websocket-service-leases",
-            )
-        except (ValueError, TypeError):
-            # Not chained: the parser's message may quote the part with the password.
-            raise ConfigurationError(
-                "REDIS_URL cannot be understood. It looks like redis://:password@host:6379/0; special "
-                "characters in the password are percent-encoded."
-            ) from None
         self._names = names or RedisNames()
+        self._client = client_for(
+            url, name="enhanced-websocket-service-leases", timeout_s=timeout_s
+        )
         self.owner = owner or secrets.token_hex(16)
         self._ttl_ms = int(ttl_s * 1000)
         self._renew_s = renew_s

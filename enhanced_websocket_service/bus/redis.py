@@ -18,19 +18,17 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from enhanced_websocket_service.clock import SystemClock
-from enhanced_websocket_service.errors import BusUnavailable, ConfigurationError, WrongWorld
+from enhanced_websocket_service.errors import BusUnavailable, WrongWorld
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.events import EpochStarted, Event
 from enhanced_websocket_service.market.price_view import price_data
 from enhanced_websocket_service.market.tick import Tick
 
+from .address import client_for
 from .answers import refusal
 from .base import Subscriber
 from .memory import MemoryBus
@@ -73,20 +71,7 @@ class RedisBus:
         failures: Failures | None = None,
     ) -> None:
         """:raises ConfigurationError: the URL cannot be understood."""
-        try:
-            self._client: Redis = Redis.from_url(
-                url,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 0),  # retrying is this class's own business
-                client_name="enhanced-websocket-service",
-            )
-        except (ValueError, TypeError):
-            # Not chained: the parser's message may quote the part with the password.
-            raise ConfigurationError(
-                "REDIS_URL cannot be understood. It looks like redis://:password@host:6379/0; special "
-                "characters in the password are percent-encoded."
-            ) from None
+        self._client = client_for(url, name="enhanced-websocket-service", timeout_s=timeout_s)
         self._names = names or RedisNames()
         self._world = world
         self._marks: dict[str, str] = {}  # keys that say whose prices these are, not on the server

@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -17,7 +17,7 @@ from enhanced_websocket_service.service import build
 from enhanced_websocket_service.service.connections import starts_servers
 from enhanced_websocket_service.service.demo import DemoOptions, run_demo
 from enhanced_websocket_service.service.notify import Notifier
-from enhanced_websocket_service.settings import PLACES
+from enhanced_websocket_service.settings import PLACES, FaultySettings
 from enhanced_websocket_service.twelvedata.simulator import (
     Limits,
     Simulator,
@@ -28,16 +28,8 @@ from enhanced_websocket_service.twelvedata.simulator import (
 )
 
 from .chaos import chaos
-from .console import (
-    JsonOption,
-    err,
-    has_terminal,
-    load,
-    narration,
-    out,
-    print_json,
-    until_signalled,
-)
+from .config import config, judged_with
+from .console import has_terminal, load, narration, out, print_failure, until_signalled
 from .database import database
 from .history import l0
 from .journal import journal
@@ -48,42 +40,53 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-config = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(l0, name="l0")
 app.add_typer(journal, name="journal")
 app.add_typer(database, name="db")
 app.add_typer(config, name="config")
 app.command()(chaos)
 
+UsageError: Any = typer.BadParameter.__base__
+"""Of the click that typer brings, which is not always the package of that name."""
+
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on (HOST).")]
 PortOption = Annotated[
     int | None, typer.Option(min=0, max=65535, help="Port to listen on, 0 for any (PORT).")
 ]
 BarsOption = Annotated[
-    Path | None, typer.Option(help="Recorded 5-minute bars (parquet, csv, csv.gz).")
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, help="Recorded 5-minute bars (parquet, csv, csv.gz)."
+    ),
 ]
 TicksOption = Annotated[
-    Path | None, typer.Option(help="Recorded quotes: time, bid, ask (parquet, csv, csv.gz).")
+    Path | None,
+    typer.Option(
+        exists=True, dir_okay=False, help="Recorded quotes: time, bid, ask (parquet, csv, csv.gz)."
+    ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
+    as_json = "--json" in sys.argv
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=not as_json)
+    except UsageError as error:  # told on standard error by typer itself but with --json
+        print_failure(error.format_message(), as_json=as_json)
+        sys.exit(2)
     except ConfigurationError as error:
-        for fault in error.faults:
-            err.print(f"error: {fault}", style="red", markup=False, soft_wrap=True)
+        print_failure(*error.faults, as_json=as_json)
         sys.exit(2)
     except EwsError as error:
-        err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        print_failure(str(error), as_json=as_json)
         sys.exit(1)
     except BrokenPipeError:
         # The reader of our output (a pager, head) has gone; that is no failure of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _version(wanted: bool) -> None:
@@ -106,7 +109,10 @@ def _root(
 @app.command()
 def run(host: HostOption = None, port: PortOption = None) -> None:
     """The service, configured by the environment and .env."""
-    loaded = load(stream="stdout", log_wait_s=0.0, host=host, port=port)
+    try:
+        loaded = load(stream="stdout", log_wait_s=0.0, host=host, port=port)
+    except FaultySettings as error:
+        raise judged_with(error) from None
     settings = loaded.settings
     notifier = Notifier.from_environ(os.environ)
     until_signalled(
@@ -186,7 +192,8 @@ def simulate(
         typer.Option(metavar="NAME[=VALUE]", help="A fault from the start; may be repeated."),
     ] = None,
     fault_script: Annotated[
-        Path | None, typer.Option(help="Faults that begin and end at given times.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Faults that begin and end at given times."),
     ] = None,
 ) -> None:
     """The vendor simulator alone: TwelveData REST and WebSocket on one port."""
@@ -229,15 +236,3 @@ def simulate(
             await simulator.stop()
 
     until_signalled(serve)
-
-
-@config.command("check")
-def config_check(as_json: JsonOption = False) -> None:
-    """The effective settings with secrets redacted, and every fault at once."""
-    loaded = load()
-    shown = loaded.settings.redacted()
-    if as_json:
-        print_json({"settings": shown, "warnings": list(loaded.warnings)})
-        return
-    for name, value in shown.items():
-        out.print(f"{name}={'' if value is None else value}", markup=False, soft_wrap=True)

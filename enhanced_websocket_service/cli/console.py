@@ -21,7 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.log_writer import FLUSH_S, LineWriter, StreamOutput
-from enhanced_websocket_service.settings import Loaded, load_settings
+from enhanced_websocket_service.redaction import Redactor
+from enhanced_websocket_service.settings import FaultySettings, Loaded, load_settings
 from enhanced_websocket_service.telemetry import configure_logging
 
 log = structlog.get_logger(__name__)
@@ -231,3 +232,23 @@ def with_progress(
 
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def print_failure(*faults: str, as_json: bool) -> None:
+    """Tell on standard error why a command failed, and as JSON where its output would have been."""
+    redact = _redactor()
+    shown = [redact(fault) for fault in faults]
+    for fault in shown:
+        err.print(f"error: {fault}", style="red", markup=False, soft_wrap=True)
+    if as_json:
+        print_json({"error": "\n".join(shown)})
+
+
+def _redactor() -> Redactor:
+    """What other programs said may be part of an error, and repeat what they were given."""
+    try:
+        return Redactor(load_settings(os.environ, dotenv=Path(".env")).settings.secrets())
+    except FaultySettings as error:
+        return Redactor(error.usable.secrets())
+    except ConfigurationError:
+        return Redactor(())

@@ -115,7 +115,12 @@ def l0_verify(
 def l0_import(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="Bars from elsewhere: parquet, csv, csv.gz."),
+        typer.Argument(
+            metavar="FILE...",
+            exists=True,
+            dir_okay=False,
+            help="Bars from elsewhere: parquet, csv, csv.gz.",
+        ),
     ],
     assume: Annotated[
         Literal["utc", "cot"] | None,

@@ -23,7 +23,10 @@ from .console import JsonOption, err, load, out, print_json, run_to_end
 journal = typer.Typer(help="The tick journal.", no_args_is_help=True)
 
 DirOption = Annotated[
-    Path | None, typer.Option("--dir", help="The journal's directory (STATE_DIR/journal).")
+    Path | None,
+    typer.Option(
+        "--dir", exists=True, file_okay=False, help="The journal's directory (STATE_DIR/journal)."
+    ),
 ]
 
 

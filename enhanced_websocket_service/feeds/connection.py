@@ -6,7 +6,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from enhanced_websocket_service.errors import NotEntitled
-from enhanced_websocket_service.telemetry import REDACTED
+from enhanced_websocket_service.redaction import REDACTED
 from enhanced_websocket_service.twelvedata.answers import classify_error
 from enhanced_websocket_service.twelvedata.keys import ApiKey
 from enhanced_websocket_service.twelvedata.rest import is_loopback_url

@@ -30,6 +30,7 @@ from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.source import (
     Provider,
+    World,
     check_world,
     is_simulated,
     world_of,
@@ -56,6 +57,23 @@ BACKUP_FILES = "backup files"
 
 SymbolProgress = Callable[[str, int, int], None]
 """Told the symbol, the trading days done, and those in all."""
+
+
+def check_history(ours: World, sets: Sequence[BackupSet], flag: ReadyFlag) -> None:
+    """Whether an instance of world ``ours`` may replace ``sets`` and ``flag``: simulated history never takes
+    the place of real history.
+
+    :raises WrongWorld: it may not.
+    """
+    if ours == "real":
+        return
+    for one in sets:
+        place = f"The backup set of {one.symbol} in BACKUP_DIR {one.directory}"
+        check_world(one.world(), ours, place, "Set BACKUP_DIR to a folder of its own.")
+    source = flag.read().details.get("source")
+    if isinstance(source, str):
+        remedy = "Set READY_SIGNALS_DIR to a folder of its own."
+        check_world(world_of(source), ours, f"The ready flag {flag.path}", remedy)
 
 
 class L0Pipeline:
@@ -97,23 +115,6 @@ class L0Pipeline:
             symbol: Absences(backup_dir, symbol, provider.bars, calendar, failures)
             for symbol in symbols
         }
-
-    def check_world(self) -> None:
-        """Whether the folders may be written to: simulated history never takes the place of real history.
-
-        :raises WrongWorld: the backup set or the ready flag there belongs to real prices.
-        """
-        ours = self._provider.world
-        if ours == "real":
-            return
-        for symbol in self._symbols:
-            place = f"The backup set of {symbol} in BACKUP_DIR {self._backup_dir}"
-            found = self._set(symbol).world()
-            check_world(found, ours, place, "Set BACKUP_DIR to a folder of its own.")
-        source = self.flag.read().details.get("source")
-        if isinstance(source, str):
-            remedy = "Set READY_SIGNALS_DIR to a folder of its own."
-            check_world(world_of(source), ours, f"The history of {self.flag.path}", remedy)
 
     async def plan(
         self, start: date, end: date, *, refetch: bool = False
@@ -268,7 +269,7 @@ class L0Pipeline:
             raise L0Error(f"{symbol}: the bars to back up cannot be read: {error}") from error
         own = [bar for bar in bars if bar.source == source]
         try:
-            self.check_world()
+            self._check_world()
             metadata = await self._set(symbol).write(
                 own, provider=self._provider.name, source=source, now=now
             )
@@ -285,7 +286,7 @@ class L0Pipeline:
     async def _command(
         self, name: str, fetch: Callable[[str], Awaitable[BackfillResult]]
     ) -> tuple[BackfillResult, ...]:
-        self.check_world()
+        self._check_world()
         problems = self._withdraw(name)
         flag = (
             "The old ready flag is still there." if problems else "The ready flag stays withdrawn."
@@ -350,6 +351,9 @@ class L0Pipeline:
     def _is_ours(self, source: str) -> bool:
         """Simulated bars prove nothing about real data, nor the other way round."""
         return is_simulated(source) == self._provider.simulated
+
+    def _check_world(self) -> None:
+        check_history(self._provider.world, [self._set(one) for one in self._symbols], self.flag)
 
     def _set(self, symbol: str) -> BackupSet:
         return BackupSet(self._backup_dir, symbol, self._calendar)

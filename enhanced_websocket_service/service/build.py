@@ -3,7 +3,6 @@
 import asyncio
 import gc
 from collections.abc import Awaitable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -28,7 +27,7 @@ from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.calendar import BAR_SECONDS
 from enhanced_websocket_service.market.reconciliation import Credits
 from enhanced_websocket_service.market.silence import SilenceProfile
-from enhanced_websocket_service.market.source import Provider, check_world, is_simulated, world_of
+from enhanced_websocket_service.market.source import is_simulated
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.admission import Admission
 from enhanced_websocket_service.serving.api import create_app
@@ -47,7 +46,7 @@ from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 from enhanced_websocket_service.twelvedata.spending import LIVENESS, REPAIR
 
-from .connections import data_servers, l0_pipeline, require, require_state_dir, vendor
+from .connections import data_servers, l0_pipeline, vendor
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
 from .key_health import KeyHealth
@@ -56,6 +55,7 @@ from .lifecycle import Lifecycle, Schedule
 from .log_watch import watch_log
 from .notify import Notifier
 from .pipeline import Pipeline
+from .preflight import preflight
 from .running import Service
 from .silence_file import SilenceFile
 from .states import ServiceState, StateMachine
@@ -82,14 +82,14 @@ async def run_service(
     """The command ``run``: until ``stop``, then an orderly end.
 
     :param notifier: tells whoever started the process how it is.
-    :raises ConfigurationError: no key, no database, a taken port, a bad certificate, a state directory
-        that cannot be written.
-    :raises EwsError: the state directory cannot be used for another reason.
+    :raises ConfigurationError: what ``preflight`` finds; nothing was started.
+    :raises EwsError: what it could not foresee.
     """
-    require(settings)
-    if settings.provider_warning is not None:
-        log.warning(settings.provider_warning)
-    require_state_dir(settings.state_dir)
+    found = await preflight(settings)
+    for warning in found.warnings:
+        log.warning(warning)
+    if found.faults:
+        raise ConfigurationError(*found.faults)
     clock = settings.clock()
     failures = Failures(clock)
     async with data_servers(settings, failures=failures) as (database_url, redis_url):
@@ -135,7 +135,6 @@ async def build_service(
     ledgers = KeyLedgers(keys, settings.state_dir, clock, failures, simulated=provider.simulated)
     rest.shared = ledgers.shared
     history = l0_pipeline(settings, clock, rest, database, failures)
-    history.check_world()
     journal = Journal.open(
         settings.state_dir / "journal",
         fsync_ms=settings.journal_fsync_ms,
@@ -147,7 +146,6 @@ async def build_service(
         owner = str(journal.journal_id)
         leases = None if redis_url is None else RedisKeyLeases(redis_url, owner=owner, names=names)
         recovery = recover(journal.directory, settings.symbols)
-        check_journal_world(recovery, provider, journal.directory)
         if redis is not None:
             # Before the database, whose schema would be brought up to date for nothing.
             await _ask(redis.check_world(), "whose prices it holds")
@@ -419,24 +417,6 @@ def _redis_names(settings: Settings) -> RedisNames:
     """Plain names for real prices, and in a private server; invented ones stand apart in a given Redis."""
     given = settings.redis_url is not None
     return RedisNames(SIMULATED_PREFIX if given and settings.data_provider.simulated else "")
-
-
-def check_journal_world(recovery: Recovery, provider: Provider, directory: Path) -> None:
-    """Whether an instance of ``provider`` may use the journal in ``directory``.
-
-    Simulated ticks never stop a real instance: the writer leaves them where they are.
-
-    :raises WrongWorld: it holds real ticks, and ours are simulated.
-    """
-    if not provider.simulated:
-        return
-    for tick in recovery.last.values():
-        check_world(
-            world_of(tick.source),
-            provider.world,
-            f"The journal in {directory}",
-            "Set STATE_DIR to a folder of its own.",
-        )
 
 
 def has_happened(tick: Tick, now: float) -> bool:

@@ -1,8 +1,6 @@
 """Connections to the servers and the vendor, opened from the settings: for the service and the commands."""
 
 import contextlib
-import errno
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,6 @@ log = structlog.get_logger(__name__)
 
 LONGEST_WAIT_S = 900.0
 """How long a command waits for a key: it has nothing better to do. A live service has."""
-_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE})
 COMMAND_LOCK_WITHIN_S = 5.0
 """The same for the lock on the ledgers, which it never has to wait for, as a rule."""
 
@@ -67,45 +64,25 @@ async def data_servers(
 
 
 def require(settings: Settings, *, key: bool = True) -> None:
-    """Check what only some commands need.
+    """:raises ConfigurationError: what ``missing`` tells, all at once."""
+    if faults := missing(settings, key=key):
+        raise ConfigurationError(*faults)
 
-    :raises ConfigurationError: no vendor key, no database; all that is missing at once.
-    """
+
+def missing(settings: Settings, *, key: bool = True, database: bool = True) -> list[str]:
+    """What only some commands need and the settings do not give: a vendor key, a database."""
     faults = []
     if key and not settings.keys:
         faults.append(
             "No TwelveData API key is set. Set TWELVEDATA_API_KEY_G1_1 (up to 16: _G1_1 .. _G2_8); "
             "`demo` runs without any."
         )
-    if settings.database_url is None and not settings.embedded:
+    if database and settings.database_url is None and not settings.embedded:
         faults.append(
             "DATABASE_URL is not set. Set it to your PostgreSQL (postgresql://user:password@host:"
             "5432/usdcop_trading), or set EMBEDDED=1 for a private one, or try `demo` first."
         )
-    if faults:
-        raise ConfigurationError(*faults)
-
-
-def require_state_dir(directory: Path) -> None:
-    """Check that a folder for what must outlive the process can be had.
-
-    :raises ConfigurationError: it cannot be made, or not be written. A disk that is full, or away for a
-        while, is no fault of the settings: whoever needs it there says so.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno in _PASSING:
-            return
-        why = error.strerror
-    else:
-        if os.access(directory, os.W_OK | os.X_OK):
-            return
-        why = "Permission denied, or a read-only file system"
-    raise ConfigurationError(
-        f"STATE_DIR={directory} cannot be written ({why}). It holds the tick journal, without which nothing "
-        f"may be collected: make it writable for user {os.getuid()}, or set STATE_DIR to another folder."
-    )
+    return faults
 
 
 def vendor(

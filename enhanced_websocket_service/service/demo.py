@@ -21,7 +21,8 @@ from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.calendar import BOGOTA, TradingCalendar, iso_local
 from enhanced_websocket_service.market.events import Event, StatusChanged
-from enhanced_websocket_service.settings import Settings, redact_url
+from enhanced_websocket_service.redaction import redact_url
+from enhanced_websocket_service.settings import Settings
 from enhanced_websocket_service.storage.embedded import EmbeddedServers
 from enhanced_websocket_service.twelvedata.keys import ApiKey
 from enhanced_websocket_service.twelvedata.simulator import (

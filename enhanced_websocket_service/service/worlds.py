@@ -1,4 +1,4 @@
-"""``db world``: to which world the configured database and Redis belong, and how that is changed."""
+"""To which world the configured places belong: judged before a start, changed by ``db world``."""
 
 import asyncio
 from dataclasses import asdict, dataclass
@@ -12,9 +12,13 @@ from enhanced_websocket_service.bus.answers import refusal
 from enhanced_websocket_service.bus.names import SIMULATED_PREFIX, RedisNames
 from enhanced_websocket_service.bus.world import RedisWorld
 from enhanced_websocket_service.errors import BusUnavailable
-from enhanced_websocket_service.market.source import World
+from enhanced_websocket_service.l0.backup import BackupSet
+from enhanced_websocket_service.l0.pipeline import check_history
+from enhanced_websocket_service.l0.readiness import ReadyFlag
+from enhanced_websocket_service.market.source import World, check_world, world_of
 from enhanced_websocket_service.settings import Settings
 from enhanced_websocket_service.storage import world as worlds
+from enhanced_websocket_service.storage.journal_reader import recover
 from enhanced_websocket_service.storage.migrate import migrate
 
 from . import connections
@@ -68,6 +72,28 @@ class Worlds:
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         return asdict(self)
+
+
+def check_folders(settings: Settings) -> None:
+    """Whether an instance with these settings may write into its folders; changes nothing.
+
+    Simulated prices in a folder never stop a real instance: it leaves them out, or replaces them.
+
+    :raises WrongWorld: real prices are there, and ours are simulated.
+    """
+    provider = settings.data_provider
+    if not provider.simulated:
+        return
+    journal = settings.state_dir / "journal"
+    for tick in recover(journal, settings.symbols).last.values():
+        remedy = "Set STATE_DIR to a folder of its own."
+        check_world(world_of(tick.source), provider.world, f"The journal in {journal}", remedy)
+    calendar = settings.calendar()
+    check_history(
+        provider.world,
+        [BackupSet(settings.backup_dir, symbol, calendar) for symbol in settings.symbols],
+        ReadyFlag(settings.ready_signals_dir, settings.clock()),
+    )
 
 
 async def look(settings: Settings) -> Worlds:

@@ -21,11 +21,11 @@ from .direct import SocketPool
 from .frames import FrameProtocol
 from .http_guard import GuardedHttp
 from .limits import Limits
+from .listening import BACKLOG, certificate_faults, listen
 from .open_files import allow_files
 
 log = structlog.get_logger(__name__)
 
-_BACKLOG = 2048
 _FILES_OF_OUR_OWN = 256
 """Databases, journal, logs, the vendor's connections."""
 
@@ -54,7 +54,7 @@ class _Server(uvicorn.Server):
                 sock=listener,
                 ssl=tls,
                 ssl_handshake_timeout=None if tls is None else self._handshake_s,
-                backlog=_BACKLOG,
+                backlog=BACKLOG,
             )
             self.servers.append(server)
         self.ready.set()
@@ -117,9 +117,10 @@ class ApiServer:
 
         :raises ConfigurationError: the address is taken or not ours, or the certificate is bad.
         """
-        self._check_certificate()
+        if faults := certificate_faults(self._cert, self._key):
+            raise ConfigurationError(*faults)
         self._make_room()
-        listener = _listen(self.host, self.port)
+        listener = listen(self.host, self.port)
         self.port = listener.getsockname()[1]
         try:
             server = _Server(self._config(), self.admission.limits.handshake_s)
@@ -214,54 +215,3 @@ class ApiServer:
             open_files=granted,
             connections=self.admission.connections_max,
         )
-
-    def _check_certificate(self) -> None:
-        if self._cert is None and self._key is None:
-            return
-        if self._cert is None or self._key is None:
-            raise ConfigurationError(
-                "SSL_CERT_PATH and SSL_KEY_PATH belong together: set both, or neither for plain HTTP."
-            )
-        for name, path in (("SSL_CERT_PATH", self._cert), ("SSL_KEY_PATH", self._key)):
-            try:
-                path.read_bytes()
-            except OSError as error:
-                raise ConfigurationError(
-                    f"{name}={path} cannot be read ({error.strerror}); name a readable PEM file."
-                ) from error
-        try:
-            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
-                self._cert, self._key
-            )
-        except (ssl.SSLError, ValueError) as error:
-            raise ConfigurationError(
-                f"SSL_CERT_PATH={self._cert} and SSL_KEY_PATH={self._key} are not a certificate and "
-                f"its unencrypted private key in PEM form ({error})."
-            ) from error
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    where = f"{host or '*'}:{port}"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise ConfigurationError(
-            f"HOST={host} is not an address of this machine ({error.strerror}); "
-            "use 127.0.0.1, 0.0.0.0 or one of its names."
-        ) from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        # A restart must not wait for old connections in TIME_WAIT; it never shares a live port.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        raise ConfigurationError(
-            f"Cannot listen on {where} ({error.strerror}). Stop what uses the port, or choose "
-            "another with PORT or --port."
-        ) from error
-    return listener

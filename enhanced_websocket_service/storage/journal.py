@@ -105,7 +105,8 @@ class Journal:
         :raises JournalError: the directory cannot be used, or another process owns it.
         """
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            # Prices that may not be passed on: nobody else's to read.
+            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
             lock_fd = lock(directory)
         except OSError as error:
             raise JournalError(f"The journal directory {directory} is unusable: {error}") from error

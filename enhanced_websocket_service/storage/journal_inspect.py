@@ -5,8 +5,6 @@ look began. What lies behind it is a write under way, or what a killed process l
 it off. That is no damage.
 """
 
-import fcntl
-import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from enhanced_websocket_service.market.calendar import iso_local
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.tick import Tick
 
+from .folders import holder
 from .journal_reader import (
     JournalReader,
     read_header,
@@ -158,7 +157,7 @@ def inspect(directory: Path) -> JournalReport:
         raise JournalError(
             f"There is no journal in {directory}: name its directory, STATE_DIR/journal."
         )
-    report = JournalReport(directory, identity, _owner(directory))
+    report = JournalReport(directory, identity, holder(directory / "LOCK"))
     end, report.torn_bytes = whole_end(directory, identity)
     for number in segment_numbers(directory):
         if number <= end.segment:
@@ -222,21 +221,6 @@ def _instant(record: Record) -> float | None:
     if isinstance(record, EpochStarted):
         return None
     return record.published_at if isinstance(record, BarUpdate) else record.received_at
-
-
-def _owner(directory: Path) -> str | None:
-    """The process that appends to the journal now."""
-    try:
-        fd = os.open(directory / "LOCK", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return os.read(fd, 32).decode(errors="replace").strip() or "unknown"
-    finally:
-        os.close(fd)
-    return None
 
 
 def _iso(instant: float | None) -> str | None:

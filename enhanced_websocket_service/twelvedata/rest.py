@@ -29,7 +29,8 @@ from enhanced_websocket_service.errors import (
 )
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.source import Provider
-from enhanced_websocket_service.telemetry import REDACTED, Metrics
+from enhanced_websocket_service.redaction import REDACTED
+from enhanced_websocket_service.telemetry import Metrics
 
 from . import answers
 from .backoff import Backoff

@@ -57,11 +57,6 @@ class Rig:
         self.port = free_port()
         return await self.command("run", "--port", str(self.port), stdout=stdout, **changes)
 
-    async def refused(self, **changes: str | None) -> tuple[int, str]:
-        """The exit code and output of a ``run`` that ends by itself."""
-        process = await self.run(**changes)
-        return await process.finished(WITHIN_S), process.text()
-
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
 

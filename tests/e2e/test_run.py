@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -39,55 +38,6 @@ def documented(answers: Mapping[str, httpx.Response], health: str, code: int) ->
 
 def open_files(pid: int) -> set[Path]:
     return {path.resolve() for path in Path(f"/proc/{pid}/fd").iterdir()}
-
-
-async def test_without_a_key_it_says_which_variable(rig: Rig) -> None:
-    code, text = await rig.refused(TWELVEDATA_API_KEY_G1_1="your_real_api_key_here")
-    assert code == 2
-    assert "TWELVEDATA_API_KEY_G1_1" in text
-
-
-async def test_without_a_database_it_names_the_variable_and_the_demo(rig: Rig) -> None:
-    code, text = await rig.refused(DATABASE_URL=None)
-    assert code == 2
-    assert "DATABASE_URL" in text
-    assert "demo" in text
-
-
-async def test_all_faults_of_the_configuration_at_once(rig: Rig) -> None:
-    code, text = await rig.refused(MARKET_OPEN="late", SYMBOLS="usd/cop", LOG_LEVEL="loud")
-    assert code == 2
-    for name in ("MARKET_OPEN", "SYMBOLS", "LOG_LEVEL"):
-        assert name in text
-    assert "Traceback" not in text
-
-
-async def test_a_taken_port_is_named(rig: Rig) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        process = await rig.command("run", "--port", str(other.getsockname()[1]))
-        assert await process.finished(WITHIN_S) == 2
-    assert "PORT" in process.text()
-    assert "Traceback" not in process.text()
-
-
-@pytest.mark.parametrize("variable", ["STATE_DIR", "LOG_DIR"])
-async def test_an_unusable_directory_is_named(rig: Rig, variable: str) -> None:
-    blocked = rig.folder / "file"
-    blocked.write_text("not a folder")
-    code, text = await rig.refused(**{variable: str(blocked / "below")})
-    assert code in (1, 2)
-    assert str(blocked) in text
-    assert "Traceback" not in text
-
-
-async def test_a_certificate_that_cannot_be_read_is_named(rig: Rig) -> None:
-    nowhere = str(rig.folder / "nowhere.pem")
-    code, text = await rig.refused(SSL_CERT_PATH=nowhere, SSL_KEY_PATH=nowhere)
-    assert code == 2
-    assert nowhere in text
-    assert "Traceback" not in text
 
 
 async def test_a_day_from_a_broken_flag_to_live_prices_and_an_orderly_end(rig: Rig) -> None:

@@ -18,14 +18,18 @@ BELOW: dict[str, set[str]] = {
     "clock": {"errors"},
     "compatibility": {"errors"},
     "log_writer": set(),
-    "telemetry": {"log_writer"},
+    "redaction": set(),
+    "telemetry": {"log_writer", "redaction"},
     "failures": {"clock", "telemetry"},
     "addresses": {"errors"},
     "market": {"errors"},
-    "settings": {"addresses", "clock", "errors", "market", "telemetry", "twelvedata"},
-    "twelvedata": {"clock", "errors", "market", "telemetry"},
-    "feeds": {"clock", "errors", "failures", "market", "telemetry", "twelvedata"},
-    "storage": {"addresses", "clock", "errors", "failures", "market", "telemetry", "twelvedata"},
+    "settings": {"addresses", "clock", "errors", "market", "redaction", "twelvedata"},
+    "twelvedata": {"clock", "errors", "market", "redaction", "telemetry"},
+    "feeds": {"clock", "errors", "failures", "market", "redaction", "telemetry", "twelvedata"},
+    "storage": {
+        *("addresses", "clock", "errors", "failures", "market", "redaction", "telemetry"),
+        "twelvedata",
+    },
     "bus": {"addresses", "clock", "errors", "failures", "market", "telemetry", "twelvedata"},
     "l0": {"clock", "errors", "failures", "market", "telemetry", "twelvedata", "storage"},
     "serving": {
@@ -34,7 +38,7 @@ BELOW: dict[str, set[str]] = {
     },
     "service": {
         *("addresses", "clock", "errors", "log_writer", "market", "telemetry", "twelvedata"),
-        *("failures", "feeds", "storage", "bus", "l0", "serving"),
+        *("failures", "feeds", "storage", "bus", "l0", "redaction", "serving"),
     },
     "client": set(),  # for other programs: it knows the protocol, nothing of the server
     # It watches the others from outside, as processes; storage and bus tell it what they left.
@@ -44,12 +48,15 @@ ABOVE_ALL = {"cli", "__main__", "__init__"}
 """Entry points: they may import every room."""
 SETTINGS_READERS = {
     "cli",
+    "cli.config",
     "cli.console",
     "cli.history",
     "cli.journal",
+    "service.awaited",
     "service.build",
     "service.connections",
     "service.demo",
+    "service.preflight",
     "service.worlds",
 }
 """Where objects are wired (the demo wires more of them); constructors take plain values."""

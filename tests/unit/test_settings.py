@@ -11,9 +11,9 @@ from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.service.build import _limits
 from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.settings import (
+    FaultySettings,
     Settings,
     load_settings,
-    redact_url,
     usable_backup_dir,
 )
 
@@ -167,15 +167,141 @@ def test_calendar_and_clock_follow_the_settings() -> None:
     assert isinstance(made.clock(), VirtualClock)
 
 
-def test_passwords_in_addresses_are_redacted() -> None:
-    assert redact_url("postgresql://me:hunter2@db:5432/x") == "postgresql://me:[redacted]@db:5432/x"
-    assert redact_url("redis://:hunter2@h/0") == "redis://:[redacted]@h/0"
-    assert redact_url("postgresql://me@db/x") == "postgresql://me@db/x"
-    hidden = "postgresql://h/db?user=me&password=hunter2"
-    assert "hunter2" not in redact_url(hidden)
-    assert "user=me" in redact_url(hidden)
-    made = settings(DATABASE_URL=hidden, REDIS_URL="redis://:p%40ss1234@h/0")
-    assert made.secrets() >= {"hunter2", "p%40ss1234", "p@ss1234"}
+def test_the_secrets_of_every_address_are_known() -> None:
+    made = settings(
+        DATABASE_URL="postgresql://h/db?user=me&password=hunter2",
+        REDIS_URL="redis://:p%40ss1234@h/0",
+        TWELVEDATA_REST_URL="https://me:restpw77@h/?apikey=restkey77",
+        TWELVEDATA_WS_URL="wss://wstoken77@h/",
+    )
+    found = {"hunter2", "p%40ss1234", "p@ss1234", "restpw77", "restkey77", "wstoken77"}
+    assert made.secrets() == found
+    shown = str(made.redacted())
+    assert not any(secret in shown for secret in found)
+
+
+@pytest.mark.parametrize(
+    "variable", ["DATABASE_URL", "REDIS_URL", "TWELVEDATA_API_KEY_G2_8", "API_KEY_G1_1"]
+)
+def test_a_secret_may_stand_in_a_file_of_its_own(variable: str, tmp_path: Path) -> None:
+    value = {"DATABASE_URL": "postgresql://h/db", "REDIS_URL": "redis://h/0"}.get(
+        variable, "0" * 32
+    )
+    file = tmp_path / "secret"
+    file.write_text(f"{value}\n")
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"{variable}_FILE={file}\n")
+    for made in (
+        settings(**{f"{variable}_FILE": str(file)}),
+        load_settings({}, dotenv=dotenv).settings,
+    ):
+        assert made == settings(**{variable: value})
+
+
+def test_the_environment_wins_over_the_file_also_where_one_of_them_names_a_file(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text("redis://in-the-file/0")
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"REDIS_URL_FILE={file}\n")
+    told = load_settings({"REDIS_URL": "redis://environment/0"}, dotenv=dotenv).settings
+    assert told.redis_url == "redis://environment/0"
+    dotenv.write_text("REDIS_URL=redis://dotenv/0\n")
+    told = load_settings({"REDIS_URL_FILE": str(file)}, dotenv=dotenv).settings
+    assert told.redis_url == "redis://in-the-file/0"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"one\ntwo\n", b"\xff\xfe"])
+def test_a_file_without_a_secret_is_named(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        settings(TWELVEDATA_API_KEY_G1_1_FILE=str(file), PORT="eighty")
+    (first, second) = sorted(caught.value.faults)
+    assert first.startswith("PORT=")
+    assert second.startswith(f"TWELVEDATA_API_KEY_G1_1_FILE={file} ")
+
+
+def test_a_secret_set_twice_is_a_fault() -> None:
+    with pytest.raises(ConfigurationError, match="REDIS_URL and REDIS_URL_FILE are both set"):
+        settings(REDIS_URL="redis://h/0", REDIS_URL_FILE="/nowhere")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:hun@ter2@h/x",
+        "postgresql://me:1/hunter2@h/x",
+        "postgresql://me:1#hunter2@h/x",
+        "postgresql://me:hunter2/x@h/x",
+    ],
+)
+def test_a_password_that_is_not_encoded_is_a_fault_and_is_not_shown(url: str) -> None:
+    """Half of it would be taken, and shown, for the name of a host or of a database."""
+    with pytest.raises(ConfigurationError, match="DATABASE_URL cannot be understood") as caught:
+        settings(DATABASE_URL=url)
+    assert "hun" not in str(caught.value)
+
+
+def test_what_is_usable_is_known_beside_the_faults() -> None:
+    with pytest.raises(FaultySettings) as caught:
+        settings(
+            PORT="eighty", HOST="0.0.0.0", MARKET_OPEN="13:00", SSL_CERT_PATH="/x", PROVIDER="X"
+        )
+    assert len(caught.value.faults) == 4
+    assert caught.value.fields == {"port", "market_open", "ssl_cert_path", "provider"}
+    usable = caught.value.usable
+    assert (usable.host, usable.port, usable.market_open) == ("0.0.0.0", 8080, time(8, 0))
+
+
+BAD_VALUES = {
+    **dict.fromkeys(("MAX_CLIENTS", "CLIENT_MESSAGE_BURST", "L0_WINDOW_DAYS"), "0"),
+    **dict.fromkeys(("MAX_CLIENTS_PER_ADDRESS", "JOURNAL_FSYNC_MS", "KEY_CREDITS_PER_DAY"), "0.5"),
+    **dict.fromkeys(("CLIENT_MESSAGES_PER_S", "CLIENT_HANDSHAKE_S", "CLIENT_STALL_S"), "0"),
+    **dict.fromkeys(("CLIENT_PING_INTERVAL_S", "CLIENT_PING_TIMEOUT_S", "KEY_SPACING_S"), "-1"),
+    **dict.fromkeys(("STARTUP_TIMEOUT_MINUTES", "PRE_OPEN_MINUTES", "PRICE_BAND_PCT"), "soon"),
+    **dict.fromkeys(("CLOSE_DRAIN_S", "BAR_CLOSE_DELAY_MS", "LATE_GRACE_S"), "-0.1"),
+    **dict.fromkeys(("JOURNAL_KEEP_HOURS", "JOURNAL_KEEP_MB", "FUTURE_TOLERANCE_S"), "-1"),
+    **dict.fromkeys(("HEALTH_INTERVAL_S", "SHUTDOWN_TIMEOUT_S", "CLIENT_BUFFER_AGE_S"), "0"),
+    **dict.fromkeys(("CPU_LATENCY_US", "CLIENT_BUFFER_KB", "CLIENT_MESSAGE_MAX_BYTES"), "7.5"),
+    **dict.fromkeys(("LOG_LEVEL", "LOG_FORMAT", "FEED_MODE", "L0_POLICY"), "loud"),
+    **dict.fromkeys(("EMBEDDED", "CLIENT_COMPRESSION"), "perhaps"),
+    **dict.fromkeys(("EXTRA_CLOSURES", "EXTRA_OPENINGS"), "2025-02-30"),
+    **{"PORT": "-1", "KEY_CREDITS_PER_MINUTE": "0", "MARKET_OPEN": "8", "MARKET_CLOSE": "24:00"},
+    **{"SYMBOLS": "A,B", "CORS_ORIGINS": "x", "TRUSTED_PROXIES": "x", "PROVIDER": "X"},
+    **{"VIRTUAL_CLOCK": "now", "SSL_CERT_PATH": "/x", "SSL_KEY_PATH": "/x"},
+    **dict.fromkeys(
+        ("DATABASE_URL", "REDIS_URL", "TWELVEDATA_REST_URL", "TWELVEDATA_WS_URL"), "x://h"
+    ),
+}
+
+
+def test_a_bad_value_of_every_setting_is_a_fault_that_names_it() -> None:
+    # Any text may name a folder or a host: what those are worth only the machine can tell.
+    fields = {name.upper() for name in Settings.model_fields} - {"KEYS", "HOST"}
+    assert BAD_VALUES.keys() == {name for name in fields if not name.endswith("_DIR")}
+    for name, value in BAD_VALUES.items():
+        with pytest.raises(FaultySettings) as caught:
+            settings(**{name: value})
+        assert caught.value.faults[0].startswith(name) or name == "SSL_KEY_PATH"
+        assert caught.value.fields == {name.lower()}
+
+
+def test_a_file_with_secrets_that_others_may_read_is_warned_of(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("TWELVEDATA_API_KEY_G1_1=0123456789abcdef\nfedcba9876543210\n")
+    dotenv.chmod(0o640)
+    told = load_settings({}, dotenv=dotenv).warnings
+    assert any("chmod 600" in one and str(dotenv) in one for one in told)
+    # A key that was pasted without its name is no name to be repeated.
+    assert not any("fedcba" in one for one in told)
+    dotenv.chmod(0o600)
+    assert not any("chmod" in one for one in load_settings({}, dotenv=dotenv).warnings)
+    dotenv.write_text("PORT=9999\n")
+    dotenv.chmod(0o644)
+    assert load_settings({}, dotenv=dotenv).warnings == ()
 
 
 def test_an_uncreatable_backup_dir_is_replaced_with_a_warning(tmp_path: Path) -> None:

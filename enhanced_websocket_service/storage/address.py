@@ -1,0 +1,70 @@
+"""Whether an address of PostgreSQL can be understood, and whether somebody answers there."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+
+from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.market.source import World
+from enhanced_websocket_service.redaction import redact_url
+
+from .pool import Pool
+
+
+class _Understood(Exception):
+    """asyncpg has read the address, and its files, and is about to connect."""
+
+
+class _Nowhere:
+    """The event loop that asyncpg is given: one on which nothing can be connected to."""
+
+    def create_future(self) -> "asyncio.Future[Any]":
+        return asyncio.get_running_loop().create_future()
+
+    async def create_connection(self, *_: Any, **__: Any) -> Any:
+        raise _Understood
+
+    create_unix_connection = create_connection
+
+
+async def understand(dsn: str) -> None:
+    """Read ``dsn`` as a connection would, without any connection.
+
+    :raises ConfigurationError: it cannot be understood; no waiting mends it.
+    :raises OSError: a file that it names cannot be read now.
+    """
+    try:
+        await asyncpg.connect(dsn, loop=_Nowhere())
+    except _Understood:
+        return
+    except asyncpg.ClientConfigurationError as error:
+        # Its words may quote any part of the address, but not one that a parameter names.
+        why = str(error).partition("\n")[0] if "certificate file" in str(error) else ""
+        raise _misunderstood(dsn, why) from None
+    except (ValueError, KeyError, asyncpg.InterfaceError):
+        raise _misunderstood(dsn) from None
+
+
+def _misunderstood(dsn: str, why: str = "") -> ConfigurationError:
+    return ConfigurationError(
+        f"DATABASE_URL={redact_url(dsn)} cannot be used: {why}."
+        if why
+        else "DATABASE_URL cannot be understood. It looks like postgresql://user:password@host:5432/"
+        "database?sslmode=require; special characters in the password are percent-encoded."
+    )
+
+
+async def answer_of(dsn: str, timeout_s: float, world: World) -> None:
+    """Log in, ask a trifle, and look whether prices of ``world`` may go there; nothing is changed.
+
+    :param timeout_s: real seconds for the connection and for the answer.
+    :raises StorageError: what PostgreSQL, or the way to it, answered instead.
+    :raises WrongWorld: the database belongs to the other world.
+    """
+    pool = Pool(dsn, world=world, max_size=1, timeout_s=timeout_s)
+    try:
+        async with pool.bare_connection("connecting") as connection:
+            await connection.fetchval("SELECT 1")
+    finally:
+        await pool.close(timeout_s)
