@@ -35,7 +35,7 @@ from enhanced_websocket_service.market.source import (
     is_simulated,
     world_of,
 )
-from enhanced_websocket_service.storage.atomic_file import check_folder
+from enhanced_websocket_service.storage.folders import fault_of
 from enhanced_websocket_service.twelvedata.keys import KeyPool
 
 from .absences import Absences
@@ -189,9 +189,7 @@ class L0Pipeline:
 
         Never raises for a file or the database; ``failures`` hears how it is.
         """
-        try:
-            await asyncio.to_thread(check_folder, self._backup_dir)
-        except OSError as error:
+        if (error := await asyncio.to_thread(fault_of, self._backup_dir)) is not None:
             why = error.strerror or str(error)
             self._failures.failed(BACKUP_FILES, unwritable(self._backup_dir, why))
             return

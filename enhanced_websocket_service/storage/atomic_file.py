@@ -2,14 +2,11 @@
 
 import os
 import secrets
-import tempfile
 from pathlib import Path
 
 PRIVATE = 0o640
 SHARED = 0o644
 """For files that services of other users read: the ready flag, the backup set."""
-_PAGE = 4096
-"""Bytes: a full disk still takes a file of a few, which lie beside its name."""
 
 
 def replace_file(path: Path, content: bytes, mode: int = PRIVATE) -> None:
@@ -46,16 +43,3 @@ def fsync_path(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def check_folder(directory: Path) -> None:
-    """Make ``directory`` if need be, and write and remove a page in it. Raises ``OSError``.
-
-    Permission bits do not tell it: a file system may be read-only, full, or gone.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    # Where the system can, the file never has a name: neither a crash nor a reader meets it.
-    with tempfile.TemporaryFile(dir=directory) as file:
-        file.write(bytes(_PAGE))
-        file.flush()
-        os.fsync(file.fileno())
