@@ -21,12 +21,17 @@ from typing import Any, TypeVar
 import asyncpg
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from enhanced_websocket_service.storage.embedded import EmbeddedServers
 
 from .turns import Turns
 
 T = TypeVar("T")
+
+# How long an example takes says how busy the machine is, nothing of what is tested.
+settings.register_profile("ews", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ews")
 
 _TURNS = pytest.StashKey[Turns]()
 

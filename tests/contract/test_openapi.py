@@ -1,7 +1,6 @@
 """The API against its own OpenAPI description: schemathesis invents requests, good and bad ones."""
 
 import warnings
-from datetime import timedelta
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -44,7 +43,6 @@ _CHECKS = (
     max_examples=60,
     derandomize=True,
     database=None,
-    deadline=timedelta(seconds=5),
     suppress_health_check=list(HealthCheck),
 )
 def test_every_answer_is_as_described(case: schemathesis.Case) -> None:

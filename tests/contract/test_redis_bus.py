@@ -44,7 +44,7 @@ async def client(valkey_url: str) -> AsyncIterator[Any]:
 async def listening(client: Any) -> AsyncIterator[Any]:
     async with client.pubsub() as channel:
         await channel.subscribe(RedisNames().channel)
-        assert (await channel.get_message(timeout=5))["type"] == "subscribe"
+        assert (await channel.get_message(timeout=20))["type"] == "subscribe"
         yield channel
 
 
@@ -125,7 +125,7 @@ async def gate(valkey_url: str) -> AsyncIterator[Gate]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while not condition():
             await asyncio.sleep(0)
 
@@ -152,7 +152,7 @@ async def test_every_tick_is_published(valkey_url: str, client: Any) -> None:
         for i in range(5, 1200, 100):
             bus.publish(sent[i : i + 100])
         received = [
-            json.loads((await channel.get_message(timeout=10))["data"]) for _ in range(1200)
+            json.loads((await channel.get_message(timeout=20))["data"]) for _ in range(1200)
         ]
     assert received == [{"type": "price_update", "data": price_data(one)} for one in sent]
 
@@ -269,7 +269,7 @@ async def test_overflow_during_a_send_drops_only_what_was_not_sent(gate: Gate, c
         assert await bus.drain(10)
         gate.freeze()
         bus.publish(ticks(5, first=2))
-        await asyncio.wait_for(gate.holding.wait(), 10)
+        await asyncio.wait_for(gate.holding.wait(), 40)
         bus.publish(ticks(20, first=7))
         gate.thaw()
         assert await bus.drain(10)
@@ -314,12 +314,12 @@ async def test_a_full_server_tells_every_price_once_and_the_stream_gets_them_all
             bus.publish(ticks(1, first=6))
             more = attempts + 2
             await until(lambda: attempts >= more)
-            heard = [json.loads((await channel.get_message(timeout=10))["data"]) for _ in range(6)]
+            heard = [json.loads((await channel.get_message(timeout=20))["data"]) for _ in range(6)]
         finally:
             await client.config_set("maxmemory", "0")
         assert await bus.drain(10)
         bus.publish(ticks(1, first=7))
-        heard.append(json.loads((await channel.get_message(timeout=10))["data"]))
+        heard.append(json.loads((await channel.get_message(timeout=20))["data"]))
     assert [one["data"] for one in heard] == [price_data(one) for one in ticks(7)]
     assert [i for i, _ in await client.xrange(STREAM)] == [f"1-{i}" for i in range(1, 8)]
 

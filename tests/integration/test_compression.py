@@ -32,7 +32,7 @@ async def handshake(
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
         b"Sec-WebSocket-Extensions: %s\r\n\r\n" % offer.encode()
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
     assert head.startswith("HTTP/1.1 101 ")
     chosen = [line for line in head.splitlines() if line.startswith("Sec-WebSocket-Extensions")]
@@ -64,7 +64,7 @@ async def test_what_is_negotiated(offer: str, chosen: str) -> None:
         await until(lambda: api.hub.counts().connected == 1)
         api.hub.on_events([tick(1)])
         data = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             while b"\xc1\x7e" not in data and b'"market_data"' not in data:
                 data += await reader.read(65536)
         assert (b"\xc1\x7e" in data) == bool(chosen)
@@ -88,7 +88,7 @@ async def test_both_kinds_of_client_get_the_same() -> None:
         api.hub.on_events([tick(1), tick(2), bar_update(0, 2)])
         await short.send('{"type":"heartbeat"}')
         await plain.send('{"type":"heartbeat"}')
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             got = [[await client.recv() for _ in range(5)] for client in (short, plain)]
         assert got[0] == got[1]
         assert got[0][3].startswith('{"type":"bar"')
@@ -100,7 +100,7 @@ async def code_after(api: Running, *frames: bytes) -> int | None:
         writer.write(b"".join(frames))
         data = b""
         with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(40):
                 data = await reader.read()
     at = data.rindex(b"\x88")
     return int.from_bytes(data[at + 2 : at + 4])
@@ -146,13 +146,13 @@ async def test_compressed_messages_of_clients_are_read() -> None:
     async with running() as api:
         async with connect(f"{api.ws}/ws", extensions=[everything]) as client:
             await client.send(['{"type":"hea', 'rtbeat"', " " * 5000 + "}"])
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(40):
                 while '"heartbeat_response"' not in str(await client.recv()):
                     pass
         async with connect(f"{api.ws}/ws") as client:
             with contextlib.suppress(ConnectionClosed):
                 await client.send(" " * (Limits().message_bytes + 1))
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(40):
                     while True:
                         await client.recv()
             assert client.close_code == 1009

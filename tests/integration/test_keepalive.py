@@ -20,7 +20,7 @@ from .ws_peers import mute_client, next_message
 
 
 async def test_pings_close_a_client_that_answers_none() -> None:
-    async with running(ping_interval_s=0.05, ping_timeout_s=0.05) as api:
+    async with running(ping_interval_s=0.05, ping_timeout_s=1.0) as api:
         async with mute_client(api):
             await until(lambda: api.hub.counts().connected == 1)
             await until(lambda: api.hub.counts().connected == 0)

@@ -36,7 +36,7 @@ async def raw(api: Running) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio
 
 async def answer(reader: asyncio.StreamReader) -> bytes:
     """Everything until the server ends the connection."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         with contextlib.suppress(ConnectionError):
             return await reader.read()
     return b""

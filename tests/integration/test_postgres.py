@@ -450,7 +450,7 @@ async def test_a_schema_that_was_taken_away_is_not_called_unavailable(database: 
 
 
 async def test_a_held_lock_ends_in_unavailable(database_dsn: str) -> None:
-    database = Database(database_dsn, Provider("simulator"), timeout_s=0.3)
+    database = Database(database_dsn, Provider("simulator"), timeout_s=2.0)
     await database.connect()
     holder = await asyncpg.connect(database_dsn)
     async with holder.transaction():

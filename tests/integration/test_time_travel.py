@@ -18,7 +18,7 @@ EARLIER = EPOCH - 1
 
 
 async def message(client: ClientConnection) -> dict[str, Any]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         received: dict[str, Any] = json.loads(await client.recv())
         return received
 

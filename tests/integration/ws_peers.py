@@ -40,7 +40,7 @@ async def mute_client(api: Running, path: str = "/ws") -> AsyncIterator[socket.s
 
 
 async def next_message(client: ClientConnection) -> dict[str, Any]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         message: dict[str, Any] = json.loads(await client.recv())
         return message
 
@@ -48,7 +48,7 @@ async def next_message(client: ClientConnection) -> dict[str, Any]:
 async def close_code(client: ClientConnection) -> int | None:
     """Read to the end; the code the server closed with."""
     with contextlib.suppress(ConnectionClosed):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             while True:
                 await client.recv()
     return client.close_code

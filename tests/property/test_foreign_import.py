@@ -166,7 +166,6 @@ def require_accounts(judgement: Judgement, lines: list[str]) -> None:
 
 @settings(
     max_examples=80,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -201,7 +200,7 @@ def test_accepted_bars_are_right_and_every_row_is_accounted_for(
     require_accounts(judgement, lines)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(
     start=st.dates(date(2024, 1, 8), date(2025, 5, 1)),
     seed=st.integers(0, 2**32),

@@ -61,7 +61,7 @@ def test_truncation_at_every_byte_is_told_as_torn_and_nothing_is_changed(written
             assert segment_path(directory, 1).read_bytes() == content[:size]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(bit=st.integers(0, END * 8 - 1))
 def test_every_byte_is_accounted_for(written: Path, bit: int) -> None:
     content = bytearray(segment_path(written, 1).read_bytes())

@@ -109,7 +109,7 @@ def test_truncation_at_every_byte_of_the_last_records(written: Path) -> None:
             )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=st.integers(0, END))
 def test_truncation_anywhere(written: Path, size: int) -> None:
     content = segment_path(written, 1).read_bytes()
@@ -119,7 +119,7 @@ def test_truncation_anywhere(written: Path, size: int) -> None:
         )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(bit=st.integers(0, END * 8 - 1))
 def test_any_flipped_bit_costs_at_most_the_record_it_is_in(written: Path, bit: int) -> None:
     content = bytearray(segment_path(written, 1).read_bytes())
@@ -132,7 +132,7 @@ def test_any_flipped_bit_costs_at_most_the_record_it_is_in(written: Path, bit: i
         check_recovery(directory, expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     zeros=st.integers(1, 5000),
     size=st.sampled_from([END, *(begin + 5 for begin, _ in BOUNDS[-3:])]),
@@ -145,7 +145,7 @@ def test_a_zero_filled_tail_is_not_a_row_of_records(written: Path, zeros: int, s
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), first=st.integers(HEADER_SIZE, END), length=st.integers(1, 700))
 def test_overwritten_bytes(written: Path, seed: int, first: int, length: int) -> None:
     """Garbage over a stretch: what lies outside it is kept, wherever it begins and ends."""

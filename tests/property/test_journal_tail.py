@@ -50,7 +50,7 @@ def followed(reader: JournalReader, limits: list[int]) -> tuple[Batch, list[Posi
     return batch, positions
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(batches, max_size=12),
     st.lists(st.integers(1, 20), min_size=1, max_size=3),

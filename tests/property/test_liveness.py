@@ -36,7 +36,7 @@ def brisk(rng: random.Random, seconds: float) -> list[tuple[float, float]]:
     return ticks
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seeds, st.floats(-2.2, 0.7), roundings, st.booleans(), st.floats(0.0, 2.0))
 def test_a_random_market_is_never_dead(
     seed: int, magnitude: float, rounding: tuple[int, bool], wild: bool, latency: float
@@ -54,7 +54,7 @@ def test_a_random_market_is_never_dead(
     assert course.first("dead") is None, course.verdicts
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seeds, st.floats(60, 200), st.floats(0, 20), roundings, st.floats(0.0, 0.5))
 def test_a_socket_that_goes_mute_is_dead_within_thirty_seconds(
     seed: int, after: float, lag: float, rounding: tuple[int, bool], latency: float
@@ -74,7 +74,7 @@ def test_a_socket_that_goes_mute_is_dead_within_thirty_seconds(
     assert mute < dead <= mute + 30
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seeds, st.floats(0, 20), roundings, st.booleans())
 def test_a_socket_mute_from_birth_is_dead_within_thirty_seconds(
     seed: int, lag: float, rounding: tuple[int, bool], resent: bool
@@ -92,7 +92,7 @@ def test_a_socket_mute_from_birth_is_dead_within_thirty_seconds(
     assert dead <= START + 30
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seeds, st.floats(0, 20), roundings)
 def test_a_market_that_calms_down_is_quiet(
     seed: int, lag: float, rounding: tuple[int, bool]

@@ -33,7 +33,7 @@ some_ticks = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(some_ticks, max_size=10), st.integers(0, 9))
 def test_messages_made_at_a_stretch_are_those_made_one_by_one(ticks: list[Tick], made: int) -> None:
     expected = [market_data(one) for one in ticks]

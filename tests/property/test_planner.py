@@ -26,7 +26,7 @@ _EVENTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 16),
     st.integers(4, 60),  # credits a day

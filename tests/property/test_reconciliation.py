@@ -94,7 +94,7 @@ class World:
         )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32),
     cap=st.sampled_from([7, 25, 5000]),
@@ -141,7 +141,7 @@ def test_every_slot_ends_final_or_given_up(seed: int, cap: int, absent: float, l
         assert world.calls <= 9
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     delays=st.lists(st.integers(18, 600), min_size=1, max_size=8),
     handed_back=st.integers(0, 3000),

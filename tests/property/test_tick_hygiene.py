@@ -183,7 +183,7 @@ def last_versions(records: Sequence[Record]) -> list[Bar]:
     return [versions[slot][-1].bar for slot in sorted(versions)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     start=st.sampled_from([OPEN - 20.0, OPEN + 290.0, CLOSE - 30.0, CLOSE - 400.0]),
     script=st.lists(steps, max_size=25),

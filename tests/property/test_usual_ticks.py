@@ -85,7 +85,7 @@ def plain(symbol: str, *seconds: int) -> list[Quote]:
     return [Quote(symbol, OPEN + second, 4100.0, source, OPEN + 299.0) for second in seconds]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @example([plain("EURUSD", 290, 291, 299)], False)
 @example([plain("USDCOP", 290, 291, 300, 299, 301), plain("USDCOP", 302, 299)], False)
 @given(st.lists(st.lists(quotes(), max_size=12), max_size=4), st.booleans())
@@ -124,7 +124,7 @@ def test_usual_quotes_do_take_the_short_cut() -> None:
     assert [tick.offset for tick in kept.given[0] if isinstance(tick, Tick)] == list(range(1, 11))
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(usual | st.floats(1e-6, 999_999.0).map(lambda price: round(price, 6)) | odd)
 def test_noise_is_counted_as_one_by_one(price: float) -> None:
     blurred = round(struct.unpack("<f", struct.pack("<f", round(price, 2)))[0], 6)

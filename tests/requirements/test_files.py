@@ -124,7 +124,7 @@ def test_flag_of_the_document_counts(tmp_path: Path) -> None:
     assert readiness.FILE_NAME == facts.FLAG_FILE
     flag = readiness.ReadyFlag(tmp_path, SystemClock())
     command = f"echo '{json.dumps(facts.FLAG_SAMPLE)}' > {facts.FLAG_FILE}"
-    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, timeout=10)
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, timeout=60)
     seen = flag.read()
     assert seen.ready
     assert seen.timestamp == facts.FLAG_SAMPLE["timestamp"]

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 SKIPPED_FOLDERS = {".git", ".venv", "__pycache__", "build", "dist", "htmlcov", "logs"}
@@ -143,3 +144,12 @@ def test_the_rule_on_broad_excepts_can_fail() -> None:
     assert broad_excepts("try: f()\nexcept Exception:  # the border of the process\n    pass") == []
     assert broad_excepts("try: f()\nexcept BaseException:\n    undo()\n    raise") == []
     assert broad_excepts("try: f()\nexcept OSError:\n    pass") == []
+
+
+def test_no_property_test_fails_because_the_machine_is_busy() -> None:
+    """conftest.py loads the one profile; a deadline beside it would bring the fault back."""
+    assert settings().deadline is None
+    assert HealthCheck.too_slow in settings().suppress_health_check
+    others = [*(ROOT / "tests").rglob("*.py")]
+    others.remove(ROOT / "tests" / "conftest.py")
+    assert hits(re.compile(r"\bdeadline[=]"), others) == []

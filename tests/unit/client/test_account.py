@@ -39,7 +39,7 @@ def welcome(epoch: int | None, offset: int, symbol: str = "USDCOP") -> bytes:
     return wire.welcome([symbol], epoch, {symbol: offset}, "active", NOON)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(st.data())
 def test_lost_and_repeated_messages_are_noticed(data: st.DataObject) -> None:
     """A server that drops and repeats messages at will, told ranges among them."""

@@ -144,7 +144,7 @@ async def test_closing_in_the_turn_in_which_it_dies_ends_it(vendor: Vendor, turn
     bench.feed.liveness.on_news = on_news
     while not closing:
         await bench.clock.pass_time(1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(40):
         await closing[0]
     assert not bench.feed.running
     await bench.stop()

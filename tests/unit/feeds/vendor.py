@@ -86,7 +86,7 @@ async def running_vendor() -> AsyncIterator[Vendor]:
         yield vendor
 
 
-async def until(condition: Callable[[], Any], limit_s: float = 10.0) -> None:
+async def until(condition: Callable[[], Any], limit_s: float = 40.0) -> None:
     """Give everything its turn until ``condition`` holds."""
     async with asyncio.timeout(limit_s):
         while not condition():

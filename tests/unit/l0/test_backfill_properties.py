@@ -51,7 +51,7 @@ def run(vendor: FakeVendor, store: FakeStore, directory: str, keys: int = 1) -> 
 subsets = st.sets(st.sampled_from(LABELS))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(cap=st.integers(2, 400), gone=subsets, present=subsets, nights=st.booleans())
 def test_every_bar_arrives_once(cap: int, gone: set[int], present: set[int], nights: bool) -> None:
     labels = set(LABELS)
@@ -70,7 +70,7 @@ def test_every_bar_arrives_once(cap: int, gone: set[int], present: set[int], nig
         assert len(vendor.calls) == calls
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(cap=st.integers(2, 120), gone=subsets, faults=st.lists(st.integers(1, 4), max_size=8))
 def test_faults_cost_no_page_twice(cap: int, gone: set[int], faults: list[int]) -> None:
     labels = set(LABELS)
@@ -103,7 +103,7 @@ class Moody(FakeVendor):
         return await super().time_series(symbol, **question)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     caps=st.lists(st.integers(2, 400), min_size=1, max_size=6),
     gone=subsets,
@@ -124,7 +124,7 @@ def test_no_mood_of_the_vendor_loses_a_bar(
         assert len(written) == len(set(written))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(cap=st.integers(2, 400), gone=subsets)
 def test_a_vendor_that_keeps_the_oldest_loses_no_bar(cap: int, gone: set[int]) -> None:
     labels = set(LABELS)
@@ -135,7 +135,7 @@ def test_a_vendor_that_keeps_the_oldest_loses_no_bar(cap: int, gone: set[int]) -
     assert set(store.slots()) == labels - gone
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(cap=st.integers(240, 400), days=st.integers(4, 40), nights=st.booleans())
 def test_credits_are_the_minimum_and_two(cap: int, days: int, nights: bool) -> None:
     """For a whole feed: the minimum is all its rows by rows a page."""

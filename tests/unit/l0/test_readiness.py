@@ -277,7 +277,7 @@ async def test_cancellation_leaves_no_task_and_no_busy_thread(tmp_path: Path) ->
     watcher.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await watcher.task
-    assert time.monotonic() - began < 3  # a cancelled awatch alone would take five seconds
+    assert time.monotonic() - began < 4.5  # a cancelled awatch alone would take five seconds
     assert [task.get_name() for task in asyncio.all_tasks()] == [
         asyncio.current_task().get_name()  # type: ignore[union-attr]
     ]

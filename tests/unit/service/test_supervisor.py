@@ -18,7 +18,7 @@ async def test_a_failing_component_is_restarted_and_its_failure_is_told() -> Non
         await asyncio.Event().wait()
 
     supervisor.start("part", component)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         await healthy.wait()
     (part,) = supervisor.components
     assert (part.restarts, part.running) == (1, True)
@@ -43,7 +43,7 @@ async def test_a_component_that_a_leaked_cancellation_ends_is_restarted() -> Non
         await asyncio.Event().wait()
 
     supervisor.start("part", component)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         await healthy.wait()
     (part,) = supervisor.components
     assert (part.restarts, part.failure) == (1, "was cancelled from within")
@@ -85,6 +85,6 @@ async def test_one_that_does_not_end_is_not_waited_for_for_ever() -> None:
 
     supervisor.start("stubborn", stubborn)
     await started.wait()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(40):
         await supervisor.stop("stubborn", timeout_s=0.01)
     release.set()

@@ -371,7 +371,7 @@ async def running(
         await api.stop()
 
 
-async def until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], timeout: float = 40.0) -> None:
     """Let the loop turn until ``condition`` holds."""
     async with asyncio.timeout(timeout):
         while not condition():

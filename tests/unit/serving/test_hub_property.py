@@ -61,7 +61,7 @@ _actions = st.lists(
 )
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=500, derandomize=True)
 @given(_actions, st.integers(1, 40), st.integers(200, 4000))
 def test_nothing_is_missed_silently(
     actions: list[tuple[str, int]], history: int, high_water: int

@@ -130,7 +130,7 @@ _actions = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(_actions, st.integers(1, 30), st.integers(2, 7), st.booleans())
 def test_resumed_clients_get_everything_once_and_in_order(
     actions: list[tuple[str, int]], history: int, page: int, stuck: bool

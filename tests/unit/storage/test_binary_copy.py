@@ -73,7 +73,7 @@ def test_a_stream_of_rows_has_head_and_tail() -> None:
 PRICES = st.integers(1, 999_999_999_999).map(lambda millionths: millionths / 1_000_000)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     price=PRICES,
     bid=st.none() | PRICES,

@@ -287,7 +287,7 @@ async def test_waiting_ends_with_the_next_append(journal: Journal) -> None:
     await asyncio.sleep(0)
     assert not waiter.done()
     journal.append(ticks(1, first=2))
-    await asyncio.wait_for(waiter, 5)
+    await asyncio.wait_for(waiter, 40)
     await journal.wait_past(START)
 
 
