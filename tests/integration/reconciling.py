@@ -88,6 +88,7 @@ class House:
         self.events: list[Event] = []
         self.sets: list[str] = []
         self.store = SlotStore(database)
+        self.failures = Failures(clock)
         self.credits = Credits(700, 80)
         self.may_repair = True
         self.pipeline = Pipeline(
@@ -120,7 +121,7 @@ class House:
             write_backup=write_backup,
             window_days=1,
             metrics=Metrics(),
-            failures=Failures(self.clock),
+            failures=self.failures,
             may_repair=lambda _: self.may_repair,
         )
 

@@ -260,6 +260,23 @@ async def test_quarantine_keeps_the_lines_as_they_were(
     assert first["detail"].to_list()[-1] == "has 2 of 9 fields"
 
 
+async def test_a_quarantine_that_cannot_be_written_keeps_no_bar_out(
+    database: Database, connection: Any, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.csv", [*map(line, sessions()), "what"])
+    (tmp_path / "blocked").write_text("no folder")
+    report = await importer(database, tmp_path, quarantine=tmp_path / "blocked" / "below").run(path)
+    assert report.quarantine_file is None
+    assert report.quarantine_problem is not None
+    assert str(tmp_path / "blocked" / "below") in report.quarantine_problem
+    assert report_dict(report)["quarantine_problem"] == report.quarantine_problem
+    assert len(await table(connection)) == len(sessions())
+    again = await importer(database, tmp_path).run(path)
+    assert again.quarantine_problem is None
+    assert again.quarantine_file is not None
+    assert pl.read_parquet(again.quarantine_file).height == 1
+
+
 async def test_the_file_itself_is_no_place_for_its_quarantine(
     database: Database, connection: Any, tmp_path: Path
 ) -> None:

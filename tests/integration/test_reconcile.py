@@ -167,6 +167,9 @@ async def test_failures_are_backed_off_from_and_forgotten(house: House) -> None:
                 await asyncio.sleep(0)
             state = house.reconciler.status()["USDCOP"]
             assert "did not answer" in state["last_error"]
+            (told,) = house.failures.present
+            assert told.part == "reconciliation of USDCOP"
+            assert "did not answer" in told.reason
             # The clock stands but for the back-off: 60, 120, ... seconds.
             assert house.clock.instant >= at(f"{DAY}T13:06:00") + 3 * FIRST_BACKOFF_S
             house.vendor.away = False
@@ -176,6 +179,7 @@ async def test_failures_are_backed_off_from_and_forgotten(house: House) -> None:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert house.reconciler.status()["USDCOP"]["last_error"] is None
+    assert house.failures.present == ()
 
 
 async def test_without_credits_nothing_is_asked(house: House) -> None:

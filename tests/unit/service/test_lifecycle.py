@@ -9,7 +9,12 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from enhanced_websocket_service.errors import JournalError
+from enhanced_websocket_service.errors import (
+    DatabaseUnavailable,
+    EwsError,
+    JournalError,
+    L0Error,
+)
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.feeds.base import BackgroundFeed, FeedStatus
 from enhanced_websocket_service.l0.readiness import FlagState
@@ -88,16 +93,37 @@ class Quotes(BackgroundFeed):
 
 
 class Flag:
+    """A ready flag; ``problem`` when it does not say ready."""
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
+
+    def read(self) -> FlagState:
+        return FlagState(exists=False, ready=self.problem is None, problem=self.problem)
+
     async def wait(self, on_change: Callable[[FlagState], None]) -> None:
-        return
+        told: FlagState | None = None
+        while (seen := self.read()) != told or not seen.ready:
+            if seen != told:
+                on_change(seen)
+                told = seen
+            await asyncio.sleep(0)
 
 
 class History:
+    """L0 data that lacks everything while the vendor says ``away``."""
+
+    def __init__(self) -> None:
+        self.away: str | None = None
+        self.repairs = 0
+
     async def assess(self) -> Assessment:
-        return cast(Any, _Good())
+        return cast(Any, _Good() if self.away is None else _Nothing())
 
     async def repair(self) -> None:
-        raise AssertionError("nobody asks for it here")
+        self.repairs += 1
+        if self.away:
+            raise L0Error(self.away)
 
     async def check_files(self) -> None:
         raise AssertionError("nobody asks for it here")
@@ -108,15 +134,22 @@ class _Good:
     data_freshness_hours = completeness_percentage = missing_slots = 0
 
 
+class _Nothing(_Good):
+    is_fresh = is_complete = False
+    reasons = ("USDCOP: there is no bar. Run `l0 backfill`.", "USDCOP: 0 of 431 slots are there")
+
+
 class Day:
     """A lifecycle with everything around it that a session needs."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, schedule: Schedule | None = None) -> None:
         self.clock = SetClock(now)
         self.said: asyncio.Queue[Quote | BaseException] = asyncio.Queue()
         self.last: list[Quote] = []
         self.bars: list[BarUpdate] = []
         self.full = False
+        self.history, self.flag = History(), Flag()
+        self.database: EwsError | None = None
         self.failures = Failures(self.clock)
         calendar = TradingCalendar()
         self.states = StateMachine(now)
@@ -127,13 +160,13 @@ class Day:
             clock=self.clock,
             calendar=calendar,
             states=self.states,
-            flag=cast(Any, Flag()),
-            history=History(),
+            flag=cast(Any, self.flag),
+            history=self.history,
             pipeline=self.pipeline,
             connect=self.connect,
             make_feed=lambda: Quotes(self.said, self.last),
             on_change=lambda change: None,
-            schedule=Schedule(),
+            schedule=schedule or Schedule(),
             failures=self.failures,
         )
 
@@ -146,7 +179,9 @@ class Day:
         self.bars += [event for event in events if isinstance(event, BarUpdate)]
 
     async def connect(self) -> None:
-        """The database is there."""
+        """The database is there, or not."""
+        if self.database is not None:
+            raise self.database
 
     def say(self, stamp: int) -> None:
         self.said.put_nowait(quote(stamp))
@@ -157,8 +192,8 @@ def quote(stamp: int) -> Quote:
 
 
 @asynccontextmanager
-async def day(now: float) -> AsyncIterator[Day]:
-    one = Day(now)
+async def day(now: float, schedule: Schedule | None = None) -> AsyncIterator[Day]:
+    one = Day(now, schedule)
     running = asyncio.create_task(one.lifecycle.run())
     try:
         yield one
@@ -222,3 +257,97 @@ async def test_what_the_feed_had_read_at_the_close_is_taken_or_told(full: bool) 
             log for log in logs if log["event"] == "The last quotes of the feed could not be taken"
         ]
         assert len(told) == full
+
+
+AWAY = "The vendor answered 503."
+
+
+@asynccontextmanager
+async def in_error(schedule: Schedule | None = None) -> AsyncIterator[Day]:
+    """A day whose data cannot be repaired, in the session, after the first repair."""
+    one = Day(OPEN + 600.0, schedule)
+    one.history.away = AWAY
+    running = asyncio.create_task(one.lifecycle.run())
+    try:
+        await one.clock.pass_time(5)
+        assert one.states.state is ServiceState.ERROR
+        yield one
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+async def test_the_cause_of_a_failed_repair_stays_whatever_is_measured_meanwhile() -> None:
+    async with in_error() as one:
+        for _ in range(20 * 60):
+            await one.clock.pass_time(1)
+            reason = one.states.current.reason
+            assert AWAY.rstrip(".") in reason
+            assert "The last repair failed at 2025-01-20T08:" in reason
+            assert "; the next is due 2025-01-20T08:" in reason
+        assert one.history.repairs == 5  # after 0, 1, 3, 7 and 15 minutes
+        changes = [change.state for change in one.states.history]
+        # Measured once a minute, but nothing changed except by a repair.
+        assert changes.count(ServiceState.ERROR) == one.history.repairs
+        assert changes.count(ServiceState.CHECKING_DATA) == 2
+        assert "`.;" not in str(one.states.history)
+        one.history.away = None
+        await one.clock.pass_time(61)
+        assert one.states.state is ServiceState.ACTIVE
+        assert one.failures.present == ()
+        path = [change.state for change in one.states.history][-3:]
+        assert path == [ServiceState.CHECKING_DATA, ServiceState.READY, ServiceState.ACTIVE]
+
+
+async def test_a_flag_that_is_taken_away_after_a_failed_repair_does_not_take_the_cause_along() -> (
+    None
+):
+    async with in_error() as one:
+        one.flag.problem = "There is no ready flag"
+        await one.clock.pass_time(10)
+        assert one.states.state is ServiceState.WAITING_L0
+        assert "There is no ready flag. The last repair failed at" in one.states.current.reason
+        assert AWAY.rstrip(".") in one.states.current.reason
+
+
+async def test_a_flag_that_never_comes_is_an_error_until_it_does() -> None:
+    async with day(OPEN + 600.0, Schedule(startup_timeout_s=600.0)) as one:
+        one.flag.problem = "There is no ready flag."
+        one.history.away = AWAY
+        await one.clock.pass_time(300)
+        assert one.states.state is ServiceState.WAITING_L0
+        for _ in range(3):
+            await one.clock.pass_time(700, step=5.0)
+            assert one.states.state is ServiceState.ERROR
+            assert "No L0 ready signal after 10 minutes" in one.states.current.reason
+        assert len(one.states.history) == 3  # starting, waiting, error
+        one.flag.problem = "The ready flag says no."
+        await one.clock.pass_time(700, step=5.0)
+        assert "waiting_l0" in [change.state for change in one.states.history][3:]
+        one.flag.problem = one.history.away = None
+        await one.clock.pass_time(120)
+        assert one.states.state is ServiceState.ACTIVE
+
+
+async def test_a_database_that_stays_away_is_told_once_and_left_when_it_is_back() -> None:
+    async with in_error() as one:
+        one.database = DatabaseUnavailable("PostgreSQL cannot be reached.")
+        await one.clock.pass_time(600)
+        assert one.states.current.reason == "PostgreSQL cannot be reached."
+        before = len(one.states.history)
+        await one.clock.pass_time(600)
+        assert len(one.states.history) == before
+        one.database = one.history.away = None
+        await one.clock.pass_time(120)
+        assert one.states.state is ServiceState.ACTIVE
+
+
+async def test_going_live_on_bad_data_says_why_it_was_not_repaired() -> None:
+    async with day(OPEN + 600.0, Schedule(l0_policy="degraded")) as one:
+        one.history.away = AWAY
+        await one.clock.pass_time(5)
+        assert one.states.state is ServiceState.ACTIVE
+        assert AWAY.rstrip(".") in one.states.current.reason
+        assert "the next is due" not in one.states.current.reason
+        assert [failure.part for failure in one.failures.present] == ["L0 repair"]
