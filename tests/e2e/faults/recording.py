@@ -45,18 +45,22 @@ def true_ticks(
     return [(tick.timestamp, tick.price) for tick in source.ticks(midnight, midnight + 86_400)]
 
 
-async def new_database(dsn: str, prefix: str) -> str:
-    """The DSN of a new, empty database on the server of ``dsn``."""
+async def new_database(dsn: str, prefix: str, template: str | None = None) -> str:
+    """The DSN of a new database on the server of ``dsn``: empty, or a copy of the one behind ``template``."""
     name = f"{prefix}_{uuid.uuid4().hex[:12]}"
-    await execute(dsn, f'CREATE DATABASE "{name}"')
+    copied = "" if template is None else f' TEMPLATE "{database_name(template)}"'
+    await execute(dsn, f'CREATE DATABASE "{name}"{copied}')
     head, _, options = dsn.partition("?")
     return f"{head.rpartition('/')[0]}/{name}?{options}"
 
 
 async def drop_database(server_dsn: str, dsn: str) -> None:
     """Drop it whoever is connected."""
-    name = dsn.partition("?")[0].rpartition("/")[2]
-    await execute(server_dsn, f'DROP DATABASE "{name}" WITH (FORCE)')
+    await execute(server_dsn, f'DROP DATABASE "{database_name(dsn)}" WITH (FORCE)')
+
+
+def database_name(dsn: str) -> str:
+    return dsn.partition("?")[0].rpartition("/")[2]
 
 
 def numbered_cache(url: str, number: int) -> str:
