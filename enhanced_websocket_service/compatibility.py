@@ -46,7 +46,7 @@ DEPENDENCES: Final = (
         (
             *("_should_upgrade", "client", "cycle", "handle_websocket_upgrade", "logger", "loop"),
             *("on_headers_complete", "on_message_begin", "on_message_complete"),
-            *("on_response_complete", "on_url", "parser", "send_400_response"),
+            *("on_response_complete", "on_url", "parser", "scope", "send_400_response"),
             *("timeout_keep_alive_task", "transport"),
         ),
     ),
