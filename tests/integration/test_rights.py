@@ -28,6 +28,7 @@ from enhanced_websocket_service.storage.pool import (
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.rights import RIGHTS, complaint, needed
 from enhanced_websocket_service.storage.slot_store import SlotStore
+from enhanced_websocket_service.storage.sql import load
 from tests.foreign_owner import ForeignOwner, foreign_owner
 from tests.storage_samples import OPEN, SYMBOL, bar, rejected, rows, stored, ticks, update, writing
 from tests.waiting import eventually
@@ -60,7 +61,9 @@ async def refused(connection: Any) -> list[str]:
     documented = {"market_bars": "SELECT * FROM market_bars LIMIT 3"}
     found = []
     async with connection.transaction():
-        statements = {**WRITES, **QUERIES, **documented}
+        worlds = load("world.sql")
+        marking = {name: worlds[name] for name in ("marked_world", "mark_world")}
+        statements = {**WRITES, **QUERIES, **marking, **documented}
         for name in ("make_imported_bars", *sorted(statements.keys() - {"make_imported_bars"})):
             sql = statements[name]
             # What a statement needs is checked when it begins; nothing has to be there, and none runs.

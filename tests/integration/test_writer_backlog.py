@@ -133,6 +133,7 @@ async def test_a_batch_is_bounded_in_bytes_too(
 async def test_while_the_database_is_busy_one_batch_is_made_ready_and_no_more(
     database: Database, database_dsn: str, journal: Journal, connection_dies: bool
 ) -> None:
+    await database.record_health("active", {})  # marks it: nobody has to look for rows in the table
     holder = await asyncpg.connect(database_dsn)
     holding = holder.transaction()
     await holding.start()
