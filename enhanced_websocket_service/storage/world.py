@@ -41,14 +41,16 @@ async def world_of_database(connection: Any) -> World | None:
 
     Works on any database, whatever of the schema it has; changes nothing.
     """
-    tables = await _tables(connection)
-    if "ews_world" in tables:
-        marked: World | None = await connection.fetchval(_SQL["marked_world"])
-        if marked is not None:
-            return marked
+    marked = await _marked_world(connection)
+    if marked is not None:
+        return marked
     async with connection.transaction(readonly=True):
         await connection.execute(_SQL["patience"])
-        return await _world_of_rows(connection, tables)
+        found = await _world_of_rows(connection)
+    if found is None:
+        return None
+    # Again: a row that was committed after the first look has its mark, which is of more weight.
+    return await _marked_world(connection) or found
 
 
 async def check_database(connection: Any, world: World, place: str) -> None:
@@ -97,8 +99,7 @@ async def rows_by_world(connection: Any) -> dict[World, dict[str, int]]:
 
 async def is_marked(connection: Any) -> bool:
     """Whether the world of the database was written down, rather than read from its rows."""
-    tables = await _tables(connection)
-    return "ews_world" in tables and await connection.fetchval(_SQL["marked_world"]) is not None
+    return await _marked_world(connection) is not None
 
 
 def _check(found: World | None, ours: World, place: str) -> None:
@@ -106,7 +107,15 @@ def _check(found: World | None, ours: World, place: str) -> None:
     check_world(found, ours, place, f"{_REMEDY[ours]}, {instead}")
 
 
-async def _world_of_rows(connection: Any, tables: set[str]) -> World | None:
+async def _marked_world(connection: Any) -> World | None:
+    if "ews_world" not in await _tables(connection):
+        return None
+    marked: World | None = await connection.fetchval(_SQL["marked_world"])
+    return marked
+
+
+async def _world_of_rows(connection: Any) -> World | None:
+    tables = await _tables(connection)
     for world in _WORLDS:
         for table in _WITH_SOURCE:
             if table in tables:

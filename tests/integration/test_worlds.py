@@ -1,7 +1,7 @@
 """A database and a Redis belong to real or to simulated prices, from the first row or key on."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,12 @@ from enhanced_websocket_service.market.source import Provider, World
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.migrate import migrate
 from enhanced_websocket_service.storage.postgres import Database
-from enhanced_websocket_service.storage.world import set_world, world_of_database
+from enhanced_websocket_service.storage.world import (
+    check_database,
+    claim_world,
+    set_world,
+    world_of_database,
+)
 from tests.storage_samples import SYMBOL, bar, rejected, tick, ticks, update, writing
 
 REAL, SIMULATED = Provider("twelvedata"), Provider("simulator")
@@ -184,6 +189,40 @@ async def test_two_first_writers_agree_on_one_world(database_dsn: str, by_hand: 
     assert await by_hand.fetchval("SELECT count(*) FROM system_health") == 0
     await real.close()
     await simulated.close()
+
+
+class InTheMeantime:
+    """A connection; right after its first look for the mark something else happens."""
+
+    def __init__(self, connection: Any, happens: Callable[[], Awaitable[None]]) -> None:
+        self._connection = connection
+        self._happens: Callable[[], Awaitable[None]] | None = happens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    async def fetchval(self, statement: str, *arguments: Any, **options: Any) -> Any:
+        found = await self._connection.fetchval(statement, *arguments, **options)
+        if "FROM ews_world" in statement and self._happens is not None:
+            happens, self._happens = self._happens, None
+            await happens()
+        return found
+
+
+@pytest.mark.parametrize("claims", [True, False])
+async def test_a_mark_and_a_row_that_come_between_two_looks_belong_together(
+    database_dsn: str, by_hand: Any, claims: bool
+) -> None:
+    """The demo's service and its own backfill once took each other's first row for a real one."""
+    await migrate(by_hand)
+    first = await connected(database_dsn, SIMULATED)
+    second = InTheMeantime(by_hand, lambda: first.record_health("initializing", {}))
+    if claims:
+        async with by_hand.transaction():
+            await claim_world(second, "simulated", "The database")
+    else:
+        await check_database(second, "simulated", "The database")
+    await first.close()
 
 
 # --- Redis --------------------------------------------------------------------------------------
