@@ -147,7 +147,7 @@ class Lifecycle:
                     group.create_task(_for_ever(self._sessions()), name="sessions")
                     group.create_task(self._watch_interruptions(), name="interruptions")
             except EwsError as error:
-                self._change(ServiceState.ERROR, str(error))
+                self._change(ServiceState.ERROR, sentences(str(error)))
             except ExceptionGroup as failures:  # the border where any failure becomes a state
                 reason = sentences(*dict.fromkeys(_leaves(failures)))
                 if not all(isinstance(one, EwsError) for one in _leaf_errors(failures)):

@@ -263,9 +263,10 @@ class Service:
         if verdicts.keys() != self._told.keys() or any(
             is_news(self._told[name], verdict) for name, verdict in verdicts.items()
         ):
+            before = self._told.get("")
             # Real time: the log is read by people.
-            if self._verdict_news.due("", verdicts[""], monotonic()):
-                log.info("Feed verdict", verdict=verdicts[""], before=self._told.get(""))
+            if verdicts[""] != before and self._verdict_news.due("", verdicts[""], monotonic()):
+                log.info("Feed verdict", verdict=verdicts[""], before=before)
             self._publish_status(self.lifecycle.current)
 
     async def _watch_api(self) -> None:
