@@ -106,14 +106,14 @@ async def test_a_demo_beside_production_touches_nothing_of_it(
 ) -> None:
     live, url = real.live, real.redis_url
     kept = {name: Path(real.environ[name]) for name in FOLDERS}
+    await eventually(
+        lambda: bar_stream(url), WITHIN_S, "the first bar of the real instance in Redis"
+    )
     epochs = "SELECT array_agg((symbol, epoch)::text ORDER BY 1) FROM "
     fenced = await scalar(live, epochs + "epoch_fence")
     begun = await scalar(live, epochs + "tick_epochs")
     journals = await scalar(live, "SELECT array_agg(journal_id) FROM journal_checkpoints")
     columns = (await rows(live))["columns"]
-    await eventually(
-        lambda: bar_stream(url), WITHIN_S, "the first bar of the real instance in Redis"
-    )
     names = set(await keys(url))
     signals = listing(kept["READY_SIGNALS_DIR"])
     state_names = set(listing(kept["STATE_DIR"]))
@@ -216,7 +216,6 @@ async def test_the_real_database_refuses_invented_prices_and_nothing_is_written(
     for code, text in refused:
         assert (code, "real" in text, "simulated" in text) == (2, True, True), text
     assert (await rows(real.quiet), listing(flag), listing(backups)) == before
-    assert await real.world(real.quiet) == "real"
 
 
 async def test_the_real_redis_refuses_invented_prices_and_the_empty_database_stays_nobodys(
@@ -250,26 +249,31 @@ async def test_an_empty_database_is_nobodys_until_its_first_row(real: Production
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        failed = [
-            await real.command("run", "--port", port, environ=environ)
-            for environ in (real.simulated(empty), real.real(empty))
-        ]
+        failed = await asyncio.gather(
+            real.command("run", "--port", port, environ=real.simulated(empty)),
+            real.command("run", "--port", port, environ=real.real(empty)),
+        )
     assert [code for code, _ in failed] == [2, 2], failed
-    for arguments in (("config", "check"), ("db", "migrate")):
-        code, text = await real.command(*arguments, environ=real.simulated(empty))
-        assert code == 0, text
-    code, text = await real.command("db", "world", environ=real.simulated(empty))
-    assert code == 0, text
+    looked = await asyncio.gather(
+        *(
+            real.command(*arguments, environ=real.simulated(empty))
+            for arguments in (("config", "check"), ("db", "migrate"), ("db", "world"))
+        )
+    )
+    assert [code for code, _ in looked] == [0, 0, 0], looked
     assert await real.world(empty) == "nobody"
     assert not any(await written(empty))
 
     code, text = await real.command(*BACKFILL, environ=real.simulated(empty))
     assert code == 0, text
-    assert await real.world(empty) == "simulated"
-    code, text = await real.command(*BACKFILL, environ=real.real(empty))
+    (code, text), *worlds = await asyncio.gather(
+        real.command(*BACKFILL, environ=real.real(empty)),
+        real.world(empty),
+        real.world(real.live),
+    )
     assert is_refusal(code, text, database_name(empty)), text
+    assert worlds == ["simulated", "real"]
     assert await foreign_rows(empty, "simulated") == {}
-    assert await real.world(real.live) == "real"
 
 
 async def test_databases_from_before_are_real_unless_all_their_rows_are_invented(
@@ -305,25 +309,28 @@ async def test_a_database_changes_hands_by_command_only_and_no_answer_mixes(
 ) -> None:
     given = await real.database(real.quiet)
     environ = real.simulated(given)
-    code, text = await real.command("db", "world", "--set", "simulated", environ=environ)
+    change = ("db", "world", "--set")
+    (code, text), (nonsense, _) = await asyncio.gather(
+        real.command(*change, "simulated", environ=environ),  # nobody there to be asked
+        real.command(*change, "nonsense", "--yes", environ=environ),
+    )
     assert code != 0, text
-    assert await real.world(given) == "real", "without --yes and nobody to ask"
-    code, text = await real.command("db", "world", "--set", "nonsense", "--yes", environ=environ)
-    assert code == 2, text
+    assert nonsense == 2
+    assert await real.world(given) == "real"
 
     remaining = await scalar(given, "SELECT count(*) FROM market_data")
-    code, text = await real.command("db", "world", "--set", "simulated", "--yes", environ=environ)
+    code, text = await real.command(*change, "simulated", "--yes", environ=environ)
     assert code == 0, text
     assert str(remaining) in text.replace(",", ""), "what remains of the other world is said"
-    assert await real.world(given) == "simulated"
 
-    service = await real.run(environ)
+    service, world = await asyncio.gather(real.run(environ), real.world(given))
+    assert world == "simulated"
     await service.state("active")
     await service.price()
     await no_answer_mixes(service)
 
     # From another process, while the service runs: it is real again.
-    code, text = await real.command("db", "world", "--set", "real", "--yes", environ=environ)
+    code, text = await real.command(*change, "real", "--yes", environ=environ)
     assert code == 0, text
     await disconnect(real.server_dsn, given)
     count = "SELECT count(*) FROM realtime_market_data"
