@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from .log_writer import LogWriter, RotatingFile, StreamOutput, log_writers
 from .redaction import Redactor
 
-_OPEN_WITHIN_S = 1.0
+_OPEN_WITHIN_S = 3.0
 """Real seconds after which a folder for the log counts as one that does not answer."""
 
 

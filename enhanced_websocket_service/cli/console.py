@@ -154,12 +154,14 @@ def _handle(numbers: Iterable[signal.Signals], on_signal: Callable[[int], None])
 
 def _leave_closed_terminal() -> None:
     """Write to nowhere from now on what would go to a terminal that is closed: each line would fail."""
-    for descriptor in (1, 2):
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is None:
+            continue  # closed when we started: its number may be another file by now
         try:
-            os.write(descriptor, b"")
+            os.write(stream.fileno(), b"")
         except OSError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, descriptor)
+            os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
 
 

@@ -22,8 +22,11 @@ import pytest
 import redis.asyncio
 from structlog.testing import capture_logs
 
+from enhanced_websocket_service.clock import SystemClock
 from enhanced_websocket_service.errors import EmbeddedError
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.storage.embedded import EmbeddedServers, installation
+from tests.waiting import eventually
 
 AS_ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not AS_ROOT, reason="only root can do this")
@@ -168,6 +171,40 @@ async def test_a_killed_server_recovers_with_its_data(state_dir: Path) -> None:
         os.kill(pid, signal.SIGKILL)
         await ended(servers)
         assert await execute(await servers.start_postgres(), "SELECT n FROM kept") == 1
+
+
+async def test_a_found_server_that_dies_is_started_again_at_the_same_address(
+    state_dir: Path,
+) -> None:
+    dead = servers_in(state_dir)
+    dsn, url = await dead.start_postgres(), await dead.start_valkey()
+    async with abandoned(dead), servers_in(state_dir) as servers:
+        await servers.start_postgres()
+        await servers.start_valkey()
+        failures = Failures(SystemClock())
+        async with servers.kept_running(failures):
+            for server in ("postgres", "valkey"):
+                os.kill(recorded_pid(state_dir, server), signal.SIGKILL)
+
+            async def failing() -> bool | None:
+                return len(failures.present) == 2 or None
+
+            await eventually(failing, 10, "two failures")
+            assert {one.part for one in failures.present} == {
+                "embedded PostgreSQL",
+                "embedded Valkey",
+            }
+
+            async def works() -> bool | None:
+                return not failures.present or None
+
+            await eventually(works, 30, lambda: str(failures.present))
+            assert await execute(dsn, "SELECT 1") == 1
+            async with redis.asyncio.from_url(url) as client:
+                assert await client.ping()
+        pids = [recorded_pid(state_dir, name) for name in ("postgres", "valkey")]
+        os.kill(pids[1], signal.SIGKILL)  # nobody keeps it any more
+    assert not any(runs(pid) for pid in pids)
 
 
 async def test_pids_used_again_by_another_process_hinder_nothing(state_dir: Path) -> None:
