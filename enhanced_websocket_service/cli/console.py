@@ -31,7 +31,7 @@ err = Console(stderr=True, highlight=False)
 
 COMMAND_LOG_WAIT_S: Final = 1.0
 """How long the log of a command that prints results waits for its reader, so that both keep their order."""
-_QUIET: Final = (signal.SIGHUP, signal.SIGQUIT)
+_OF_TERMINALS: Final = (signal.SIGHUP, signal.SIGQUIT)
 """Signals that a terminal sends; they would end the process and leave its private servers running."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
@@ -87,7 +87,7 @@ def run_to_end(work: Awaitable[Any]) -> Any:
                 # As Ctrl-C does: cancelled, so that what the work started (private servers) is stopped.
                 task.cancel()
 
-        _handle((signal.SIGTERM, *_QUIET), on_signal)
+        _handle((signal.SIGTERM, *_OF_TERMINALS), on_signal)
         return await work
 
     try:
@@ -121,7 +121,7 @@ def until_signalled(
             log.info("Stopping", signal=signal.Signals(number).name)
             stop.set()
 
-        _handle((signal.SIGTERM, signal.SIGINT, *_QUIET), on_signal)
+        _handle((signal.SIGTERM, signal.SIGINT, *_OF_TERMINALS), on_signal)
         # In the background of a terminal with "stty tostop" the first line would suspend the service.
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         await serve(stop)
@@ -140,29 +140,23 @@ def has_terminal() -> bool:
 
 def _handle(numbers: Iterable[signal.Signals], on_signal: Callable[[int], None]) -> None:
     """Call ``on_signal`` for each signal, but for those that ``nohup`` or a shell made us ignore."""
+    # None: closed when we started; what has its number by now is another file.
+    streams = [one for one in (sys.__stdout__, sys.__stderr__) if one is not None and one.isatty()]
 
     def handler(number: signal.Signals) -> None:
-        if number == signal.SIGHUP:
-            _leave_closed_terminal()
+        for stream in streams:
+            # A terminal that is closed is none any more, and each line for it would fail. Asked without
+            # writing: one that only stands still would hold us up.
+            if not stream.isatty():
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
         on_signal(number)
 
     loop = asyncio.get_running_loop()
     for number in numbers:
-        if number not in _QUIET or signal.getsignal(number) != signal.SIG_IGN:
+        if number not in _OF_TERMINALS or signal.getsignal(number) != signal.SIG_IGN:
             loop.add_signal_handler(number, handler, number)
-
-
-def _leave_closed_terminal() -> None:
-    """Write to nowhere from now on what would go to a terminal that is closed: each line would fail."""
-    for stream in (sys.__stdout__, sys.__stderr__):
-        if stream is None:
-            continue  # closed when we started: its number may be another file by now
-        try:
-            os.write(stream.fileno(), b"")
-        except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
 
 
 @contextlib.contextmanager

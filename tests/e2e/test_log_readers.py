@@ -171,13 +171,16 @@ async def test_a_log_folder_that_cannot_be_written_is_named_until_it_can(rig: Ri
 async def test_the_story_of_the_demo_needs_no_reader(tmp_path: Path, pipe: Pipe) -> None:
     process, port = await start_demo(tmp_path, "--speed", "400", stdout=pipe.writer)
     pipe.close_reader()
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
 
-        async def active() -> bool | None:
-            with suppress(httpx.TransportError):
-                return (await http.get("/status")).json()["service_status"] == "active" or None
-            return None
+            async def active() -> bool | None:
+                with suppress(httpx.TransportError):
+                    return (await http.get("/status")).json()["service_status"] == "active" or None
+                return None
 
-        await eventually(active, 2 * WITHIN_S, process.text)
-    assert await process.stop(signal.SIGINT) == 0
+            await eventually(active, 2 * WITHIN_S, process.text)
+    finally:
+        code = await process.stop(signal.SIGINT)
+    assert code == 0
     assert "Traceback" not in process.text()

@@ -95,11 +95,14 @@ async def test_a_death_and_the_end_at_once_leave_nothing_running(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     process, _ = await start_demo(tmp_path)
-    await process.said("All prices are invented")
-    os.kill(pid(tmp_path, "postgres"), signal.SIGKILL)
-    os.kill(pid(tmp_path, "valkey"), signal.SIGKILL)
-    if number is signal.SIGHUP:  # in the middle of the new start
-        await process.said("is being started again")
-    assert await process.stop(number) == 0, process.text()[-6000:]
+    try:
+        await process.said("All prices are invented")
+        os.kill(pid(tmp_path, "postgres"), signal.SIGKILL)
+        os.kill(pid(tmp_path, "valkey"), signal.SIGKILL)
+        if number is signal.SIGHUP:  # in the middle of the new start
+            await process.said("is being started again")
+    finally:
+        code = await process.stop(number)
+    assert code == 0, process.text()[-6000:]
     assert "Nothing is left running." in process.text()
     assert leftovers(tmp_path) == []

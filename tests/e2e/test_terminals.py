@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -21,7 +22,7 @@ from tests.waiting import PATIENCE, eventually
 from .conftest import start_demo
 from .playback import ROOT, Process, free_port
 from .rig import WITHIN_S, Rig
-from .test_demo import leftovers
+from .test_demo import healthy, leftovers
 
 EVENING = "2025-06-24T20:00:00-05:00"
 
@@ -96,6 +97,25 @@ async def test_a_run_in_a_terminal_ends_with_it(rig: Rig, monkeypatch: pytest.Mo
     await terminal.said("Serving clients")
     terminal.close()
     assert await terminal.exit_code() == 0
+
+
+async def test_a_terminal_that_stands_still_holds_neither_the_service_nor_its_end_up(
+    folder: Path,
+) -> None:
+    port = free_port()
+    terminal = Terminal("demo", "--port", str(port), "--state-dir", str(folder / "state"))
+    await terminal.said("All prices are invented")
+    os.write(terminal.ours, b"\x13")  # Ctrl-S
+    await healthy(port, WITHIN_S)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+
+        async def active() -> bool | None:
+            return (await http.get("/status")).json()["service_status"] == "active" or None
+
+        await eventually(active, WITHIN_S, "state active")
+    terminal.process.send_signal(signal.SIGHUP)
+    assert await terminal.exit_code() == 0
+    terminal.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT], ids=lambda one: one.name)

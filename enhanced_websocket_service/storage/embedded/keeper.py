@@ -53,9 +53,7 @@ async def keep_running(
             except EmbeddedError as error:
                 said = " ".join(str(error).split())
                 failures.failed(part, f"{ended} and cannot be started again: {said}")
-            except (
-                Exception
-            ) as error:  # the border where any bug is contained: the next try may succeed
+            except Exception as error:  # the border where any bug of a start is contained
                 log.exception("A private server could not be started", server=server)
                 failures.failed(part, f"{ended} and cannot be started again: {error!r}")
             else:
