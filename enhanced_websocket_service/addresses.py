@@ -69,7 +69,8 @@ class PostgresAddress:
 def redis_address(options: Mapping[str, Any]) -> str:
     """Where ``options``, what redis-py makes of a URL, lead: ``host:port/db``, or the socket's path."""
     database = options.get("db") or 0
-    user = options.get("username")
+    # A user name without a password is a token, and so a secret.
+    user = options.get("username") if options.get("password") else None
     if path := options.get("path"):
         where, notes = str(path), [f"database {database}"]
     else:

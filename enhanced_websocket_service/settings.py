@@ -243,14 +243,15 @@ class Settings(BaseModel):
         """Why prices that count as real may be invented all the same; ``None``: nothing says so."""
         if self.data_provider.simulated:
             return None
+        told = []
         if foreign := self._foreign_hosts():
-            return (
+            told.append(
                 f"PROVIDER={self.provider} is set by hand: prices from {', '.join(foreign)}, which is "
                 "not TwelveData's own address, count as real."
             )
         if self.virtual_clock is not None:
-            return "VIRTUAL_CLOCK is set: real prices get times that are invented."
-        return None
+            told.append("VIRTUAL_CLOCK is set: real prices get times that are invented.")
+        return " ".join(told) or None
 
     def calendar(self) -> TradingCalendar:
         """The calendar of the Colombian session with the configured exceptions."""

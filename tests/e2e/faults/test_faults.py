@@ -45,7 +45,7 @@ def test_no_key_is_told(judged: Mapping[str, Judged], stage: Stage) -> None:
     }
     assert {"/metrics", "/status", "/nowhere", f"service-{stage.name}.log"} <= places.keys()
     assert "USDCOP" in one.stored.text
-    assert any(name.startswith("ews:") for name in one.cache)
+    assert any(name.startswith("simulated:ews:") for name in one.cache)
     assert secrets.told(report.keys, places) == []
 
 
