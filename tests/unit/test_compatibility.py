@@ -22,6 +22,7 @@ from enhanced_websocket_service.compatibility import (
 )
 from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.feeds.connection import _Connect
+from enhanced_websocket_service.serving import pages
 from enhanced_websocket_service.serving.frames import FrameProtocol
 from enhanced_websocket_service.serving.http_guard import GuardedHttp
 from enhanced_websocket_service.serving.server import _Server
@@ -165,3 +166,11 @@ def test_what_overrides_takes_the_same_parameters(ours: type) -> None:
             )
             compared += 1
     assert compared
+
+
+def test_a_library_without_the_file_that_the_dashboard_needs_is_named() -> None:
+    """Seen at the start; else the page would stay blank."""
+    with pytest.raises(
+        ConfigurationError, match=r"needs package_data/none\.js, which plotly [\d.]+ does"
+    ):
+        pages._package_file("plotly", "package_data", "none.js")
