@@ -1,6 +1,7 @@
 """Keeps commands of the tests out of this machine's /data/backups, which ``BACKUP_DIR`` falls back to.
 
-As a program, ``python elsewhere.py FALLBACK PYTHON -m MODULE ARGUMENT...`` runs the rest with that other fallback.
+As a program, ``python elsewhere.py FALLBACK PYTHON -m MODULE ARGUMENT...`` runs the rest with that other
+fallback.
 """
 
 import runpy
