@@ -146,7 +146,7 @@ class BackupSet:
                     self._recover_locked()
                     raise
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise L0Error(unwritable(self.directory, str(error))) from error
+            raise L0Error(unwritable(self.directory, error)) from error
         return metadata
 
     def _describe(
@@ -282,8 +282,9 @@ class BackupSet:
         self._staged_metadata.unlink(missing_ok=True)
 
 
-def unwritable(directory: Path, why: str) -> str:
-    """What to tell of a folder that takes no backup files."""
+def unwritable(directory: Path, error: Exception) -> str:
+    """What to tell of a folder that takes no backup files: one sentence, whichever file it was seen at."""
+    why = (error.strerror if isinstance(error, OSError) else None) or error
     return (
         f"BACKUP_DIR: cannot write the backup set in {directory}: {why}. Make the folder writable "
         f"for user {os.getuid()} and give it room, or set BACKUP_DIR."

@@ -190,8 +190,7 @@ class L0Pipeline:
         Never raises for a file or the database; ``failures`` hears how it is.
         """
         if (error := await asyncio.to_thread(fault_of, self._backup_dir)) is not None:
-            why = error.strerror or str(error)
-            self._failures.failed(BACKUP_FILES, unwritable(self._backup_dir, why))
+            self._failures.failed(BACKUP_FILES, unwritable(self._backup_dir, error))
             return
         for absences in self._absences.values():
             absences.save_again()

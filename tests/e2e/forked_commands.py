@@ -108,6 +108,7 @@ def _become(
     os.environ.clear()
     os.environ.update(environ)
     sys.argv = ["ews", *arguments]
+    keep_backups_in(Path(folder) / "fallback")
     code: Any = 70
     try:
         main()
@@ -124,6 +125,8 @@ def _become(
 
 if __name__ == "__main__":
     from enhanced_websocket_service.cli import main
+
+    from .elsewhere import keep_backups_in
 
     for line in sys.stdin:
         sys.stdout.write(json.dumps(_answer(json.loads(line))) + "\n")

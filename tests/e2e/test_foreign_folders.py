@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from tests.postgres_proxy import Proxy
 from tests.waiting import eventually
 
+from . import elsewhere
 from .rig import SESSION, Rig
 
 WITHIN_S = 60.0
@@ -120,9 +122,12 @@ async def test_a_backup_folder_that_cannot_be_made_keeps_no_bar_out(
     blocked = rig.folder / "blocked"
     blocked.write_text("no folder")
     (rig.signals / "l0_ready.flag").write_text(READY)
+    fallback = rig.folder / "fallback"
+    rig.through = (sys.executable, str(Path(elsewhere.__file__)), str(fallback))
     await rig.run(BACKUP_DIR=str(blocked if kind == "a file in its place" else blocked / "below"))
     await rig.state("active")
     assert await connection.fetchval("SELECT count(*) FROM market_data") > 300
+    assert (fallback / "usdcop_m5_complete_backup.parquet").exists()
 
 
 async def test_a_signals_folder_that_cannot_be_looked_into_is_named(

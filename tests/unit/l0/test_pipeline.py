@@ -137,7 +137,7 @@ async def test_a_repair_stores_bars_whatever_the_file_system_says(
     """And asks the vendor once, though it cannot put on file what he does not have."""
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise OSError(fault, os.strerror(fault))
+        raise OSError(fault, os.strerror(fault), "a file of that folder")
 
     house = House(tmp_path, FakeVendor(session_bars(*WEEK)[7:]))
     with monkeypatch.context() as broken:
@@ -155,6 +155,8 @@ async def test_a_repair_stores_bars_whatever_the_file_system_says(
             "backup files",
             "vendor gaps file of USDCOP",
         }
+        # The same sentence wherever it was seen: one that changes would be logged each time.
+        assert told.reason in [one.reason for one in house.failures.present]
     await house.pipeline.check_files()
     assert house.failures.present == ()
     assert (await house.set.read())[1].rows == 233
