@@ -60,14 +60,18 @@ class RedisWorld:
     async def marks(self, client: Redis) -> dict[str, str]:
         """What has to be written beside the first key; empty when it stands there already.
 
-        A real instance removes what invented prices are under its own names.
+        A real instance removes what invented prices are under its own names. A mark of another is replaced at
+        once: there may be no key to write before the next session.
         """
         mark = await _text(client, self._names.world)
         if mark == self.ours:
             return {}
         if self.ours == "real":
             await self._take_over(client, mark)
-        return {self._names.world: self.ours}
+        if mark is None:
+            return {self._names.world: self.ours}
+        await client.set(self._names.world, self.ours)
+        return {}
 
     async def _take_over(self, client: Redis, mark: str | None) -> None:
         simulated = RedisNames(SIMULATED_PREFIX)

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from enhanced_websocket_service.bus.names import SIMULATED_PREFIX, RedisNames
 from enhanced_websocket_service.bus.redis import RedisBus
@@ -25,6 +26,7 @@ from enhanced_websocket_service.storage.world import (
     world_of_database,
 )
 from tests.storage_samples import SYMBOL, bar, rejected, tick, ticks, update, writing
+from tests.waiting import eventually
 
 REAL, SIMULATED = Provider("twelvedata"), Provider("simulator")
 
@@ -294,6 +296,28 @@ async def test_no_mark_stops_a_real_instance(
     assert await client.get("ews:world") == "real"
     assert await client.get("simulated:ews:world") is None
     assert '"twelvedata_websocket"' in await client.get(PRICE)
+
+
+async def test_a_real_instance_that_has_nothing_to_write_replaces_a_mark_once(
+    valkey_url: str, client: Any
+) -> None:
+    """Over a weekend no price comes, and it looks every five seconds."""
+    await client.set("ews:world", "simulated")
+    bus = bus_of(valkey_url, "real")
+
+    async def looked() -> bool | None:
+        return bus.connected or None
+
+    with capture_logs() as logs:
+        running = asyncio.create_task(bus.run())
+        try:
+            await eventually(looked, 20, "a look at the server")
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await bus.close()
+    assert await client.get("ews:world") == "real"
+    assert [line["mark"] for line in logs if "mark" in line] == ["simulated"]
 
 
 @pytest.mark.parametrize(
