@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from enhanced_websocket_service.bus.names import SIMULATED_PREFIX, RedisNames
 from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.bus.world import RedisWorld
-from enhanced_websocket_service.errors import WrongWorld
+from enhanced_websocket_service.errors import StorageError, WrongWorld
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.source import Provider, World
 from enhanced_websocket_service.storage.journal import Journal
@@ -123,6 +123,20 @@ async def test_a_database_of_the_other_world_is_not_even_migrated(
         await connected(database_dsn, SIMULATED)
     tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
     assert [row[0] for row in await by_hand.fetch(tables)] == ["market_data"]
+
+
+@pytest.mark.parametrize("provider", [REAL, SIMULATED])
+async def test_a_table_of_another_program_with_our_name_is_told_by_what_it_lacks(
+    database_dsn: str, by_hand: Any, provider: Provider
+) -> None:
+    await by_hand.execute("CREATE TABLE market_data (symbol TEXT)")
+    with pytest.raises(
+        StorageError, match=r"do not match the requirements: market_data lacks .*source"
+    ):
+        await connected(database_dsn, provider)
+    assert await world_of_database(by_hand) is None
+    await by_hand.execute("INSERT INTO market_data VALUES ('USDCOP')")
+    assert await world_of_database(by_hand) == "real"
 
 
 async def test_only_rows_that_say_nothing_of_prices_count_as_real(
