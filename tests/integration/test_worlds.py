@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,41 @@ async def test_no_mark_stops_a_real_instance(
     assert await client.get("ews:world") == "real"
     assert await client.get("simulated:ews:world") is None
     assert '"twelvedata_websocket"' in await client.get(PRICE)
+
+
+@asynccontextmanager
+async def account(url: str, client: Any, rights: str) -> AsyncIterator[str]:
+    """The address for a user with ``rights`` and all commands that they do not take away."""
+    await client.execute_command(
+        "ACL", "SETUSER", "own", "on", "nopass", "&*", "+@all", *rights.split()
+    )
+    try:
+        yield url.replace("unix://", "unix://own:any@")
+    finally:
+        await client.acl_deluser("own")
+
+
+async def test_a_real_instance_with_rights_on_its_own_names_alone_replaces_a_mark(
+    valkey_url: str, client: Any
+) -> None:
+    await client.set("ews:world", "simulated")
+    async with account(valkey_url, client, "~usdcop:* ~ews:*") as url:
+        assert await published(bus_of(url, "real"), "twelvedata_websocket")
+    assert await client.get("ews:world") == "real"
+
+
+BEFORE_MARKS = "~usdcop:* ~ews:ticks:* ~ews:bars:* ~ews:epoch"
+
+
+@pytest.mark.parametrize(
+    "rights", [BEFORE_MARKS, f"{BEFORE_MARKS} %R~*", "~* -del", "~* -get", "~* -info"]
+)
+async def test_a_real_instance_without_a_right_on_the_mark_publishes_all_the_same(
+    valkey_url: str, client: Any, rights: str
+) -> None:
+    async with account(valkey_url, client, rights) as url:
+        assert await published(bus_of(url, "real"), "twelvedata_websocket")
+    assert await client.exists(PRICE)
 
 
 async def test_a_real_instance_that_has_nothing_to_write_replaces_a_mark_once(
