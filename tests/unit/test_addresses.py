@@ -29,6 +29,7 @@ ENVIRON = {"PGHOST": "10.1.2.3", "PGPORT": "6432", "PGDATABASE": "fx", "PGUSER":
             "a:1 or b:2 (database fx, user me)",
         ),
         ("postgresql://me@db", "db:5432 (database me, user me)"),
+        ("postgresql://me@db:/fx", "db:5432 (database fx, user me)"),
         ("postgresql://me@/fx?service=prod", "the service prod (database fx, user me)"),
     ],
 )
