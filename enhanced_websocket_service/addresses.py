@@ -124,7 +124,8 @@ def _hosts(place: str, given: Mapping[str, str], environ: Mapping[str, str]) -> 
         if found := re.fullmatch(r"\[([^\]]+)\](?::(\d+))?", one):
             host, port = found[1], found[2] or port
         elif ":" in one:
-            host, _, port = one.partition(":")
+            host, _, named = one.partition(":")
+            port = named or port  # "host:" is the host alone, for asyncpg
         hosts.append(_joined(host, str(int(port))))
     return tuple(hosts)
 

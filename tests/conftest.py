@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import asyncpg
 import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
 from enhanced_websocket_service.storage.embedded import EmbeddedServers
 
+from .foreign_owner import execute
 from .turns import Turns
 
 T = TypeVar("T")
@@ -133,9 +133,9 @@ def postgres_server(_embedded_servers: EmbeddedServers) -> PostgresServer:
 def database_dsn(postgres_server: PostgresServer) -> Iterator[str]:
     """The DSN of a new, empty database, dropped afterwards whoever is still connected."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    _run(_execute(postgres_server.dsn, f'CREATE DATABASE "{name}"'))
+    _run(execute(postgres_server.dsn, f'CREATE DATABASE "{name}"'))
     yield postgres_server.dsn.replace("/postgres?", f"/{name}?")
-    _run(_execute(postgres_server.dsn, f'DROP DATABASE "{name}" WITH (FORCE)'))
+    _run(execute(postgres_server.dsn, f'DROP DATABASE "{name}" WITH (FORCE)'))
 
 
 @pytest.fixture(scope="session")
@@ -149,11 +149,3 @@ def valkey_url(_valkey_server: str) -> str:
     with contextlib.closing(redis.Redis.from_url(_valkey_server)) as client:
         client.flushall()
     return _valkey_server
-
-
-async def _execute(dsn: str, sql: str) -> None:
-    connection = await asyncpg.connect(dsn)
-    try:
-        await connection.execute(sql)
-    finally:
-        await connection.close()

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import asyncpg
 
 from enhanced_websocket_service.storage.migrate import migrate, migrations
-from enhanced_websocket_service.storage.rights import grants_script, needed
+from enhanced_websocket_service.storage.rights import grants_script, needed, quoted
 
 REQUIRED = migrations()[0].sql
 """The three tables, word for word as the requirements have them."""
@@ -35,10 +35,10 @@ class ForeignOwner:
         return self.admin_dsn.replace("//ews@", f"//{quote(role, safe='')}@")
 
     async def as_admin(self, sql: str) -> None:
-        await _execute(self.admin_dsn, sql)
+        await execute(self.admin_dsn, sql)
 
     async def as_owner(self, sql: str) -> None:
-        await _execute(self.owner_dsn, sql)
+        await execute(self.owner_dsn, sql)
 
     async def migrated(self, *, granted: bool = True) -> None:
         """What a DBA does: the tables, and the rights as they are printed."""
@@ -56,7 +56,7 @@ async def foreign_owner(dsn: str, service: str = "svc-'\"x") -> AsyncIterator[Fo
     """In the new database behind ``dsn``: the owner has the required tables, nobody else any right."""
     suffix = uuid.uuid4().hex[:8]
     made = ForeignOwner(dsn, f"dba_{suffix}", f"{service}{suffix}")
-    owner, role = (_quoted(name) for name in (made.owner, made.service))
+    owner, role = (quoted(name) for name in (made.owner, made.service))
     admin = await asyncpg.connect(dsn)
     try:
         database = await admin.fetchval("SELECT quote_ident(current_database())")
@@ -83,13 +83,9 @@ async def foreign_owner(dsn: str, service: str = "svc-'\"x") -> AsyncIterator[Fo
         await admin.close()
 
 
-async def _execute(dsn: str, sql: str) -> None:
+async def execute(dsn: str, sql: str) -> None:
     connection = await asyncpg.connect(dsn)
     try:
         await connection.execute(sql)
     finally:
         await connection.close()
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from enhanced_websocket_service.clock import SystemClock
 from enhanced_websocket_service.errors import BusUnavailable, WrongWorld
@@ -343,6 +343,9 @@ class RedisBus:
             answers = await pipe.execute(raise_on_error=False)
         if not any(isinstance(answer, Exception) for answer in answers[:publishes]):
             self._told = told
+        marks = slice(publishes, publishes + len(self._marks))
+        if any(isinstance(answer, NoPermissionError) for answer in answers[marks]):
+            del answers[marks]  # an account without the right; prices matter more
         refused = 0
         for answer in answers:
             if isinstance(answer, ResponseError) and "equal or smaller" in str(answer):

@@ -7,11 +7,12 @@ instance goes nowhere near a Redis that real prices are in, marked or not.
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from enhanced_websocket_service.addresses import redis_address
 from enhanced_websocket_service.market.source import World, check_world, world_of
@@ -60,14 +61,18 @@ class RedisWorld:
     async def marks(self, client: Redis) -> dict[str, str]:
         """What has to be written beside the first key; empty when it stands there already.
 
-        A real instance removes what invented prices are under its own names.
+        A real instance removes what invented prices are under its own names. A mark of another is replaced at
+        once: there may be no key to write before the next session.
         """
         mark = await _text(client, self._names.world)
         if mark == self.ours:
             return {}
         if self.ours == "real":
             await self._take_over(client, mark)
-        return {self._names.world: self.ours}
+        if mark is None:
+            return {self._names.world: self.ours}
+        await client.set(self._names.world, self.ours)
+        return {}
 
     async def _take_over(self, client: Redis, mark: str | None) -> None:
         simulated = RedisNames(SIMULATED_PREFIX)
@@ -77,7 +82,11 @@ class RedisWorld:
             for symbol in self._symbols
             if await self._price_world(client, symbol) == "simulated"
         ]
-        removed = [name for name in gone if await client.delete(name)]
+        removed = []
+        for name in gone:
+            with suppress(NoPermissionError):  # its account may have a right on its own names alone
+                if await client.delete(name):
+                    removed.append(name)
         if mark is not None or removed:
             log.warning(
                 "Redis was marked otherwise, or had simulated prices; from here on it has real ones",

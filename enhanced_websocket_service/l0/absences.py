@@ -51,6 +51,7 @@ class Absences:
         try:
             text = self.path.read_bytes()
         except FileNotFoundError:
+            self._failures.succeeded(self._part)
             return set()
         except OSError as error:
             self._failures.failed(
@@ -82,15 +83,19 @@ class Absences:
     def save(self, slots: Iterable[int]) -> None:
         """Replace the record by ``slots``; kept for this process when the file cannot be written."""
         self._unsaved = frozenset(slots)
-        self.save_again()
+        self._save(self._unsaved)
 
-    def save_again(self) -> None:
-        """Put on file what it did not take before, if there is anything."""
-        if self._unsaved is None:
-            return
+    def try_again(self) -> None:
+        """Save or read again what could not be, if there is anything."""
+        if self._unsaved is not None:
+            self._save(self._unsaved)
+        elif self._failures.of(self._part) is not None:
+            self.load()
+
+    def _save(self, slots: frozenset[int]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path, self._document(self._unsaved), SHARED)
+            replace_file(self.path, self._document(slots), SHARED)
         except OSError as error:
             self._failures.failed(
                 self._part,

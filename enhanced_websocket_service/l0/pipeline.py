@@ -193,7 +193,7 @@ class L0Pipeline:
             self._failures.failed(BACKUP_FILES, unwritable(self._backup_dir, error))
             return
         for absences in self._absences.values():
-            absences.save_again()
+            absences.try_again()
         if not self._owed:
             self._failures.succeeded(BACKUP_FILES)
         for symbol in sorted(self._owed):

@@ -202,6 +202,8 @@ class Reconciler:
         answers = state.answers
         try:
             wait = await self.look(symbol)
+            if wait is None:
+                return SOON_S
         except EwsError as error:
             state.last_error, state.unanswered = str(error), isinstance(error, VendorError)
             wait = state.backoff_s
@@ -216,10 +218,13 @@ class Reconciler:
                 self._failures.succeeded(part)
         return wait
 
-    async def look(self, symbol: str) -> float:
-        """One round for a symbol; seconds until the next is worth it."""
+    async def look(self, symbol: str) -> float | None:
+        """One round for a symbol; seconds until the next is worth it.
+
+        ``None``: there was none, as PostgreSQL does not have yet what was journaled.
+        """
         if not await self._stored(STORED_WITHIN_S):
-            return SOON_S
+            return None
         state = self._states[symbol]
         now = self._clock.now()
         survey = await self._survey(symbol, state, now)

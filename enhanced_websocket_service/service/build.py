@@ -39,6 +39,7 @@ from enhanced_websocket_service.storage.epochs import begin_epoch
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import Recovery, records_since, recover
 from enhanced_websocket_service.storage.postgres import Database
+from enhanced_websocket_service.storage.records import source_of
 from enhanced_websocket_service.storage.slot_store import SlotStore
 from enhanced_websocket_service.storage.stream_store import StreamStore
 from enhanced_websocket_service.storage.writer import JournalWriter
@@ -447,8 +448,7 @@ def restore(
     pipeline.restore(
         record
         for record in records_since(journal.directory, since, until=now)
-        if is_simulated(record.source if isinstance(record, Tick) else record.bar.source)
-        is simulated
+        if is_simulated(source_of(record)) is simulated
     )
 
 

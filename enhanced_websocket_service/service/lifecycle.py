@@ -120,7 +120,7 @@ class Lifecycle:
         self._next_repair = -math.inf
         self._repair_pause_s = FIRST_REPAIR_PAUSE_S / 2
         self._repaired_at: float | None = None  # by the last repair, the data is still not usable
-        self._missed: str | None = None  # the flag's problem for which the state is ERROR
+        self._missed: tuple[str | None, str] | None = None  # the flag's problem, the ERROR of it
         self._checked: Session | None = None  # the session whose data was found good
         self._caveat = ""
         self._interruption: EwsError | None = None
@@ -167,7 +167,8 @@ class Lifecycle:
 
         Retried like any other failure, but for ``EpochFenced``, which only a restart can mend.
         """
-        self._interruption = error
+        if not isinstance(self._interruption, EpochFenced):
+            self._interruption = error
         self._interrupted.set()
 
     @property
@@ -286,11 +287,12 @@ class Lifecycle:
         assessment = await self._assess()
         minutes = self._schedule.startup_timeout_s / 60
         if not _usable(assessment) and self._schedule.l0_policy == "strict":
-            self._missed = self._flag.read().problem
-            raise L0Error(
+            reason = (
                 f"No L0 ready signal after {minutes:g} minutes, and the data is not usable without "
                 f"it: {self._why(assessment)}"
             )
+            self._missed = (self._flag.read().problem, reason)
+            raise L0Error(reason)
         log.warning("No L0 ready signal: going on by the data alone", minutes=minutes)
 
     async def _check_data(self) -> None:
@@ -435,9 +437,12 @@ class Lifecycle:
 
     def _show_flag(self, seen: FlagState) -> None:
         self._note_folder(seen)
-        if seen.ready:
-            self._missed = None
-        elif self._states.state is not ServiceState.ERROR or seen.problem != self._missed:
+        # An ERROR of another cause is over once the flag is waited for again.
+        missed = self._states.state is ServiceState.ERROR and self._missed == (
+            seen.problem,
+            self.current.reason,
+        )
+        if not seen.ready and not missed:
             problem = seen.problem or "Waiting for the L0 ready signal."
             self._change(ServiceState.WAITING_L0, sentences(problem, *self._last_repair()))
 

@@ -28,7 +28,7 @@ from enhanced_websocket_service.storage.epochs import highest_epoch
 from enhanced_websocket_service.storage.folders import fault_of, holder
 from enhanced_websocket_service.twelvedata.rest import is_loopback_url
 
-from .connections import missing
+from .connections import missing, starts_servers
 from .worlds import check_folders
 
 ASK_TIMEOUT_S: Final = 2.0  # real seconds
@@ -112,7 +112,7 @@ def _state_dir(settings: Settings) -> tuple[str | None, Findings]:
             (f"STATE_DIR={folder} cannot be used: {lock} is another user's; give it to this one.",)
         )
     owner = holder(lock)
-    private = None if owner or not _embeds(settings) else holder(embedded / "owner.lock")
+    private = None if owner or not starts_servers(settings) else holder(embedded / "owner.lock")
     if private is not None:
         pid = re.search(r'"pid": (\d+)', private)
         return None, Findings(
@@ -132,10 +132,6 @@ def _worlds(settings: Settings) -> Findings:
     except (OSError, StorageError):
         return Findings()  # a journal that cannot be read: whoever opens it says so
     return Findings()
-
-
-def _embeds(settings: Settings) -> bool:
-    return settings.embedded and None in (settings.database_url, settings.redis_url)
 
 
 async def _listening(settings: Settings, owner: str | None, *, offline: bool) -> Findings:

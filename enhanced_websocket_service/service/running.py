@@ -217,7 +217,8 @@ class Service:
         self._ledgers.sync()
         self._silences.save()
         # A database that was never reached, or is another's by now, takes nothing any more.
-        hopeless = self._fenced or not self._database.connected
+        database = self._database
+        hopeless = self._fenced or not database.connected or database.wrong_world is not None
         if not await self._writer.drain(0.0 if hopeless else left(0.5)):
             log.warning(
                 "Not everything journaled is in PostgreSQL yet; the next start writes the rest",

@@ -4,10 +4,10 @@ import asyncio
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from enhanced_websocket_service.addresses import PostgresAddress, redis_address
+from enhanced_websocket_service.bus.address import client_for
 from enhanced_websocket_service.bus.answers import refusal
 from enhanced_websocket_service.bus.names import SIMULATED_PREFIX, RedisNames
 from enhanced_websocket_service.bus.world import RedisWorld
@@ -135,7 +135,7 @@ async def change(settings: Settings, world: World) -> Worlds:
 async def _with_redis(settings: Settings, found: DatabaseWorld, wanted: World | None) -> Worlds:
     assert settings.redis_url is not None
     plain = RedisNames()
-    client: Redis = Redis.from_url(settings.redis_url, socket_timeout=ANSWER_WITHIN_S)
+    client = client_for(settings.redis_url, name="db-world", timeout_s=ANSWER_WITHIN_S)
     options = client.connection_pool.connection_kwargs
     try:
         async with asyncio.timeout(ANSWER_WITHIN_S):

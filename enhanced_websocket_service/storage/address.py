@@ -5,6 +5,7 @@ from typing import Any
 
 import asyncpg
 
+from enhanced_websocket_service.addresses import BAD_DATABASE_URL
 from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.market.source import World
 from enhanced_websocket_service.redaction import redact_url
@@ -48,10 +49,7 @@ async def understand(dsn: str) -> None:
 
 def _misunderstood(dsn: str, why: str = "") -> ConfigurationError:
     return ConfigurationError(
-        f"DATABASE_URL={redact_url(dsn)} cannot be used: {why}."
-        if why
-        else "DATABASE_URL cannot be understood. It looks like postgresql://user:password@host:5432/"
-        "database?sslmode=require; special characters in the password are percent-encoded."
+        f"DATABASE_URL={redact_url(dsn)} cannot be used: {why}." if why else BAD_DATABASE_URL
     )
 
 

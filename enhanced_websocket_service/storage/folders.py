@@ -22,8 +22,9 @@ def fault_of(folder: Path) -> OSError | None:
     staged = folder / f".{secrets.token_hex(6)}.tmp"
     try:
         for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
-            missing.mkdir()
-            made.append(missing)
+            with suppress(FileExistsError):  # somebody else makes it, too
+                missing.mkdir()
+                made.append(missing)
         write_durably(staged, bytes(_PAGE))
     except OSError as error:
         return error

@@ -28,6 +28,7 @@ _WITHOUT_SOURCE: Final = (
     "vendor_gaps",
 )
 """Tables whose rows only say that somebody was here."""
+_MARK: Final = "ews_world"
 _PATIENCE_S: Final = 600.0
 """Real seconds for a look through all rows: needed once, where a large database has no mark yet."""
 _REMEDY: Final[dict[World, str]] = {
@@ -90,7 +91,7 @@ async def rows_by_world(connection: Any) -> dict[World, dict[str, int]]:
     tables = await _tables(connection)
     async with connection.transaction(readonly=True):
         await connection.execute(_SQL["patience"])
-        for table in (one for one in _WITH_SOURCE if one in tables):
+        for table in (one for one in _WITH_SOURCE if tables.get(one)):
             statement = _SQL["count_by_world"].replace("a_table", table)
             for simulated, count in await connection.fetch(statement, timeout=_PATIENCE_S):
                 found["simulated" if simulated else "real"][table] = int(count)
@@ -108,7 +109,7 @@ def _check(found: World | None, ours: World, place: str) -> None:
 
 
 async def _marked_world(connection: Any) -> World | None:
-    if "ews_world" not in await _tables(connection):
+    if _MARK not in await _tables(connection):
         return None
     marked: World | None = await connection.fetchval(_SQL["marked_world"])
     return marked
@@ -116,21 +117,20 @@ async def _marked_world(connection: Any) -> World | None:
 
 async def _world_of_rows(connection: Any) -> World | None:
     tables = await _tables(connection)
+    with_source = [table for table in _WITH_SOURCE if tables.get(table)]
     for world in _WORLDS:
-        for table in _WITH_SOURCE:
-            if table in tables:
-                statement = _SQL["has_rows_of_world"].replace("a_table", table)
-                simulated = world == "simulated"
-                if await connection.fetchval(statement, simulated, timeout=_PATIENCE_S):
-                    return world
-    for table in _WITHOUT_SOURCE:
-        if table in tables:
-            statement = _SQL["has_rows"].replace("a_table", table)
-            if await connection.fetchval(statement):
-                return "real"
+        for table in with_source:
+            statement = _SQL["has_rows_of_world"].replace("a_table", table)
+            simulated = world == "simulated"
+            if await connection.fetchval(statement, simulated, timeout=_PATIENCE_S):
+                return world
+    for table in tables.keys() - {*with_source, _MARK}:
+        if await connection.fetchval(_SQL["has_rows"].replace("a_table", table)):
+            return "real"
     return None
 
 
-async def _tables(connection: Any) -> set[str]:
-    names = [*_WITH_SOURCE, *_WITHOUT_SOURCE, "ews_world"]
-    return {row[0] for row in await connection.fetch(_SQL["readable_tables"], names)}
+async def _tables(connection: Any) -> dict[str, bool]:
+    """The tables that can be read, and whether their rows have a source."""
+    names = [*_WITH_SOURCE, *_WITHOUT_SOURCE, _MARK]
+    return dict(await connection.fetch(_SQL["readable_tables"], names))

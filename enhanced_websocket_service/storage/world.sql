@@ -2,7 +2,12 @@
 -- nothing that a migration makes; `a_table` is replaced by a table's name.
 
 -- name: readable_tables
-SELECT name FROM unnest($1::text[]) AS name
+-- A table of another program may be called as one of ours and have other columns.
+SELECT name, EXISTS (
+    SELECT FROM pg_attribute
+    WHERE attrelid = to_regclass(name) AND attname = 'source' AND NOT attisdropped
+) AS has_source
+FROM unnest($1::text[]) AS name
 WHERE coalesce(has_table_privilege(to_regclass(name), 'SELECT'), false)
 
 -- name: marked_world

@@ -147,6 +147,15 @@ class Process:
         return await eventually(line, within_s, lambda: f"{text!r} in:\n{self.text()[-4000:]}")
 
 
+async def answer_of(port: int, path: str, **params: str) -> httpx.Response | None:
+    """What a service of this machine answers; ``None`` while nobody does."""
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            return await http.get(path, params=params, timeout=10)
+    except httpx.TransportError:
+        return None
+
+
 def free_port() -> int:
     """A port nobody listens on at this moment."""
     with socket.socket() as probe:

@@ -25,7 +25,7 @@ from enhanced_websocket_service.market.calendar import TradingCalendar
 from tests.waiting import eventually
 
 from .faults.recording import drop_database, new_database, numbered_cache
-from .playback import ROOT, Process, free_port
+from .playback import ROOT, Process, answer_of, free_port
 
 DAY = date(2025, 6, 25)
 HISTORY = ("2025-06-18", "2025-06-24")
@@ -47,11 +47,7 @@ class Instance:
 
     async def get(self, path: str, **params: str) -> httpx.Response | None:
         """``None`` while nobody answers."""
-        try:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}") as http:
-                return await http.get(path, params=params, timeout=10)
-        except httpx.TransportError:
-            return None
+        return await answer_of(self.port, path, **params)
 
     async def json(self, path: str, **params: str) -> dict[str, Any]:
         answer = await self.get(path, **params)

@@ -31,7 +31,7 @@ from enhanced_websocket_service.clock import VirtualClock, parse_virtual_clock
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from tests.waiting import eventually
 
-from .playback import ROOT, Process, free_port
+from .playback import ROOT, Process, answer_of, free_port
 
 PACKAGE = "enhanced_websocket_service"
 DAY = date(2025, 6, 25)
@@ -107,11 +107,7 @@ class Life:
 
     async def get(self, path: str, **params: str) -> httpx.Response | None:
         """``None`` while nobody answers."""
-        try:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}") as http:
-                return await http.get(path, params=params, timeout=10)
-        except httpx.TransportError:
-            return None
+        return await answer_of(self.port, path, **params)
 
     def faults(self) -> list[str]:
         """What its log has of errors."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import date
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -180,6 +181,34 @@ async def test_failures_are_backed_off_from_and_forgotten(house: House) -> None:
         await asyncio.gather(running, return_exceptions=True)
     assert house.reconciler.status()["USDCOP"]["last_error"] is None
     assert house.failures.present == ()
+
+
+class Behind:
+    """A writer that falls behind for good after the first look."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def reached(self, record: int, timeout_s: float) -> bool:
+        self.asked += 1
+        return self.asked == 1
+
+
+async def test_a_round_that_is_left_out_mends_nothing(house: House) -> None:
+    house.clock.instant = at(f"{DAY}T13:06:00")
+    house.pipeline.on_time(house.clock.instant, 60.0)
+    house.writer = behind = cast(Any, Behind())
+    running = asyncio.create_task(house.reconciler.run(), name="reconciliation")
+    try:
+        async with asyncio.timeout(20):
+            while behind.asked < 5:
+                await asyncio.sleep(0)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    (told,) = house.failures.present
+    assert "behind the journal" in told.reason
+    assert "behind the journal" in house.reconciler.status()["USDCOP"]["last_error"]
 
 
 async def test_without_credits_nothing_is_asked(house: House) -> None:

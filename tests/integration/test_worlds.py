@@ -2,17 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from enhanced_websocket_service.bus.names import SIMULATED_PREFIX, RedisNames
 from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.bus.world import RedisWorld
-from enhanced_websocket_service.errors import WrongWorld
+from enhanced_websocket_service.errors import StorageError, WrongWorld
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.source import Provider, World
 from enhanced_websocket_service.storage.journal import Journal
@@ -25,6 +27,7 @@ from enhanced_websocket_service.storage.world import (
     world_of_database,
 )
 from tests.storage_samples import SYMBOL, bar, rejected, tick, ticks, update, writing
+from tests.waiting import eventually
 
 REAL, SIMULATED = Provider("twelvedata"), Provider("simulator")
 
@@ -121,6 +124,20 @@ async def test_a_database_of_the_other_world_is_not_even_migrated(
         await connected(database_dsn, SIMULATED)
     tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
     assert [row[0] for row in await by_hand.fetch(tables)] == ["market_data"]
+
+
+@pytest.mark.parametrize("provider", [REAL, SIMULATED])
+async def test_a_table_of_another_program_with_our_name_is_told_by_what_it_lacks(
+    database_dsn: str, by_hand: Any, provider: Provider
+) -> None:
+    await by_hand.execute("CREATE TABLE market_data (symbol TEXT)")
+    with pytest.raises(
+        StorageError, match=r"do not match the requirements: market_data lacks .*source"
+    ):
+        await connected(database_dsn, provider)
+    assert await world_of_database(by_hand) is None
+    await by_hand.execute("INSERT INTO market_data VALUES ('USDCOP')")
+    assert await world_of_database(by_hand) == "real"
 
 
 async def test_only_rows_that_say_nothing_of_prices_count_as_real(
@@ -294,6 +311,63 @@ async def test_no_mark_stops_a_real_instance(
     assert await client.get("ews:world") == "real"
     assert await client.get("simulated:ews:world") is None
     assert '"twelvedata_websocket"' in await client.get(PRICE)
+
+
+@asynccontextmanager
+async def account(url: str, client: Any, rights: str) -> AsyncIterator[str]:
+    """The address for a user with ``rights`` and all commands that they do not take away."""
+    await client.execute_command(
+        "ACL", "SETUSER", "own", "on", "nopass", "&*", "+@all", *rights.split()
+    )
+    try:
+        yield url.replace("unix://", "unix://own:any@")
+    finally:
+        await client.acl_deluser("own")
+
+
+async def test_a_real_instance_with_rights_on_its_own_names_alone_replaces_a_mark(
+    valkey_url: str, client: Any
+) -> None:
+    await client.set("ews:world", "simulated")
+    async with account(valkey_url, client, "~usdcop:* ~ews:*") as url:
+        assert await published(bus_of(url, "real"), "twelvedata_websocket")
+    assert await client.get("ews:world") == "real"
+
+
+BEFORE_MARKS = "~usdcop:* ~ews:ticks:* ~ews:bars:* ~ews:epoch"
+
+
+@pytest.mark.parametrize(
+    "rights", [BEFORE_MARKS, f"{BEFORE_MARKS} %R~*", "~* -del", "~* -get", "~* -info"]
+)
+async def test_a_real_instance_without_a_right_on_the_mark_publishes_all_the_same(
+    valkey_url: str, client: Any, rights: str
+) -> None:
+    async with account(valkey_url, client, rights) as url:
+        assert await published(bus_of(url, "real"), "twelvedata_websocket")
+    assert await client.exists(PRICE)
+
+
+async def test_a_real_instance_that_has_nothing_to_write_replaces_a_mark_once(
+    valkey_url: str, client: Any
+) -> None:
+    """Over a weekend no price comes, and it looks every five seconds."""
+    await client.set("ews:world", "simulated")
+    bus = bus_of(valkey_url, "real")
+
+    async def looked() -> bool | None:
+        return bus.connected or None
+
+    with capture_logs() as logs:
+        running = asyncio.create_task(bus.run())
+        try:
+            await eventually(looked, 20, "a look at the server")
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await bus.close()
+    assert await client.get("ews:world") == "real"
+    assert [line["mark"] for line in logs if "mark" in line] == ["simulated"]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ ENVIRON = {"PGHOST": "10.1.2.3", "PGPORT": "6432", "PGDATABASE": "fx", "PGUSER":
             "a:1 or b:2 (database fx, user me)",
         ),
         ("postgresql://me@db", "db:5432 (database me, user me)"),
+        ("postgresql://me@db:/fx", "db:5432 (database fx, user me)"),
         ("postgresql://me@/fx?service=prod", "the service prod (database fx, user me)"),
     ],
 )
@@ -70,7 +71,11 @@ def test_a_password_that_no_parser_takes_for_one_is_not_shown(dsn: str) -> None:
         ({"host": "cache", "port": 6380, "db": 2, "password": "s3cr3t"}, "cache:6380/2"),
         ({"password": "s3cr3t", "username": "me"}, "localhost:6379/0 (user me)"),
         ({"path": "/run/v.sock", "db": 1}, "/run/v.sock (database 1)"),
-        ({"path": "/run/v.sock", "username": "me"}, "/run/v.sock (database 0, user me)"),
+        (
+            {"path": "/run/v.sock", "username": "me", "password": "s3cr3t"},
+            "/run/v.sock (database 0, user me)",
+        ),
+        ({"path": "/run/v.sock", "username": "s3cr3t"}, "/run/v.sock (database 0)"),
         ({"host": "::1"}, "[::1]:6379/0"),
     ],
 )

@@ -175,6 +175,25 @@ async def test_what_the_folder_lacks_is_seen_again_when_it_is_gone_later(tmp_pat
     assert house.failures.present == ()
 
 
+@pytest.mark.parametrize("mended", ["read", "removed"])
+async def test_a_gaps_file_that_could_not_be_read_is_well_once_it_can_be(
+    tmp_path: Path, mended: str
+) -> None:
+    """Also when nothing is repaired for a long time: nobody else reads it."""
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK)))
+    path = absences(house.backups).path
+    path.mkdir(parents=True)
+    await house.pipeline.repair()
+    assert [one.part for one in house.failures.present] == ["vendor gaps file of USDCOP"]
+    await house.pipeline.check_files()
+    assert [one.part for one in house.failures.present] == ["vendor gaps file of USDCOP"]
+    path.rmdir()
+    if mended == "read":
+        path.write_text("{}")
+    await house.pipeline.check_files()
+    assert house.failures.present == ()
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_flag_that_cannot_be_withdrawn_or_written_keeps_no_bar_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int

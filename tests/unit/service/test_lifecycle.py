@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from enhanced_websocket_service.errors import (
     DatabaseUnavailable,
+    EpochFenced,
     EwsError,
     JournalError,
     L0Error,
@@ -328,6 +329,33 @@ async def test_a_flag_that_never_comes_is_an_error_until_it_does() -> None:
         one.flag.problem = one.history.away = None
         await one.clock.pass_time(120)
         assert one.states.state is ServiceState.ACTIVE
+
+
+async def test_another_cause_does_not_stay_in_the_state_while_the_flag_is_waited_for_again() -> (
+    None
+):
+    async with day(OPEN + 600.0, Schedule(startup_timeout_s=600.0)) as one:
+        one.flag.problem = "There is no ready flag."
+        one.history.away = AWAY
+        await one.clock.pass_time(700, step=5.0)
+        assert "No L0 ready signal after 10 minutes" in one.states.current.reason
+        one.lifecycle.interrupt(JournalError("No space left on device"))
+        await one.clock.pass_time(1)
+        assert one.states.current.reason == "No space left on device."
+        await one.clock.pass_time(120, step=5.0)
+        assert one.states.state is ServiceState.WAITING_L0
+        assert "There is no ready flag." in one.states.current.reason
+
+
+async def test_a_fenced_instance_stays_out_of_the_way_whatever_fails_after() -> None:
+    async with day(OPEN + 600.0) as one:
+        await one.clock.pass_time(5)
+        assert one.states.state is ServiceState.ACTIVE
+        one.lifecycle.interrupt(EpochFenced("A newer instance collects here."))
+        one.lifecycle.interrupt(JournalError("No space left on device"))
+        await one.clock.pass_time(300, step=5.0)
+        assert one.states.state is ServiceState.ERROR
+        assert one.states.current.reason == "A newer instance collects here."
 
 
 async def test_a_database_that_stays_away_is_told_once_and_left_when_it_is_back() -> None:
