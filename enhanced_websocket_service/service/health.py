@@ -44,6 +44,12 @@ class _Row:
     error: str | None
 
 
+def _row(change: StateChange, details: dict[str, Any]) -> _Row:
+    """Every row in ERROR has its reason: people and the proof of continuity look at the newest."""
+    error = change.reason if change.state is ServiceState.ERROR else None
+    return _Row(change.state.value, details, error)
+
+
 class HealthMonitor:
     """Pings the database and Redis; ``database`` and ``redis`` hold the latest result.
 
@@ -85,9 +91,8 @@ class HealthMonitor:
 
     def note(self, change: StateChange) -> None:
         """Queue a row for a state change."""
-        error = change.reason if change.state is ServiceState.ERROR else None
         details = {"reason": change.reason, **self._stamp(change.at)}
-        self._rows.append(_Row(change.state.value, details, error))
+        self._rows.append(_row(change, details))
         self._wake.set()
 
     async def run(self) -> None:
@@ -110,9 +115,8 @@ class HealthMonitor:
             interval = self._clock.span(self._interval_s, at_least_real=1.0)
             if not now < next_row <= now + interval:  # far ahead: the clock was set back
                 next_row = now + interval
-                current = self._states.current
                 details = {**self._details(), **self._stamp(now)}
-                self._rows.append(_Row(current.state.value, details, None))
+                self._rows.append(_row(self._states.current, details))
             if self.database.connected:
                 await self.write_pending()
             try:

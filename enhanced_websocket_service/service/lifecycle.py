@@ -17,6 +17,7 @@ import structlog
 
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import (
+    DatabaseUnavailable,
     EpochFenced,
     EwsError,
     L0Error,
@@ -40,6 +41,8 @@ MIN_REAL_GRACE_S = 2.0
 CONNECT_LEAD_S = 30.0
 """How long before the open the vendor's socket is connected."""
 FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 60.0
+DATABASE_RETRY_S = 5.0
+"""The longest wait for an unreachable database: until it is seen to be back, no price is collected."""
 FIRST_REPAIR_PAUSE_S, LONGEST_REPAIR_PAUSE_S = 60.0, 900.0
 INITIALIZING_FOR_S = 10.0
 """Real seconds for which an unreachable database is "starting" rather than an error."""
@@ -133,7 +136,7 @@ class Lifecycle:
         """Run until cancelled."""
         retry_s = FIRST_RETRY_S
         while True:
-            began = self._clock.now()
+            began, longest_s = self._clock.now(), LONGEST_RETRY_S
             # Before any bar closes: those cut short by the failure must say so.
             self._pipeline.interrupted(self._collected_until, began)
             if not isinstance(self._interruption, EpochFenced):
@@ -150,8 +153,11 @@ class Lifecycle:
                 self._change(ServiceState.ERROR, sentences(str(error)))
             except ExceptionGroup as failures:  # the border where any failure becomes a state
                 reason = sentences(*dict.fromkeys(_leaves(failures)))
-                if not all(isinstance(one, EwsError) for one in _leaf_errors(failures)):
+                errors = _leaf_errors(failures)
+                if not all(isinstance(one, EwsError) for one in errors):
                     log.exception("Unexpected failure")
+                if all(isinstance(one, DatabaseUnavailable) for one in errors):
+                    longest_s = DATABASE_RETRY_S
                 self._change(ServiceState.ERROR, reason)
                 if isinstance(self._interruption, EpochFenced):
                     # Only a restart, with a higher epoch, could collect again: until then this
@@ -159,7 +165,8 @@ class Lifecycle:
                     await asyncio.Event().wait()
             if self._clock.now() - began > 10 * LONGEST_RETRY_S:
                 retry_s = FIRST_RETRY_S
-            await self._clock.sleep(self._clock.span(retry_s, at_least_real=1.0))
+            wait_s = min(retry_s, longest_s)
+            await self._clock.sleep(self._clock.span(wait_s, at_least_real=1.0))
             retry_s = min(2 * retry_s, LONGEST_RETRY_S)
 
     def interrupt(self, error: EwsError) -> None:

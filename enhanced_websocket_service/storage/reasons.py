@@ -1,5 +1,6 @@
 """What PostgreSQL answered, or why it did not answer, as errors of ours with sentences for people."""
 
+import re
 from typing import Final
 
 import asyncpg
@@ -17,6 +18,8 @@ _RETRY_CODES: Final = frozenset({"25006", "25P03"})
 
 _NOT_THERE: Final = frozenset({"08001", "08003", "08006"})
 """What asyncpg says by itself, of a connection that broke: nobody answered with it."""
+_LOST: Final = re.compile("released back to the pool|connection is closed|connection was closed")
+"""What asyncpg says when it is asked to use a connection that broke before; of no use to people."""
 _NO_RIGHT: Final = "42501"
 _REMEDIES: Final = {
     "28P01": "Check user and password in DATABASE_URL.",
@@ -47,7 +50,8 @@ def translated(
     """
     state = getattr(error, "sqlstate", None) or ""
     if not isinstance(error, asyncpg.PostgresError) or state in _NOT_THERE:
-        said = unreachable(error, within_s)
+        lost = isinstance(error, asyncpg.InterfaceError) and _LOST.search(str(error))
+        said = "the connection was lost" if lost else unreachable(error, within_s)
         return DatabaseUnavailable(
             f"PostgreSQL at {address} cannot be reached: {said} (while {doing})."
         )

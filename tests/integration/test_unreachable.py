@@ -147,6 +147,28 @@ def where(dsn: str, user: str, database: str = "") -> str:
     return f"PostgreSQL at {folder}/.s.PGSQL.5432 (database {name}, user {user}) answered: "
 
 
+async def test_a_connection_that_broke_while_it_was_lent(
+    server: asyncpg.Connection, database_dsn: str
+) -> None:
+    """The writer holds one from batch to batch; what asyncpg says of it is about asyncpg."""
+    database = Database(database_dsn, SIMULATOR)
+    await database.connect()
+
+    async def store() -> None:
+        async with database.connection("storing the journal") as lent:
+            ended = asyncio.Event()
+            lent.add_termination_listener(lambda _connection: ended.set())
+            pid = lent.get_server_pid()
+            await server.execute("SELECT pg_terminate_backend($1)", pid)
+            await asyncio.wait_for(ended.wait(), 20)
+            async with lent.transaction():
+                pass
+
+    with pytest.raises(DatabaseUnavailable, match=r"reached: the connection was lost \(while stor"):
+        await store()
+    await database.close()
+
+
 async def test_a_wrong_password_and_none(server: asyncpg.Connection, database_dsn: str) -> None:
     async with role(server, f"LOGIN PASSWORD '{PASSWORD}'", "scram-sha-256") as name:
 

@@ -76,6 +76,28 @@ async def test_the_story_of_an_outage_is_told_once_it_is_over() -> None:
     assert monitor.redis.error == "REDIS_URL is not set."
 
 
+async def test_the_rows_in_between_say_why_the_state_is_error() -> None:
+    store, states = Store(), StateMachine(0.0)
+    store.away = False
+    monitor = HealthMonitor(
+        clock=SystemClock(),
+        states=states,
+        store=store,
+        ping_database=store.ping,
+        ping_redis=None,
+        details=lambda: {"ticks": 3},
+        interval_s=0.0,
+    )
+    states.change(ServiceState.ERROR, "The disk is full.", 1_700_000_000.0)
+    running = asyncio.create_task(monitor.run())
+    async with asyncio.timeout(10):
+        await store.written.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    status, details, error = store.rows[0]
+    assert (status, details["ticks"], error) == ("error", 3, "The disk is full.")
+
+
 async def test_a_ping_that_fails_says_why() -> None:
     store = Store()
     monitor = HealthMonitor(

@@ -367,7 +367,7 @@ async def test_a_database_that_stays_away_is_told_once_and_left_when_it_is_back(
         await one.clock.pass_time(600)
         assert len(one.states.history) == before
         one.database = one.history.away = None
-        await one.clock.pass_time(120)
+        await one.clock.pass_time(6)
         assert one.states.state is ServiceState.ACTIVE
 
 
