@@ -125,6 +125,7 @@ def _hosts(place: str, given: Mapping[str, str], environ: Mapping[str, str]) -> 
             host, port = found[1], found[2] or port
         elif ":" in one:
             host, _, port = one.partition(":")
+        host.encode("idna")  # as the resolver will
         hosts.append(_joined(host, str(int(port))))
     return tuple(hosts)
 

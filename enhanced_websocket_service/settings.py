@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 import platformdirs
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from websockets.exceptions import InvalidURI
+from websockets.uri import parse_uri
 
 from .addresses import PostgresAddress
 from .clock import Clock, SystemClock, parse_virtual_clock
@@ -95,7 +97,9 @@ TimeOfDay = Annotated[time, BeforeValidator(_clock_time)]
 class Settings(BaseModel):
     """Every setting under the lower-case name of its variable. Durations as their suffix says."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     database_url: str | None = Field(None, repr=False)
     redis_url: str | None = Field(None, repr=False)
@@ -142,7 +146,7 @@ class Settings(BaseModel):
     feed_mode: Literal["auto", "websocket", "rest"] = "auto"
     key_spacing_s: float = Field(8.0, ge=0)
     key_credits_per_minute: int = Field(8, ge=1)
-    key_credits_per_day: int = Field(800, ge=1)
+    key_credits_per_day: int = Field(800, ge=1, le=1_000_000_000)
 
     startup_timeout_minutes: float = Field(60.0, gt=0)
     pre_open_minutes: float = Field(15.0, gt=0)
@@ -154,7 +158,7 @@ class Settings(BaseModel):
     journal_fsync_ms: int = Field(50, ge=1)
     journal_keep_hours: float = Field(24.0, ge=0)
     journal_keep_mb: int = Field(1024, ge=0)
-    l0_window_days: int = Field(7, ge=1)
+    l0_window_days: int = Field(7, ge=1, le=3650)
     l0_policy: Literal["strict", "degraded"] = "strict"
     health_interval_s: float = Field(60.0, gt=0)
     cpu_latency_us: int | None = Field(None, ge=0, le=1_000_000)
@@ -352,7 +356,9 @@ def load_settings(
     found = _Findings()
     environ = {name: value for name, value in environ.items() if name not in ignored}
     from_file: dict[str, str] = {}
-    if dotenv is not None and dotenv.is_file():
+    if dotenv is not None and dotenv.exists() and not dotenv.is_file():
+        found.warnings.append(f"{dotenv} is ignored: it is no file.")
+    elif dotenv is not None and dotenv.is_file():
         try:
             read = dotenv_values(dotenv)
         except (OSError, UnicodeDecodeError) as error:
@@ -431,12 +437,15 @@ def _faults_in_address(name: str, url: str) -> list[str]:
         if name == "DATABASE_URL" and parts.scheme in schemes:
             PostgresAddress.of(url)  # it may have several hosts, each with its port
             return []
+        if name == "TWELVEDATA_WS_URL" and parts.scheme in schemes:
+            parse_uri(url)  # stricter: no fragment, no user without a password
         understood = parts.port is None or parts.port >= 0
-    except (ValueError, ConfigurationError):
+    except (ValueError, ConfigurationError, InvalidURI):
         understood = False
     else:
         # A password with a bare / or @ is cut there: the rest would be taken, and shown, as a name.
         stray = "@" in parts.path + parts.fragment or parts.netloc.count("@") > 1
+        stray = stray or ("@" in parts.query and not parts.path)
         understood = understood and (not stray or parts.scheme == "unix")
     if not understood:
         # Without the parser's words: they may quote the part with the password.
@@ -536,7 +545,9 @@ class _Findings:
 def _content(variable: str, path: Path) -> str:
     """What stands in the file that ``variable`` names; raises ``ValueError`` with the fault."""
     try:
-        with path.open(encoding="utf-8") as file:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ValueError(f"{variable}={path} must be a file; it is a pipe or a device.")
+        with path.open(encoding="utf-8-sig") as file:
             text = file.read(_LONGEST_SECRET + 1).strip()
     except (OSError, UnicodeDecodeError) as error:
         why = (error.strerror or error) if isinstance(error, OSError) else "it is not a text"

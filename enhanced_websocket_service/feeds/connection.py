@@ -71,7 +71,7 @@ def refused_handshake(error: InvalidStatus, key: ApiKey) -> Lost:
     return Lost("refused", message, rotate=status == 429)
 
 
-def broken(error: ConnectionClosed) -> Lost:
+def broken(error: ConnectionClosed, key: ApiKey) -> Lost:
     """What the end of an open connection means."""
     frame = error.rcvd
     if frame is None:
@@ -79,7 +79,7 @@ def broken(error: ConnectionClosed) -> Lost:
             return Lost("disconnected", f"no pong within {PING_TIMEOUT_REAL_S:g} s")
         return Lost("disconnected", f"the connection broke: {error}")
     rotate = frame.code in EVICTION_CODES or frame.code >= 3000
-    said = f"{frame.code} {frame.reason}".strip()
+    said = f"{frame.code} {frame.reason}".strip().replace(key.secret, REDACTED)
     return Lost("disconnected", f"the vendor closed the connection: {said}", rotate=rotate)
 
 

@@ -20,12 +20,19 @@ from time import monotonic
 import msgspec
 import structlog
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidProxy,
+    InvalidStatus,
+    InvalidURI,
+    WebSocketException,
+)
 
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.market.liveness import SymbolJudge
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
+from enhanced_websocket_service.redaction import REDACTED
 from enhanced_websocket_service.telemetry import Metrics, Rarely
 from enhanced_websocket_service.twelvedata import protocol
 from enhanced_websocket_service.twelvedata.backoff import Backoff
@@ -220,7 +227,10 @@ class StreamFeed(BackgroundFeed):
         except TimeoutError:
             lost = Lost("disconnected", f"no connection within {OPEN_TIMEOUT_REAL_S:g} s")
         except ConnectionClosed as error:
-            lost = broken(error)
+            lost = broken(error, key)
+        except (InvalidProxy, InvalidURI) as error:
+            # Their text quotes the whole address, with what is secret in it.
+            lost = Lost("disconnected", f"{type(error).__name__}: {error.msg}")
         except (OSError, WebSocketException) as error:
             lost = Lost("disconnected", f"{type(error).__name__}: {error}")
         finally:
@@ -259,7 +269,7 @@ class StreamFeed(BackgroundFeed):
         except* ConnectionClosed as failures:
             one = failures.exceptions[0]
             if lost is None and isinstance(one, ConnectionClosed):
-                lost = broken(one)
+                lost = broken(one, key)
         return lost or Lost("disconnected", "the connection ended")
 
     async def _send_heartbeats(self, socket: ClientConnection) -> None:
@@ -392,8 +402,8 @@ class StreamFeed(BackgroundFeed):
         if granted:
             self._keys.accept_stream(key, self._clock.now())
         if not self._subscribed:
-            reason = (
-                status.message or f"not permitted: {', '.join(sorted(refused or self._wanted))}"
+            reason = status.message.replace(key.secret, REDACTED) or (
+                f"not permitted: {', '.join(sorted(refused or self._wanted))}"
             )
             self._keys.refuse_stream(key, reason, self._clock.now())
             raise Lost("unentitled", f"subscription refused: {reason}", rotate=True)

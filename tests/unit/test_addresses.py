@@ -70,7 +70,7 @@ def test_a_password_that_no_parser_takes_for_one_is_not_shown(dsn: str) -> None:
         ({"host": "cache", "port": 6380, "db": 2, "password": "s3cr3t"}, "cache:6380/2"),
         ({"password": "s3cr3t", "username": "me"}, "localhost:6379/0 (user me)"),
         ({"path": "/run/v.sock", "db": 1}, "/run/v.sock (database 1)"),
-        ({"path": "/run/v.sock", "username": "me"}, "/run/v.sock (database 0, user me)"),
+        ({"path": "/run/v.sock", "username": "token"}, "/run/v.sock (database 0)"),
         ({"host": "::1"}, "[::1]:6379/0"),
     ],
 )
