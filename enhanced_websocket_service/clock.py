@@ -85,8 +85,6 @@ class VirtualClock:
     ) -> None:
         if any(not 0 < one < math.inf for one in (speed, closed_speed) if one is not None):
             raise ConfigurationError("VIRTUAL_CLOCK: speeds must be finite numbers greater than 0.")
-        if anchor is not None and not math.isfinite(anchor):
-            raise ConfigurationError("VIRTUAL_CLOCK: the anchor must be a finite number.")
         self._real_time = real_time
         self.start = start
         self.speed = speed

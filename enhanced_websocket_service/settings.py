@@ -6,9 +6,8 @@ file of its own instead: ``NAME_FILE`` names the file that holds the value of ``
 """
 
 import difflib
-import os
+import math
 import re
-import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
@@ -29,13 +28,15 @@ from .errors import ConfigurationError
 from .market.calendar import BAR_SECONDS, TradingCalendar
 from .market.source import REAL_PROVIDER, SIMULATOR, Provider, is_simulated
 from .redaction import REDACTED, redact_url, secrets_in_url
+from .secret_files import content_of, readable_by_others
 from .twelvedata.keys import ApiKey
 
 REAL_REST_URL = "https://api.twelvedata.com"
 REAL_WS_URL = "wss://ws.twelvedata.com/v1/quotes/price"
 DEFAULT_BACKUP_DIR = Path("/data/backups")
 MAX_KEYS = 16
-_LONGEST_SECRET = 4096
+_YEAR_9000 = 221_845_392_000.0
+"""Unix seconds UTC. Python's calendar ends a thousand years later."""
 _ADDRESSES = {
     "DATABASE_URL": ("postgresql", "postgres"),
     "REDIS_URL": ("redis", "rediss", "unix"),
@@ -200,10 +201,7 @@ class Settings(BaseModel):
                 faults += _faults_in_address(name, url)
         faults += self._provider_faults()
         if self.virtual_clock is not None:
-            try:
-                parse_virtual_clock(self.virtual_clock, lambda _day: True)
-            except ConfigurationError as error:
-                faults += error.faults
+            faults += _faults_in_clock(self.virtual_clock)
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -394,23 +392,6 @@ def load_settings(
     return Loaded(settings, tuple(found.warnings))
 
 
-def readable_by_others(path: Path) -> list[str]:
-    """A warning when other users of this machine may read ``path``, which holds a secret.
-
-    The group may, where the file is not ours: root gives it to us so.
-    """
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    mode = stat.S_IMODE(status.st_mode)
-    if not mode & (0o077 if status.st_uid == os.geteuid() else 0o007):
-        return []
-    return [
-        f"{path} holds a secret, and other users may read it (mode {mode:04o}): chmod 600 {path}"
-    ]
-
-
 def _given(values: Mapping[str, str]) -> dict[str, str]:
     stripped = {name: value.strip() for name, value in values.items()}
     return {
@@ -428,6 +409,24 @@ def _without_replaced(from_file: Mapping[str, str], environ: Mapping[str, str]) 
             given.pop(in_file, None)
             given.pop(name, None)
     return given
+
+
+def _faults_in_clock(text: str) -> list[str]:
+    try:
+        clock = parse_virtual_clock(text, lambda _day: True)
+        # Not asked for its time: from an anchor far away it would count for ever.
+        fastest = max(clock.speed, clock.closed_speed)
+        shown = clock.start + (SystemClock().now() - clock.anchor) * fastest
+    except ConfigurationError as error:
+        return list(error.faults)
+    except ValueError:  # a start at the end of the calendar
+        shown = math.inf
+    if 0 <= shown < _YEAR_9000:
+        return []
+    return [
+        f"VIRTUAL_CLOCK={text!r} shows no time of the years 1970 to 9000; its start, its anchor or a "
+        "speed is wrong."
+    ]
 
 
 def _faults_in_address(name: str, url: str) -> list[str]:
@@ -475,7 +474,7 @@ class _Findings:
             try:
                 if name in given:
                     raise ValueError(f"{name} and {in_file} are both set; keep one of them.")
-                read |= _given({name: _content(in_file, Path(given[in_file]))})
+                read |= _given({name: content_of(in_file, Path(given[in_file]))})
             except ValueError as fault:
                 self.faults.append(str(fault))
                 self.fields.add("keys" if name in _KEY_NAMES else name.lower())
@@ -540,23 +539,6 @@ class _Findings:
         self.fields |= dropped
         for name in dropped:
             del values[name]
-
-
-def _content(variable: str, path: Path) -> str:
-    """What stands in the file that ``variable`` names; raises ``ValueError`` with the fault."""
-    try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise ValueError(f"{variable}={path} must be a file; it is a pipe or a device.")
-        with path.open(encoding="utf-8-sig") as file:
-            text = file.read(_LONGEST_SECRET + 1).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = (error.strerror or error) if isinstance(error, OSError) else "it is not a text"
-        raise ValueError(f"{variable}={path} cannot be read ({why}).") from error
-    if not text or len(text.splitlines()) > 1 or len(text) > _LONGEST_SECRET:
-        raise ValueError(
-            f"{variable}={path} must hold one line: the value of {_IN_FILES[variable]}."
-        )
-    return text
 
 
 def usable_backup_dir(

@@ -21,8 +21,9 @@ import psutil
 
 from enhanced_websocket_service.bus.address import client_for
 from enhanced_websocket_service.errors import ConfigurationError, StorageError, WrongWorld
+from enhanced_websocket_service.secret_files import readable_by_others
 from enhanced_websocket_service.serving.listening import certificate_faults, listen
-from enhanced_websocket_service.settings import Settings, readable_by_others
+from enhanced_websocket_service.settings import Settings
 from enhanced_websocket_service.storage.address import understand
 from enhanced_websocket_service.storage.epochs import highest_epoch
 from enhanced_websocket_service.storage.folders import fault_of, holder

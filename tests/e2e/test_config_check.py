@@ -206,10 +206,22 @@ FAULTS: dict[str, tuple[Callable[[Place], None], str]] = {
         setting("DATABASE_URL", f"postgresql://u:hunter2@{'a' * 70}.invalid/x"),
         "DATABASE_URL",
     ),
+    "secret for the name of its file": (
+        setting("REDIS_URL_FILE", "redis://:hunter2@h/0"),
+        "REDIS_URL_FILE",
+    ),
+    "key for the name of its file": (
+        setting("TWELVEDATA_API_KEY_G1_2_FILE", KEY[::-1] + "hunter2"),
+        "TWELVEDATA_API_KEY_G1_2_FILE",
+    ),
     "secret in a pipe": (pipe_for("REDIS_URL_FILE"), "REDIS_URL_FILE"),
     "certificate in a pipe": (pipe_for("SSL_CERT_PATH", "SSL_KEY_PATH"), "SSL_CERT_PATH"),
     "no finite number": (setting("SHUTDOWN_TIMEOUT_S", "inf"), "SHUTDOWN_TIMEOUT_S"),
     "endless speed": (setting("VIRTUAL_CLOCK", "2025-06-03T07:55:00-05:00,inf"), "VIRTUAL_CLOCK"),
+    "clock from nowhere": (
+        setting("VIRTUAL_CLOCK", "2025-06-03T07:55:00-05:00,60,-1e300,2"),
+        "VIRTUAL_CLOCK",
+    ),
     "window of centuries": (setting("L0_WINDOW_DAYS", "1000000000000"), "L0_WINDOW_DAYS"),
     "no number": (setting("PORT", "eighty"), "PORT"),
     "number too large": (setting("PORT", "65536"), "PORT"),
