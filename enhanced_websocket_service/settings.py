@@ -29,12 +29,11 @@ from .market.calendar import BAR_SECONDS, TradingCalendar
 from .market.source import REAL_PROVIDER, SIMULATOR, Provider, is_simulated
 from .redaction import REDACTED, redact_url, secrets_in_url
 from .secret_files import content_of, readable_by_others
-from .twelvedata.keys import ApiKey
+from .twelvedata.keys import MAX_KEYS, ApiKey
 
 REAL_REST_URL = "https://api.twelvedata.com"
 REAL_WS_URL = "wss://ws.twelvedata.com/v1/quotes/price"
 DEFAULT_BACKUP_DIR = Path("/data/backups")
-MAX_KEYS = 16
 _YEAR_9000 = 221_845_392_000.0
 """Unix seconds UTC. Python's calendar ends a thousand years later."""
 _ADDRESSES = {
@@ -378,12 +377,8 @@ def load_settings(
     values: dict[str, Any] = {
         name.lower(): value for name, value in merged.items() if name in _VARIABLES
     }
-    for name in ("log_level",):
-        if name in values:
-            values[name] = values[name].upper()
-    for name in ("log_format", "feed_mode", "l0_policy"):
-        if name in values:
-            values[name] = values[name].lower()
+    for name in {"log_level", "log_format", "feed_mode", "l0_policy"} & values.keys():
+        values[name] = values[name].upper() if name == "log_level" else values[name].lower()
     values.update({name: value for name, value in (overrides or {}).items() if value is not None})
     values["keys"] = found.keys(merged)
     settings = found.validated(values, merged)
@@ -434,12 +429,15 @@ def _faults_in_address(name: str, url: str) -> list[str]:
     try:
         parts = urlsplit(url)
         if name == "DATABASE_URL" and parts.scheme in schemes:
-            PostgresAddress.of(url)  # it may have several hosts, each with its port
+            try:
+                PostgresAddress.of(url)  # it may have several hosts, each with its port
+            except ConfigurationError as error:
+                return list(error.faults)
             return []
         if name == "TWELVEDATA_WS_URL" and parts.scheme in schemes:
             parse_uri(url)  # stricter: no fragment, no user without a password
         understood = parts.port is None or parts.port >= 0
-    except (ValueError, ConfigurationError, InvalidURI):
+    except (ValueError, InvalidURI):
         understood = False
     else:
         # A password with a bare / or @ is cut there: the rest would be taken, and shown, as a name.
