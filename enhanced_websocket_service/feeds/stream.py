@@ -24,7 +24,6 @@ from websockets.exceptions import (
     ConnectionClosed,
     InvalidProxy,
     InvalidStatus,
-    InvalidURI,
     WebSocketException,
 )
 
@@ -32,7 +31,7 @@ from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.market.liveness import SymbolJudge
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
-from enhanced_websocket_service.redaction import REDACTED
+from enhanced_websocket_service.redaction import Redactor, secrets_in_url
 from enhanced_websocket_service.telemetry import Metrics, Rarely
 from enhanced_websocket_service.twelvedata import protocol
 from enhanced_websocket_service.twelvedata.backoff import Backoff
@@ -120,6 +119,7 @@ class StreamFeed(BackgroundFeed):
         self._backoff = Backoff(cap=backoff_cap_s, jitter=jitter)
         self._events = EventBudget()
         self._kinds: set[str] = set()
+        self._redact = Redactor({*secrets_in_url(ws_url), *(one.secret for one in keys.keys)})
         self._rarely = Rarely()  # real time: the log is read by people
         # The current connection.
         self.connected = False
@@ -219,19 +219,18 @@ class StreamFeed(BackgroundFeed):
                 # Before the closing handshake: nobody shall wait for a socket known to be dead.
                 told = lost, self._lose(lost, key)
         except InvalidStatus as error:
-            lost = refused_handshake(error, key)
+            lost = refused_handshake(error)
             if lost.kind == "unentitled":
                 # Not disabled: keys without a streaming plan are refused like this, too, and are
                 # good for REST.
-                self._keys.refuse_stream(key, str(lost), self._clock.now())
+                self._keys.refuse_stream(key, self._redact.text(str(lost)), self._clock.now())
         except TimeoutError:
             lost = Lost("disconnected", f"no connection within {OPEN_TIMEOUT_REAL_S:g} s")
         except ConnectionClosed as error:
-            lost = broken(error, key)
-        except (InvalidProxy, InvalidURI) as error:
-            # Their text quotes the whole address, with what is secret in it.
+            lost = broken(error)
+        except InvalidProxy as error:  # its text quotes the proxy's address, password included
             lost = Lost("disconnected", f"{type(error).__name__}: {error.msg}")
-        except (OSError, WebSocketException) as error:
+        except (OSError, WebSocketException, ImportError) as error:  # SOCKS needs a library
             lost = Lost("disconnected", f"{type(error).__name__}: {error}")
         finally:
             self._disconnected()
@@ -269,7 +268,7 @@ class StreamFeed(BackgroundFeed):
         except* ConnectionClosed as failures:
             one = failures.exceptions[0]
             if lost is None and isinstance(one, ConnectionClosed):
-                lost = broken(one, key)
+                lost = broken(one)
         return lost or Lost("disconnected", "the connection ended")
 
     async def _send_heartbeats(self, socket: ClientConnection) -> None:
@@ -402,7 +401,7 @@ class StreamFeed(BackgroundFeed):
         if granted:
             self._keys.accept_stream(key, self._clock.now())
         if not self._subscribed:
-            reason = status.message.replace(key.secret, REDACTED) or (
+            reason = self._redact.text(status.message) or (
                 f"not permitted: {', '.join(sorted(refused or self._wanted))}"
             )
             self._keys.refuse_stream(key, reason, self._clock.now())
@@ -424,20 +423,21 @@ class StreamFeed(BackgroundFeed):
     def _lose(self, lost: Lost, key: ApiKey | None) -> float:
         """Tell everybody that there is no connection; how long to wait before the next attempt."""
         self._disconnected()
-        self._last_error = str(lost)
+        # What the vendor and libraries say may repeat what they were given.
+        why = self._last_error = self._redact.text(str(lost))
         retry_s = self._backoff.next()
         if times := self._rarely.due(monotonic(), lost.kind):
             log.warning(
                 "Vendor stream lost",
                 kind=lost.kind,
-                why=str(lost),
+                why=why,
                 key=key.label if key else None,
                 failures=self._backoff.failures,
                 retry_s=round(retry_s, 1),
                 times=times,
             )
-        self._tell(lambda judge, now: judge.lost(str(lost), now))
-        self._emit(lost.kind, self.symbols, str(lost))
+        self._tell(lambda judge, now: judge.lost(why, now))
+        self._emit(lost.kind, self.symbols, why)
         return retry_s
 
     def _tell(self, what: Callable[[SymbolJudge, float], None]) -> None:

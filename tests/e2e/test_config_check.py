@@ -265,6 +265,7 @@ WAITS: dict[str, tuple[Callable[[Place], None], str]] = {
         setting("DATABASE_URL", "postgresql://127.0.0.1:1/x?sslmode=require&sslrootcert=/nowhere"),
         "DATABASE_URL",
     ),
+    "folder for a .env": (lambda place: (place.folder / ".env").mkdir(), ".env is ignored"),
     "folder of backups": (below_a_file("BACKUP_DIR"), "BACKUP_DIR"),
     "folder of the flag": (below_a_file("READY_SIGNALS_DIR"), "READY_SIGNALS_DIR"),
     "folder of logs": (below_a_file("LOG_DIR"), "LOG_DIR"),

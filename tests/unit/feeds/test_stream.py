@@ -231,11 +231,17 @@ async def test_a_key_that_the_vendor_repeats_is_shown_to_nobody(
     assert not any(secret in one for one in told for secret in SECRETS)
 
 
-async def test_an_address_that_cannot_be_used_is_not_quoted(vendor: Vendor) -> None:
+@pytest.mark.parametrize("proxy", [None, "ftp://token-0123:key-4567@127.0.0.1:1"])
+async def test_an_address_that_cannot_be_used_shows_no_secret(
+    proxy: str | None, vendor: Vendor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vendor.url = "ws://token-0123@127.0.0.1:1/?apikey=key-4567"
+    if proxy is not None:
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        vendor.url = "wss://vendor.example.invalid"
     bench = Bench(vendor)
     await bench.start()
-    assert "InvalidURI" in bench.events[0].message
+    assert "Invalid" in bench.events[0].message
     shown = f"{bench.events} {bench.feed.status()}"
     assert "token-0123" not in shown
     assert "key-4567" not in shown
