@@ -77,15 +77,18 @@ make)
     write "${postgres:-$(first_postgres_password)}" "${valkey:-$(random)}"
     ;;
 renew)
+    # One that was interrupted may have told PostgreSQL already, and nobody else knows that password: it is
+    # kept until it is written for everybody.
     old=$(known postgres-password)
     next=$(known .next)
-    # One that was interrupted may have told PostgreSQL already.
-    if [ -n "$next" ] && echo "SELECT 1;" | login "$next" 2>/dev/null; then
+    if [ ${#next} -ne 48 ]; then
+        next=$(random)
+        printf %s "$next" >"$secrets/.next"
+        sync
+    fi
+    if echo "SELECT 1;" | login "$next" 2>/dev/null; then
         old=$next
     fi
-    next=$(random)
-    printf %s "$next" >"$secrets/.next"
-    sync
     echo "ALTER ROLE \"$PGUSER\" PASSWORD '$next';" | login "$old"
     write "$next" "$(random)"
     rm -f "$secrets/.next"

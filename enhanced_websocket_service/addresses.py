@@ -126,6 +126,7 @@ def _hosts(place: str, given: Mapping[str, str], environ: Mapping[str, str]) -> 
         elif ":" in one:
             host, _, named = one.partition(":")
             port = named or port  # "host:" is the host alone, for asyncpg
+        host.encode("idna")  # as the resolver will
         hosts.append(_joined(host, str(int(port))))
     return tuple(hosts)
 

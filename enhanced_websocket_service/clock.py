@@ -6,6 +6,7 @@ the same ``VIRTUAL_CLOCK`` (with its anchor) agree on the time without talking t
 """
 
 import asyncio
+import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable
@@ -82,8 +83,8 @@ class VirtualClock:
         zone: ZoneInfo | None = None,
         real_time: Callable[[], float] = time.time,
     ) -> None:
-        if not speed > 0 or (closed_speed is not None and not closed_speed > 0):
-            raise ConfigurationError("VIRTUAL_CLOCK: speeds must be greater than 0.")
+        if any(not 0 < one < math.inf for one in (speed, closed_speed) if one is not None):
+            raise ConfigurationError("VIRTUAL_CLOCK: speeds must be finite numbers greater than 0.")
         self._real_time = real_time
         self.start = start
         self.speed = speed

@@ -165,7 +165,9 @@ class LineWriter:
     def put(self, line: bytes) -> None:
         """Never waits. ``line`` ends with a newline."""
         with self._lock:
-            if self._full or self._waiting + len(line) > self._waiting_bytes:
+            # One that is longer than all that may wait goes alone: dropped, nothing would wake the thread.
+            too_much = self._waiting and self._waiting + len(line) > self._waiting_bytes
+            if self._full or too_much:
                 self._full = True
                 self._skipped += 1
                 self.dropped += 1

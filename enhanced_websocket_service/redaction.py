@@ -16,9 +16,13 @@ _ENDING = (
     r"(?:password|passwd|passphrase|secret|token|api[-_]?key|credentials?|signature"
     r"|(?:access|account|client|licen[cs]e|private|subscription)[-_]?key)"
 )
-_SECRET_NAME = re.compile(rf"(?i)(?:.*{_ENDING}|pass|pwd|key|auth|authorization|sig|jwt)")
-"""Parameters of an address that hold a secret. ``passfile`` and ``sslkey`` hold paths."""
-_ASSIGNED = re.compile(rf"(?i)([\w.-]*{_ENDING})=([^\s&;]+)")
+_SECRET_NAME = re.compile(
+    rf"(?i)(?:.*{_ENDING}|pass|pwd|key|auth|authorization|bearer|sig|jwt|username)"
+)
+"""Parameters of an address that hold a secret. ``passfile`` and ``sslkey`` hold paths, PostgreSQL's
+``user`` a name; the ``username`` of Redis is a token as often as not.
+"""
+_ASSIGNED = re.compile(rf"(?i)([\w.-]*{_ENDING})=((?:\\.|'(?:[^'\\]|\\.)*'|[^\s&;'\\])+)")
 """The same inside a value, such as ``options=-c password=...``."""
 _WORDS_UP_TO = 12
 _WHOLE_BELOW = 8
@@ -98,8 +102,10 @@ class Redactor:
             return self.text(value)
         if isinstance(value, dict):
             return {self(key): self(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(self(item) for item in value)
+        if isinstance(value, list):
+            return [self(item) for item in value]
+        if isinstance(value, tuple):  # a named one could not be made of one argument
+            return tuple(self(item) for item in value)
         if value is None or isinstance(value, int | float):
             return value
         return self.text(str(value))

@@ -6,9 +6,8 @@ file of its own instead: ``NAME_FILE`` names the file that holds the value of ``
 """
 
 import difflib
-import os
+import math
 import re
-import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
@@ -20,6 +19,8 @@ from urllib.parse import urlsplit
 import platformdirs
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from websockets.exceptions import InvalidURI
+from websockets.uri import parse_uri
 
 from .addresses import PostgresAddress
 from .clock import Clock, SystemClock, parse_virtual_clock
@@ -27,13 +28,14 @@ from .errors import ConfigurationError
 from .market.calendar import BAR_SECONDS, TradingCalendar
 from .market.source import REAL_PROVIDER, SIMULATOR, Provider, is_simulated
 from .redaction import REDACTED, redact_url, secrets_in_url
-from .twelvedata.keys import ApiKey
+from .secret_files import content_of, readable_by_others
+from .twelvedata.keys import MAX_KEYS, ApiKey
 
 REAL_REST_URL = "https://api.twelvedata.com"
 REAL_WS_URL = "wss://ws.twelvedata.com/v1/quotes/price"
 DEFAULT_BACKUP_DIR = Path("/data/backups")
-MAX_KEYS = 16
-_LONGEST_SECRET = 4096
+_YEAR_9000 = 221_845_392_000.0
+"""Unix seconds UTC. Python's calendar ends a thousand years later."""
 _ADDRESSES = {
     "DATABASE_URL": ("postgresql", "postgres"),
     "REDIS_URL": ("redis", "rediss", "unix"),
@@ -95,7 +97,9 @@ TimeOfDay = Annotated[time, BeforeValidator(_clock_time)]
 class Settings(BaseModel):
     """Every setting under the lower-case name of its variable. Durations as their suffix says."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     database_url: str | None = Field(None, repr=False)
     redis_url: str | None = Field(None, repr=False)
@@ -142,7 +146,7 @@ class Settings(BaseModel):
     feed_mode: Literal["auto", "websocket", "rest"] = "auto"
     key_spacing_s: float = Field(8.0, ge=0)
     key_credits_per_minute: int = Field(8, ge=1)
-    key_credits_per_day: int = Field(800, ge=1)
+    key_credits_per_day: int = Field(800, ge=1, le=1_000_000_000)
 
     startup_timeout_minutes: float = Field(60.0, gt=0)
     pre_open_minutes: float = Field(15.0, gt=0)
@@ -154,7 +158,7 @@ class Settings(BaseModel):
     journal_fsync_ms: int = Field(50, ge=1)
     journal_keep_hours: float = Field(24.0, ge=0)
     journal_keep_mb: int = Field(1024, ge=0)
-    l0_window_days: int = Field(7, ge=1)
+    l0_window_days: int = Field(7, ge=1, le=3650)
     l0_policy: Literal["strict", "degraded"] = "strict"
     health_interval_s: float = Field(60.0, gt=0)
     cpu_latency_us: int | None = Field(None, ge=0, le=1_000_000)
@@ -196,10 +200,7 @@ class Settings(BaseModel):
                 faults += _faults_in_address(name, url)
         faults += self._provider_faults()
         if self.virtual_clock is not None:
-            try:
-                parse_virtual_clock(self.virtual_clock, lambda _day: True)
-            except ConfigurationError as error:
-                faults += error.faults
+            faults += _faults_in_clock(self.virtual_clock)
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -352,7 +353,9 @@ def load_settings(
     found = _Findings()
     environ = {name: value for name, value in environ.items() if name not in ignored}
     from_file: dict[str, str] = {}
-    if dotenv is not None and dotenv.is_file():
+    if dotenv is not None and dotenv.exists() and not dotenv.is_file():
+        found.warnings.append(f"{dotenv} is ignored: it is no file.")
+    elif dotenv is not None and dotenv.is_file():
         try:
             read = dotenv_values(dotenv)
         except (OSError, UnicodeDecodeError) as error:
@@ -374,35 +377,14 @@ def load_settings(
     values: dict[str, Any] = {
         name.lower(): value for name, value in merged.items() if name in _VARIABLES
     }
-    for name in ("log_level",):
-        if name in values:
-            values[name] = values[name].upper()
-    for name in ("log_format", "feed_mode", "l0_policy"):
-        if name in values:
-            values[name] = values[name].lower()
+    for name in {"log_level", "log_format", "feed_mode", "l0_policy"} & values.keys():
+        values[name] = values[name].upper() if name == "log_level" else values[name].lower()
     values.update({name: value for name, value in (overrides or {}).items() if value is not None})
     values["keys"] = found.keys(merged)
     settings = found.validated(values, merged)
     if found.faults:
         raise FaultySettings(found.faults, settings, found.fields, found.warnings)
     return Loaded(settings, tuple(found.warnings))
-
-
-def readable_by_others(path: Path) -> list[str]:
-    """A warning when other users of this machine may read ``path``, which holds a secret.
-
-    The group may, where the file is not ours: root gives it to us so.
-    """
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    mode = stat.S_IMODE(status.st_mode)
-    if not mode & (0o077 if status.st_uid == os.geteuid() else 0o007):
-        return []
-    return [
-        f"{path} holds a secret, and other users may read it (mode {mode:04o}): chmod 600 {path}"
-    ]
 
 
 def _given(values: Mapping[str, str]) -> dict[str, str]:
@@ -424,19 +406,43 @@ def _without_replaced(from_file: Mapping[str, str], environ: Mapping[str, str]) 
     return given
 
 
+def _faults_in_clock(text: str) -> list[str]:
+    try:
+        clock = parse_virtual_clock(text, lambda _day: True)
+        # Not asked for its time: from an anchor far away it would count for ever.
+        fastest = max(clock.speed, clock.closed_speed)
+        shown = clock.start + (SystemClock().now() - clock.anchor) * fastest
+    except ConfigurationError as error:
+        return list(error.faults)
+    except ValueError:  # a start at the end of the calendar
+        shown = math.inf
+    if 0 <= shown < _YEAR_9000:
+        return []
+    return [
+        f"VIRTUAL_CLOCK={text!r} shows no time of the years 1970 to 9000; its start, its anchor or a "
+        "speed is wrong."
+    ]
+
+
 def _faults_in_address(name: str, url: str) -> list[str]:
     schemes = _ADDRESSES[name]
     try:
         parts = urlsplit(url)
         if name == "DATABASE_URL" and parts.scheme in schemes:
-            PostgresAddress.of(url)  # it may have several hosts, each with its port
+            try:
+                PostgresAddress.of(url)  # it may have several hosts, each with its port
+            except ConfigurationError as error:
+                return list(error.faults)
             return []
+        if name == "TWELVEDATA_WS_URL" and parts.scheme in schemes:
+            parse_uri(url)  # stricter: no fragment, no user without a password
         understood = parts.port is None or parts.port >= 0
-    except (ValueError, ConfigurationError):
+    except (ValueError, InvalidURI):
         understood = False
     else:
         # A password with a bare / or @ is cut there: the rest would be taken, and shown, as a name.
         stray = "@" in parts.path + parts.fragment or parts.netloc.count("@") > 1
+        stray = stray or ("@" in parts.query and not parts.path)
         understood = understood and (not stray or parts.scheme == "unix")
     if not understood:
         # Without the parser's words: they may quote the part with the password.
@@ -466,7 +472,7 @@ class _Findings:
             try:
                 if name in given:
                     raise ValueError(f"{name} and {in_file} are both set; keep one of them.")
-                read |= _given({name: _content(in_file, Path(given[in_file]))})
+                read |= _given({name: content_of(in_file, Path(given[in_file]))})
             except ValueError as fault:
                 self.faults.append(str(fault))
                 self.fields.add("keys" if name in _KEY_NAMES else name.lower())
@@ -531,21 +537,6 @@ class _Findings:
         self.fields |= dropped
         for name in dropped:
             del values[name]
-
-
-def _content(variable: str, path: Path) -> str:
-    """What stands in the file that ``variable`` names; raises ``ValueError`` with the fault."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(_LONGEST_SECRET + 1).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = (error.strerror or error) if isinstance(error, OSError) else "it is not a text"
-        raise ValueError(f"{variable}={path} cannot be read ({why}).") from error
-    if not text or len(text.splitlines()) > 1 or len(text) > _LONGEST_SECRET:
-        raise ValueError(
-            f"{variable}={path} must hold one line: the value of {_IN_FILES[variable]}."
-        )
-    return text
 
 
 def usable_backup_dir(

@@ -6,7 +6,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from enhanced_websocket_service.errors import NotEntitled
-from enhanced_websocket_service.redaction import REDACTED
 from enhanced_websocket_service.twelvedata.answers import classify_error
 from enhanced_websocket_service.twelvedata.keys import ApiKey
 from enhanced_websocket_service.twelvedata.rest import is_loopback_url
@@ -59,11 +58,11 @@ def open_stream(url: str, key: ApiKey) -> connect:
     )
 
 
-def refused_handshake(error: InvalidStatus, key: ApiKey) -> Lost:
+def refused_handshake(error: InvalidStatus) -> Lost:
     """What an HTTP status instead of a WebSocket means."""
     status = error.response.status_code
     said = classify_error(status, bytes(error.response.body or b""))
-    message = f"handshake refused: {said}".replace(key.secret, REDACTED)
+    message = f"handshake refused: {said}"
     if status in (401, 403) or isinstance(said, NotEntitled):
         return Lost("unentitled", message, rotate=True)
     if status >= 500:

@@ -20,12 +20,18 @@ from time import monotonic
 import msgspec
 import structlog
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidProxy,
+    InvalidStatus,
+    WebSocketException,
+)
 
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.market.liveness import SymbolJudge
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
+from enhanced_websocket_service.redaction import Redactor, secrets_in_url
 from enhanced_websocket_service.telemetry import Metrics, Rarely
 from enhanced_websocket_service.twelvedata import protocol
 from enhanced_websocket_service.twelvedata.backoff import Backoff
@@ -113,6 +119,7 @@ class StreamFeed(BackgroundFeed):
         self._backoff = Backoff(cap=backoff_cap_s, jitter=jitter)
         self._events = EventBudget()
         self._kinds: set[str] = set()
+        self._redact = Redactor({*secrets_in_url(ws_url), *(one.secret for one in keys.keys)})
         self._rarely = Rarely()  # real time: the log is read by people
         # The current connection.
         self.connected = False
@@ -212,16 +219,18 @@ class StreamFeed(BackgroundFeed):
                 # Before the closing handshake: nobody shall wait for a socket known to be dead.
                 told = lost, self._lose(lost, key)
         except InvalidStatus as error:
-            lost = refused_handshake(error, key)
+            lost = refused_handshake(error)
             if lost.kind == "unentitled":
                 # Not disabled: keys without a streaming plan are refused like this, too, and are
                 # good for REST.
-                self._keys.refuse_stream(key, str(lost), self._clock.now())
+                self._keys.refuse_stream(key, self._redact.text(str(lost)), self._clock.now())
         except TimeoutError:
             lost = Lost("disconnected", f"no connection within {OPEN_TIMEOUT_REAL_S:g} s")
         except ConnectionClosed as error:
             lost = broken(error)
-        except (OSError, WebSocketException) as error:
+        except InvalidProxy as error:  # its text quotes the proxy's address, password included
+            lost = Lost("disconnected", f"{type(error).__name__}: {error.msg}")
+        except (OSError, WebSocketException, ImportError) as error:  # SOCKS needs a library
             lost = Lost("disconnected", f"{type(error).__name__}: {error}")
         finally:
             self._disconnected()
@@ -392,8 +401,8 @@ class StreamFeed(BackgroundFeed):
         if granted:
             self._keys.accept_stream(key, self._clock.now())
         if not self._subscribed:
-            reason = (
-                status.message or f"not permitted: {', '.join(sorted(refused or self._wanted))}"
+            reason = self._redact.text(status.message) or (
+                f"not permitted: {', '.join(sorted(refused or self._wanted))}"
             )
             self._keys.refuse_stream(key, reason, self._clock.now())
             raise Lost("unentitled", f"subscription refused: {reason}", rotate=True)
@@ -414,20 +423,21 @@ class StreamFeed(BackgroundFeed):
     def _lose(self, lost: Lost, key: ApiKey | None) -> float:
         """Tell everybody that there is no connection; how long to wait before the next attempt."""
         self._disconnected()
-        self._last_error = str(lost)
+        # What the vendor and libraries say may repeat what they were given.
+        why = self._last_error = self._redact.text(str(lost))
         retry_s = self._backoff.next()
         if times := self._rarely.due(monotonic(), lost.kind):
             log.warning(
                 "Vendor stream lost",
                 kind=lost.kind,
-                why=str(lost),
+                why=why,
                 key=key.label if key else None,
                 failures=self._backoff.failures,
                 retry_s=round(retry_s, 1),
                 times=times,
             )
-        self._tell(lambda judge, now: judge.lost(str(lost), now))
-        self._emit(lost.kind, self.symbols, str(lost))
+        self._tell(lambda judge, now: judge.lost(why, now))
+        self._emit(lost.kind, self.symbols, why)
         return retry_s
 
     def _tell(self, what: Callable[[SymbolJudge, float], None]) -> None:

@@ -93,6 +93,8 @@ async def _vendor(name: str, url: str) -> Findings:
             timeout=TIMEOUT_S, trust_env=not is_loopback_url(url), follow_redirects=False
         ) as client:
             await client.get(asked)
+    except (ValueError, ImportError):
+        return Findings()  # a proxy of the environment that cannot be used: preflight tells
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         why = str(error) or type(error).__name__
         return Findings((), (f"{name}: the vendor cannot be reached ({why}).",))

@@ -21,12 +21,13 @@ import psutil
 
 from enhanced_websocket_service.bus.address import client_for
 from enhanced_websocket_service.errors import ConfigurationError, StorageError, WrongWorld
+from enhanced_websocket_service.secret_files import readable_by_others
 from enhanced_websocket_service.serving.listening import certificate_faults, listen
-from enhanced_websocket_service.settings import Settings, readable_by_others
+from enhanced_websocket_service.settings import Settings
 from enhanced_websocket_service.storage.address import understand
 from enhanced_websocket_service.storage.epochs import highest_epoch
 from enhanced_websocket_service.storage.folders import fault_of, holder
-from enhanced_websocket_service.twelvedata.rest import is_loopback_url
+from enhanced_websocket_service.twelvedata.rest import http_client, is_loopback_url
 
 from .connections import missing, starts_servers
 from .worlds import check_folders
@@ -87,6 +88,10 @@ async def _addresses(settings: Settings) -> Findings:
             client_for(settings.redis_url, name="check", timeout_s=ASK_TIMEOUT_S)
     except ConfigurationError as error:
         faults += error.faults
+    try:
+        await http_client(settings.twelvedata_rest_url, ASK_TIMEOUT_S).aclose()
+    except ConfigurationError as error:
+        faults += error.faults
     return Findings(tuple(faults), tuple(warnings))
 
 
@@ -94,7 +99,7 @@ def _state_dir(settings: Settings) -> tuple[str | None, Findings]:
     """The process of this service that has STATE_DIR, and what is wrong with the folder."""
     folder = settings.state_dir
     journal, embedded = folder / "journal", folder / "embedded"
-    for one in (folder, *(part for part in (journal, embedded) if part.exists())):
+    for one in (folder, *(part for part in (journal, embedded) if os.path.lexists(part))):
         error = fault_of(one)
         if error is None:
             continue
@@ -107,9 +112,12 @@ def _state_dir(settings: Settings) -> tuple[str | None, Findings]:
     except StorageError as error:
         return None, Findings((f"STATE_DIR={folder} cannot be used: {error}.",))
     lock = journal / "LOCK"
-    if lock.exists() and not os.access(lock, os.R_OK | os.W_OK):
+    if os.path.lexists(lock) and not (lock.is_file() and os.access(lock, os.R_OK | os.W_OK)):
         return None, Findings(
-            (f"STATE_DIR={folder} cannot be used: {lock} is another user's; give it to this one.",)
+            (
+                f"STATE_DIR={folder} cannot be used: {lock} is no file that this user may write; give "
+                "it to this user, or remove it.",
+            )
         )
     owner = holder(lock)
     private = None if owner or not starts_servers(settings) else holder(embedded / "owner.lock")

@@ -54,6 +54,9 @@ def certificate_faults(cert: Path | None, key: Path | None) -> list[str]:
         ]
     faults = []
     for name, path in (("SSL_CERT_PATH", cert), ("SSL_KEY_PATH", key)):
+        if path.is_fifo():  # reading it could wait for ever
+            faults.append(f"{name}={path} is a pipe; name a readable PEM file.")
+            continue
         try:
             path.read_bytes()
         except OSError as error:

@@ -41,16 +41,12 @@ async def understand(dsn: str) -> None:
         return
     except asyncpg.ClientConfigurationError as error:
         # Its words may quote any part of the address, but not one that a parameter names.
-        why = str(error).partition("\n")[0] if "certificate file" in str(error) else ""
-        raise _misunderstood(dsn, why) from None
+        if "certificate file" not in str(error):
+            raise ConfigurationError(BAD_DATABASE_URL) from None
+        why = str(error).partition("\n")[0]
+        raise ConfigurationError(f"DATABASE_URL={redact_url(dsn)} cannot be used: {why}.") from None
     except (ValueError, KeyError, asyncpg.InterfaceError):
-        raise _misunderstood(dsn) from None
-
-
-def _misunderstood(dsn: str, why: str = "") -> ConfigurationError:
-    return ConfigurationError(
-        f"DATABASE_URL={redact_url(dsn)} cannot be used: {why}." if why else BAD_DATABASE_URL
-    )
+        raise ConfigurationError(BAD_DATABASE_URL) from None
 
 
 async def answer_of(dsn: str, timeout_s: float, world: World) -> None:

@@ -27,6 +27,8 @@ def fault_of(folder: Path) -> OSError | None:
                 made.append(missing)
         write_durably(staged, bytes(_PAGE))
     except OSError as error:
+        if error.filename == str(staged):
+            error.filename = str(folder)
         return error
     finally:
         with suppress(OSError):

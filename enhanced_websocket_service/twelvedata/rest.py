@@ -20,6 +20,7 @@ import structlog
 from enhanced_websocket_service import __version__
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import (
+    ConfigurationError,
     CreditsExhausted,
     InvalidKey,
     NoData,
@@ -79,17 +80,7 @@ class RestClient:
         """Held, briefly, around every change of the ledgers: whoever shares them with other processes
         takes over theirs on entering and hands on ours on leaving, before the call is sent."""
         self._turn = asyncio.Lock()  # FIFO: a long back-fill must not starve the polled price
-        self._http = httpx.AsyncClient(
-            base_url=base_url,
-            transport=transport,
-            timeout=httpx.Timeout(timeout_s),
-            follow_redirects=False,  # the key must not travel to wherever a redirect points
-            trust_env=not is_loopback_url(base_url),
-            headers={
-                "Accept": "application/json",
-                "User-Agent": f"enhanced-websocket-service/{__version__}",
-            },
-        )
+        self._http = http_client(base_url, timeout_s, transport)
 
     async def time_series(
         self,
@@ -313,6 +304,40 @@ class RestClient:
             raise VendorUnavailable(
                 f"The vendor cannot be reached for {path}: {type(error).__name__}: {error}"
             ) from error
+
+
+def http_client(
+    base_url: str, timeout_s: float, transport: httpx.AsyncBaseTransport | None = None
+) -> httpx.AsyncClient:
+    """Connections to the vendor, by the proxy that the environment names, if any.
+
+    :raises ConfigurationError: the address, or that of the proxy, is none that can be used.
+    """
+    try:
+        httpx.URL(base_url)
+    except httpx.InvalidURL:
+        # Without its words: they may quote the part with the password.
+        raise ConfigurationError(
+            "TWELVEDATA_REST_URL cannot be understood. It looks like https://host:port/path."
+        ) from None
+    try:
+        return httpx.AsyncClient(
+            base_url=base_url,
+            transport=transport,
+            timeout=httpx.Timeout(timeout_s),
+            follow_redirects=False,  # the key must not travel to wherever a redirect points
+            trust_env=not is_loopback_url(base_url),
+            headers={
+                "Accept": "application/json",
+                "User-Agent": f"enhanced-websocket-service/{__version__}",
+            },
+        )
+    except (httpx.InvalidURL, ValueError, ImportError):
+        raise ConfigurationError(
+            "The proxy that the environment names (HTTPS_PROXY, HTTP_PROXY or ALL_PROXY) cannot be used: its "
+            "address must look like http://host:port; SOCKS is not supported. Unset it, or name the vendor's "
+            "host in NO_PROXY."
+        ) from None
 
 
 def topic_of(path: str, symbol: str) -> str:

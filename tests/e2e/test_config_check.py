@@ -103,6 +103,38 @@ def broken_epoch(place: Place) -> None:
     (Path(place.environ["STATE_DIR"]) / "epoch").mkdir(parents=True)
 
 
+def journal_that_leads_nowhere(place: Place) -> None:
+    state = Path(place.environ["STATE_DIR"])
+    state.mkdir()
+    (state / "journal").symlink_to("/nowhere/journal")
+
+
+def lock_that_is_a_folder(place: Place) -> None:
+    (Path(place.environ["STATE_DIR"]) / "journal" / "LOCK").mkdir(parents=True)
+
+
+def state_that_is_a_file(place: Place) -> None:
+    Path(place.environ["STATE_DIR"]).touch()
+
+
+def pipe_for(*names: str) -> Callable[[Place], None]:
+    """A named pipe into which nobody writes: whoever reads it waits for ever."""
+
+    def break_it(place: Place) -> None:
+        path = place.folder / "pipe"
+        os.mkfifo(path)
+        place.environ.update(dict.fromkeys(names, str(path)))
+
+    return break_it
+
+
+def proxy_by_socks(place: Place) -> None:
+    place.environ |= {
+        "ALL_PROXY": "socks5://me:hunter2@127.0.0.1:1080",
+        "TWELVEDATA_REST_URL": "http://relay.example.invalid",
+    }
+
+
 def foreign_certificate(place: Place) -> None:
     place.environ["SSL_CERT_PATH"] = str(place.certificate()[0])
     place.environ["SSL_KEY_PATH"] = str(place.certificate("other")[1])
@@ -160,6 +192,37 @@ FAULTS: dict[str, tuple[Callable[[Place], None], str]] = {
     "no secret file": (setting("REDIS_URL_FILE", "/nowhere/redis"), "/nowhere/redis"),
     "vendor's REST": (setting("TWELVEDATA_REST_URL", "ftp://h/"), "TWELVEDATA_REST_URL"),
     "vendor's stream": (setting("TWELVEDATA_WS_URL", "https://h/"), "TWELVEDATA_WS_URL"),
+    "vendor's REST, unprintable": (setting("TWELVEDATA_REST_URL", "http://h/\x01"), "_REST_URL"),
+    "vendor's stream, a token as user": (
+        setting("TWELVEDATA_WS_URL", "ws://hunter2@h/"),
+        "TWELVEDATA_WS_URL",
+    ),
+    "vendor's stream, a fragment": (
+        setting("TWELVEDATA_WS_URL", "ws://h/?apikey=hunter2#x"),
+        "TWELVEDATA_WS_URL",
+    ),
+    "proxy of the environment": (proxy_by_socks, "ALL_PROXY"),
+    "host of the database": (
+        setting("DATABASE_URL", f"postgresql://u:hunter2@{'a' * 70}.invalid/x"),
+        "DATABASE_URL",
+    ),
+    "secret for the name of its file": (
+        setting("REDIS_URL_FILE", "redis://:hunter2@h/0"),
+        "REDIS_URL_FILE",
+    ),
+    "key for the name of its file": (
+        setting("TWELVEDATA_API_KEY_G1_2_FILE", KEY[::-1] + "hunter2"),
+        "TWELVEDATA_API_KEY_G1_2_FILE",
+    ),
+    "secret in a pipe": (pipe_for("REDIS_URL_FILE"), "REDIS_URL_FILE"),
+    "certificate in a pipe": (pipe_for("SSL_CERT_PATH", "SSL_KEY_PATH"), "SSL_CERT_PATH"),
+    "no finite number": (setting("SHUTDOWN_TIMEOUT_S", "inf"), "SHUTDOWN_TIMEOUT_S"),
+    "endless speed": (setting("VIRTUAL_CLOCK", "2025-06-03T07:55:00-05:00,inf"), "VIRTUAL_CLOCK"),
+    "clock from nowhere": (
+        setting("VIRTUAL_CLOCK", "2025-06-03T07:55:00-05:00,60,-1e300,2"),
+        "VIRTUAL_CLOCK",
+    ),
+    "window of centuries": (setting("L0_WINDOW_DAYS", "1000000000000"), "L0_WINDOW_DAYS"),
     "no number": (setting("PORT", "eighty"), "PORT"),
     "number too large": (setting("PORT", "65536"), "PORT"),
     "no word of a list": (setting("FEED_MODE", "pigeon"), "FEED_MODE"),
@@ -179,6 +242,10 @@ FAULTS: dict[str, tuple[Callable[[Place], None], str]] = {
     "host of another machine": (setting("HOST", "192.0.2.1"), "192.0.2.1"),
     "unknown host": (setting("HOST", "nowhere.invalid"), "nowhere.invalid"),
     "state folder": (below_a_file("STATE_DIR"), "STATE_DIR"),
+    "state file": (state_that_is_a_file, "STATE_DIR"),
+    "state folder with a long name": (setting("STATE_DIR", f"/tmp/{'a' * 300}"), "STATE_DIR"),
+    "journal that leads nowhere": (journal_that_leads_nowhere, "STATE_DIR"),
+    "lock that is a folder": (lock_that_is_a_folder, "LOCK"),
     "state folder of the kernel": (setting("STATE_DIR", "/proc/ews"), "/proc/ews"),
     "state held by the service": (held_state, "process 4242"),
     "state held by private servers": (held_servers, "process 4242"),
@@ -198,6 +265,7 @@ WAITS: dict[str, tuple[Callable[[Place], None], str]] = {
         setting("DATABASE_URL", "postgresql://127.0.0.1:1/x?sslmode=require&sslrootcert=/nowhere"),
         "DATABASE_URL",
     ),
+    "folder for a .env": (lambda place: (place.folder / ".env").mkdir(), ".env is ignored"),
     "folder of backups": (below_a_file("BACKUP_DIR"), "BACKUP_DIR"),
     "folder of the flag": (below_a_file("READY_SIGNALS_DIR"), "READY_SIGNALS_DIR"),
     "folder of logs": (below_a_file("LOG_DIR"), "LOG_DIR"),

@@ -17,13 +17,16 @@ BELOW: dict[str, set[str]] = {
     "errors": set(),
     "clock": {"errors"},
     "compatibility": {"errors"},
+    "secret_files": set(),
     "log_writer": set(),
     "redaction": set(),
     "telemetry": {"log_writer", "redaction"},
     "failures": {"clock", "telemetry"},
     "addresses": {"errors"},
     "market": {"errors"},
-    "settings": {"addresses", "clock", "errors", "market", "redaction", "twelvedata"},
+    "settings": {
+        *("addresses", "clock", "errors", "market", "redaction", "secret_files", "twelvedata"),
+    },
     "twelvedata": {"clock", "errors", "market", "redaction", "telemetry"},
     "feeds": {"clock", "errors", "failures", "market", "redaction", "telemetry", "twelvedata"},
     "storage": {
@@ -38,7 +41,7 @@ BELOW: dict[str, set[str]] = {
     },
     "service": {
         *("addresses", "clock", "errors", "log_writer", "market", "telemetry", "twelvedata"),
-        *("failures", "feeds", "storage", "bus", "l0", "redaction", "serving"),
+        *("failures", "feeds", "storage", "bus", "l0", "redaction", "secret_files", "serving"),
     },
     "client": set(),  # for other programs: it knows the protocol, nothing of the server
     # It watches the others from outside, as processes; storage and bus tell it what they left.

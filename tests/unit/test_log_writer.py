@@ -74,6 +74,19 @@ def test_who_writes_never_waits_and_the_gap_is_told_where_it_is() -> None:
         writer.close()
 
 
+def test_a_line_longer_than_all_that_may_wait_is_written_and_holds_up_none() -> None:
+    with pipe() as made:
+        writer = LineWriter(StreamOutput(made.stream, NAME), notice, waiting_bytes=1000)
+        assert writer.flush(WITHIN_S)  # the thread waits for a line
+        long = b"x" * 2000 + b"\n"
+        for line in (long, b"after\n"):
+            writer.put(line)
+            assert made.read_until(b"\n") == line
+            assert writer.flush(WITHIN_S)
+        assert (writer.dropped, writer.fault) == (0, None)
+        writer.close()
+
+
 async def test_a_reader_who_left_costs_nothing_but_lines() -> None:
     with pipe() as made:
         writer = LineWriter(StreamOutput(made.stream, NAME), notice)

@@ -1,5 +1,7 @@
 """Secrets are taken out of addresses and texts, and words are left in."""
 
+from urllib.parse import urlsplit
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +46,12 @@ from enhanced_websocket_service.redaction import Redactor, redact_url, secrets_i
             {"T", "F"},
         ),
         ("https://h/?API-Key=K", "https://h/?API-Key=[redacted]", {"K"}),
+        (
+            "postgresql://h/x?options=-c%20password%3D%27a%20b%27%20-c%20a%3Db",
+            "postgresql://h/x?options=-c%20password=[redacted]%20-c%20a=b",
+            {"'a b'"},
+        ),
+        ("redis://h/0?username=token", "redis://h/0?username=[redacted]", {"token"}),
         ("no address at all", "no address at all", set()),
         ("", "", set()),
     ],
@@ -91,6 +99,7 @@ def test_nested_values_are_redacted_too() -> None:
     redact = Redactor({"0123456789abcdef"})
     value = {"a": ["x0123456789abcdef", 1, None], "b": ValueError("0123456789abcdef")}
     assert redact(value) == {"a": ["x[redacted]", 1, None], "b": "[redacted]"}
+    assert redact(urlsplit("http://h/0123456789abcdef")) == ("http", "h", "/[redacted]", "", "")
     assert Redactor(())("anything") == "anything"
 
 

@@ -172,7 +172,7 @@ def test_the_secrets_of_every_address_are_known() -> None:
         DATABASE_URL="postgresql://h/db?user=me&password=hunter2",
         REDIS_URL="redis://:p%40ss1234@h/0",
         TWELVEDATA_REST_URL="https://me:restpw77@h/?apikey=restkey77",
-        TWELVEDATA_WS_URL="wss://wstoken77@h/",
+        TWELVEDATA_WS_URL="wss://me:wstoken77@h/",
     )
     found = {"hunter2", "p%40ss1234", "p@ss1234", "restpw77", "restkey77", "wstoken77"}
     assert made.secrets() == found

@@ -214,6 +214,40 @@ async def test_a_refused_handshake_moves_on_but_disables_nothing(
     assert not any(secret in f"{logs} {bench.events}" for secret in SECRETS)
 
 
+async def test_a_key_that_the_vendor_repeats_is_shown_to_nobody(
+    bench: Bench, vendor: Vendor
+) -> None:
+    said = f"the key {SECRETS[0]} may not stream"
+    vendor.greeting = [{**refused(), "message": said}]
+    await bench.start()
+    await until(lambda: bench.events)
+    vendor.greeting = [granted()]
+    await bench.passing(lambda: bench.feed.status().subscribed)
+    await vendor.sockets[-1].close(1008, said.replace(SECRETS[0], SECRETS[1]))
+    await until(lambda: len(bench.events) == 2)
+    told = [str(event) for event in bench.events]
+    told += [str(bench.feed.status()), str(bench.keys.snapshot(bench.clock.now()))]
+    assert all("the key [redacted] may not stream" in one for one in told)
+    assert not any(secret in one for one in told for secret in SECRETS)
+
+
+@pytest.mark.parametrize("proxy", [None, "ftp://token-0123:key-4567@127.0.0.1:1"])
+async def test_an_address_that_cannot_be_used_shows_no_secret(
+    proxy: str | None, vendor: Vendor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vendor.url = "ws://token-0123@127.0.0.1:1/?apikey=key-4567"
+    if proxy is not None:
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        vendor.url = "wss://vendor.example.invalid"
+    bench = Bench(vendor)
+    await bench.start()
+    assert "Invalid" in bench.events[0].message
+    shown = f"{bench.events} {bench.feed.status()}"
+    assert "token-0123" not in shown
+    assert "key-4567" not in shown
+    await bench.stop()
+
+
 @pytest.mark.parametrize(("code", "kind"), [(404, "refused"), (500, "disconnected")])
 async def test_faults_of_the_vendor_are_not_the_keys(
     bench: Bench, vendor: Vendor, code: int, kind: str
