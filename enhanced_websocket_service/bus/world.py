@@ -101,8 +101,6 @@ class RedisWorld:
             found.add(await self._price_world(client, symbol))
             found.add(await self._stream_world(client, symbol))
         found.discard(None)
-        if not found and await client.exists(_PLAIN.epoch):
-            return "real"  # the prices have expired, and nothing says that they were invented
         return "real" if "real" in found else "simulated" if found else None
 
     async def _price_world(self, client: Redis, symbol: str) -> World | None:

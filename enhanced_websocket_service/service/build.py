@@ -147,6 +147,7 @@ async def build_service(
         owner = str(journal.journal_id)
         leases = None if redis_url is None else RedisKeyLeases(redis_url, owner=owner, names=names)
         recovery = recover(journal.directory, settings.symbols)
+        recovery.keep(provider.world)  # invented prices must not touch real ones
         if redis is not None:
             # Before the database, whose schema would be brought up to date for nothing.
             await _ask(redis.check_world(), "whose prices it holds")
@@ -170,12 +171,8 @@ async def build_service(
         )
         now = clock.now()
 
-        # What a simulator once invented in this directory must not touch real prices.
-        def ours(tick: Tick) -> bool:
-            return has_happened(tick, now) and is_simulated(tick.source) == provider.simulated
-
-        published = [tick for tick in recovery.last_in_session.values() if ours(tick)]
-        pipeline.seed(tick for tick in recovery.last.values() if ours(tick))
+        published = [t for t in recovery.last_in_session.values() if has_happened(t, now)]
+        pipeline.seed(tick for tick in recovery.last.values() if has_happened(tick, now))
         restore(pipeline, journal, now, published, simulated=provider.simulated)
         # Before any bar closes: the one that was forming when the process died must say so.
         collected_until = min((tick.received_at for tick in published), default=0.0)

@@ -32,7 +32,7 @@ from enhanced_websocket_service.twelvedata.simulator import (
     market_from_options,
 )
 
-from . import build, connections
+from . import build, connections, worlds
 from .log_watch import watch_log
 
 log = structlog.get_logger(__name__)
@@ -102,6 +102,8 @@ async def run_demo(
                     "backup_dir": options.state_dir / "backups",
                 }
             )
+            worlds.check_folders(effective)
+            await worlds.claim_private(database_url)
             failures = Failures(clock)
             async with servers.kept_running(failures):
                 await _serve(effective, redis_url, clock, failures, out, stop)

@@ -1,6 +1,7 @@
 """To which world the configured places belong: judged before a start, changed by ``db world``."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from enhanced_websocket_service.settings import Settings
 from enhanced_websocket_service.storage import world as worlds
 from enhanced_websocket_service.storage.journal_reader import recover
 from enhanced_websocket_service.storage.migrate import migrate
+from enhanced_websocket_service.storage.pool import Pool
 
 from . import connections
 
@@ -101,53 +103,69 @@ async def look(settings: Settings) -> Worlds:
 
     :raises EwsError: one of them cannot be asked.
     """
-    async with connections.open_database(settings, "asking for its world") as connection:
+    return await _worlds(settings, None)
+
+
+async def change(settings: Settings, world: World) -> Worlds:
+    """Make the configured database, and Redis, places of ``world``; what they are then.
+
+    :raises EwsError: one of them cannot be asked or changed; Redis comes first.
+    """
+    return await _worlds(settings, world)
+
+
+async def claim_private(dsn: str) -> None:
+    """Mark a private database of the demo whose rows have no price to tell its world by: an older release
+    left it before the first price came. Raises ``StorageError``.
+    """
+    pool = Pool(dsn, max_size=1)
+    try:
+        async with pool.bare_connection("asking for its world") as connection:
+            unclear = await worlds.world_of_database(connection) == "real"
+            if not unclear or await worlds.is_marked(connection):
+                return
+            if not (await worlds.rows_by_world(connection))["real"]:
+                await migrate(connection)
+                await worlds.set_world(connection, "simulated")
+    finally:
+        await pool.close()
+
+
+async def _worlds(settings: Settings, wanted: World | None) -> Worlds:
+    redis_place, redis = None, None
+    if settings.redis_url is not None:
+        redis_place, redis = await _redis_world(settings.redis_url, settings.symbols, wanted)
+    doing = "asking for its world" if wanted is None else "changing its world"
+    async with connections.open_database(settings, doing) as connection:
+        if wanted is not None:
+            await migrate(connection)
+            await worlds.set_world(connection, wanted)
         found = DatabaseWorld(
             place=_database_place(settings),
             world=await worlds.world_of_database(connection),
             marked=await worlds.is_marked(connection),
             rows=await worlds.rows_by_world(connection),
         )
-    if settings.redis_url is None:
-        return Worlds(found)
-    return await _with_redis(settings, found, None)
+    return Worlds(found, redis_place, redis)
 
 
-async def change(settings: Settings, world: World) -> Worlds:
-    """Make the configured database, and Redis, places of ``world``; what they are then.
-
-    :raises EwsError: one of them cannot be asked or changed.
-    """
-    async with connections.open_database(settings, "changing its world") as connection:
-        await migrate(connection)
-        await worlds.set_world(connection, world)
-        found = DatabaseWorld(
-            place=_database_place(settings),
-            world=world,
-            marked=True,
-            rows=await worlds.rows_by_world(connection),
-        )
-    if settings.redis_url is None:
-        return Worlds(found)
-    return await _with_redis(settings, found, world)
-
-
-async def _with_redis(settings: Settings, found: DatabaseWorld, wanted: World | None) -> Worlds:
-    assert settings.redis_url is not None
+async def _redis_world(
+    url: str, symbols: Sequence[str], wanted: World | None
+) -> tuple[str, World | None]:
     plain = RedisNames()
-    client = client_for(settings.redis_url, name="db-world", timeout_s=ANSWER_WITHIN_S)
+    client = client_for(url, name="db-world", timeout_s=ANSWER_WITHIN_S)
     options = client.connection_pool.connection_kwargs
     try:
         async with asyncio.timeout(ANSWER_WITHIN_S):
             if wanted is not None:
                 await client.delete(RedisNames(SIMULATED_PREFIX).world)
                 await client.set(plain.world, wanted)
-            redis = await RedisWorld("real", plain, settings.symbols).world(client)
+            found = await RedisWorld("real", plain, symbols).world(client)
     except (RedisError, OSError, TimeoutError) as error:
         raise BusUnavailable(refusal(error, options)) from error
     finally:
         await client.aclose()
-    return Worlds(found, redis_address(options), redis)
+    return redis_address(options), found
 
 
 def _database_place(settings: Settings) -> str:

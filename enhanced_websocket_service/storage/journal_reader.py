@@ -17,6 +17,7 @@ import structlog
 from enhanced_websocket_service.errors import JournalError
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.events import EpochStarted
+from enhanced_websocket_service.market.source import World, world_of
 from enhanced_websocket_service.market.tick import Flag, Tick
 
 from .records import Record, UnreadableRecord, decode, decode_all
@@ -258,6 +259,12 @@ class Recovery:
     last: dict[str, Tick] = field(default_factory=dict)  # by symbol: the highest (epoch, offset)
     last_in_session: dict[str, Tick] = field(default_factory=dict)  # the same of published ones
     highest_epoch: int = 0
+
+    def keep(self, world: World) -> None:
+        """Forget the ticks of the other world, which an instance of it left in the same folder."""
+        for known in (self.last, self.last_in_session):
+            for symbol in [one for one, tick in known.items() if world_of(tick.source) != world]:
+                del known[symbol]
 
     def see(self, record: Record) -> None:
         if isinstance(record, Tick):

@@ -17,7 +17,10 @@ from enhanced_websocket_service.bus.world import RedisWorld
 from enhanced_websocket_service.errors import StorageError, WrongWorld
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.source import Provider, World
+from enhanced_websocket_service.service.build import look_up_last_ticks
+from enhanced_websocket_service.service.worlds import claim_private
 from enhanced_websocket_service.storage.journal import Journal
+from enhanced_websocket_service.storage.journal_reader import recover
 from enhanced_websocket_service.storage.migrate import migrate
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.world import (
@@ -148,6 +151,42 @@ async def test_only_rows_that_say_nothing_of_prices_count_as_real(
     assert await world_of_database(by_hand) is None
     await by_hand.execute("INSERT INTO system_health (service_name) VALUES ('another service')")
     assert await world_of_database(by_hand) == "real"
+
+
+async def test_a_demo_of_an_older_release_that_never_had_a_price_goes_on(
+    database_dsn: str, by_hand: Any
+) -> None:
+    await migrate(by_hand)
+    await claim_private(database_dsn)
+    assert await world_of_database(by_hand) is None, "an empty one is left alone"
+    await by_hand.execute("INSERT INTO system_health (status) VALUES ('waiting_l0')")
+    await claim_private(database_dsn)
+    assert await world_of_database(by_hand) == "simulated"
+    await by_hand.execute("DELETE FROM ews_world")
+    await by_hand.execute(
+        "INSERT INTO market_data (symbol, datetime, source) VALUES ('USDCOP', now(), 'twelvedata')"
+    )
+    await claim_private(database_dsn)
+    assert await world_of_database(by_hand) == "real", "with real prices it is nobody's private one"
+
+
+async def test_a_real_instance_asks_the_database_for_what_a_rehearsal_covered(
+    database_dsn: str, tmp_path: Path
+) -> None:
+    """Without its own last price, which only the database has, the vendor's re-sent one would count twice."""
+    database = await connected(database_dsn, REAL)
+    journal = Journal.open(tmp_path / "journal")
+    journal.append([tick(1, source="twelvedata_websocket")])
+    async with writing(journal, database) as writer:
+        assert await writer.drain(20)
+    journal.append([tick(2)])
+    recovery = recover(journal.directory, [SYMBOL])
+    assert recovery.last[SYMBOL].offset == 2
+    recovery.keep("real")
+    await look_up_last_ticks(recovery, database, [SYMBOL])
+    assert recovery.last[SYMBOL].offset == 1
+    journal.close()
+    await database.close()
 
 
 async def test_a_running_writer_stops_at_the_next_transaction(
@@ -377,7 +416,6 @@ async def test_a_real_instance_that_has_nothing_to_write_replaces_a_mark_once(
         {"ews:world": "garbage"},
         {PRICE: '{"price": 4000.0, "source": "twelvedata_rest"}'},
         {PRICE: "4000.0"},
-        {"ews:epoch": "1750000000000"},
     ],
 )
 async def test_real_prices_stop_a_simulated_instance(
