@@ -47,7 +47,7 @@ async def connected(dsn: str, provider: Provider) -> Database:
     database = Database(dsn, provider)
     try:
         await database.connect()
-    except BaseException:
+    except BaseException:  # whatever it was, its connections must not outlive the test
         await database.close()
         raise
     return database
