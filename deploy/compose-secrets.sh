@@ -72,6 +72,11 @@ login() {
 chmod 0711 "$secrets"
 case ${1:-} in
 make)
+    # Whether an empty volume takes over the owner of the image's folder is the engine's business, and
+    # PostgreSQL runs as its own user from the start.
+    if [ -z "$(ls -A "$data" 2>/dev/null)" ] && [ -d "$data" ]; then
+        chown "$postgres_user:$postgres_user" "$data"
+    fi
     postgres=$(known postgres-password)
     valkey=$(known valkey-password)
     write "${postgres:-$(first_postgres_password)}" "${valkey:-$(random)}"
