@@ -7,6 +7,7 @@ input end whatever becomes of pytest (Ctrl-C, ``kill -9``, a time-out), removes 
 import asyncio
 import contextlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -63,6 +64,11 @@ def turns(request: pytest.FixtureRequest) -> Turns:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Under nohup, or in the background of a script, these are ignored, and what the tests start would rightly
+    # ignore them, too. A handler, unlike that, is not inherited.
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     given = getattr(config, "workerinput", {}).get("turns")
     folder = Path(given or tempfile.mkdtemp(prefix="ews-turns-"))
     config.stash[_TURNS] = Turns(folder)
