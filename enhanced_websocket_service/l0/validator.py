@@ -29,7 +29,9 @@ class Assessment:
     present: int
     last_bar_end: int | None  # unix seconds UTC
     gaps: tuple[int, ...]
-    partial: tuple[int, ...]  # those of ``gaps`` that have a bar, but only a partial or close-only one
+    partial: tuple[
+        int, ...
+    ]  # those of ``gaps`` that have a bar, but only a partial or close-only one
     reasons: tuple[str, ...]  # one sentence for each thing that is wrong; empty when all is well
 
     @property

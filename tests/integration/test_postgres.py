@@ -211,7 +211,9 @@ async def test_the_vendor_speaks_for_a_slot_and_others_can_be_asked_for(
 async def test_a_slot_without_a_whole_bar_is_not_complete(
     database: Database, tmp_path: Any, spoilt: str
 ) -> None:
-    lossy = bar(source="simulator_websocket", certificate=msgspec.structs.replace(CERTIFICATE, partial=True))
+    lossy = bar(
+        source="simulator_websocket", certificate=msgspec.structs.replace(CERTIFICATE, partial=True)
+    )
     await store(database, tmp_path, [update(lossy, at=OPEN + 301.0)])
     await database.upsert_vendor_bars([bar(open_time=OPEN + SLOT), bar(open_time=OPEN + 2 * SLOT)])
     async with database.transaction("spoiling a bar") as connection:
