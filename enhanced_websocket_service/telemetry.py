@@ -297,6 +297,11 @@ class Metrics:
         self.credits_left = Gauge(
             "ews_credits_left", "API credits left today on usable keys", registry=self.registry
         )
+        self.clock_offset = Gauge(
+            "ews_clock_offset_seconds",
+            "The vendor's clock minus this machine's; NaN while unknown",
+            registry=self.registry,
+        )
         self.polls = Counter(
             "ews_polls", "Polled prices by what they told", ["result"], registry=self.registry
         )

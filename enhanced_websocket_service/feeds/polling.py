@@ -29,6 +29,10 @@ log = structlog.get_logger(__name__)
 
 IDLE_CHECK_S = 1.0
 NO_CREDITS_CHECK_S = 60.0
+ROUNDING_S = 1e-3
+"""Who waits as long as told must not be told to wait for the last bit of a float."""
+LOOK_S = 5.0
+"""How often somebody who waits for the next poll looks whether the clock was set by more than that."""
 STALE_S = 60.0
 """Without a successful poll for this long (or three polls, if that is longer) the feed is dead."""
 
@@ -74,12 +78,14 @@ class PollingFeed(BackgroundFeed):
         self._known: dict[str, float] = {}  # the last price by symbol, whoever brought it
         self._under_way = 0
         self._ended = asyncio.Event()
+        # Spans of the clock since it was made: nobody can set them.
         self._resting_until = -math.inf  # after failures
+        self._succeeded = -math.inf
+        self._began = 0.0
         self._same_failure = 0  # polls up to this number were under way when one failed
         self._last_error: str | None = None
         self._rarely = Rarely()  # real time: the log is read by people
-        self._last_success: float | None = None
-        self._began = 0.0
+        self._last_success: float | None = None  # unix seconds UTC
 
     def set_symbols(self, symbols: Collection[str]) -> None:
         """Poll these from now on; none: rest. Answers still under way for others are dropped."""
@@ -118,27 +124,28 @@ class PollingFeed(BackgroundFeed):
         pace = self._pace(now)
         if not math.isfinite(pace):
             return "dead", "no API credits are left for polling today"
-        since = now - max(self._last_success or 0.0, self._began)
+        since = self._clock.elapsed() - max(self._succeeded, self._began)
         limit = self._clock.span(max(STALE_S, 3 * pace * len(self._active)), at_least_real=3.0)
-        detail = f"one poll per {pace:.1f} s; {max(0.0, since):.0f} s since the last answer"
+        detail = f"one poll per {pace:.1f} s; {since:.0f} s since the last answer"
         if since > limit:
             return "dead", detail
         answering = self._last_success is not None and self._last_error is None
         return ("live" if answering else "suspect"), detail
 
     async def _run(self) -> None:
-        self._began = due = self._clock.now()
+        elapsed = self._clock.elapsed
+        self._began = due = elapsed()
         async with asyncio.TaskGroup() as polls:
             while True:
                 if await self._until_wanted():
-                    due = self._clock.now()
+                    due = elapsed()
                     continue
                 due = await self._until(due)
-                if due > self._clock.now() or not self._may_poll():
+                if due > elapsed() + ROUNDING_S or not self._may_poll():
                     continue
                 pace = self._pace(self._clock.now())
                 if not math.isfinite(pace):
-                    due = self._clock.now() + NO_CREDITS_CHECK_S
+                    due = elapsed() + NO_CREDITS_CHECK_S
                     continue
                 self._asked += 1
                 symbol = self._active[self._asked % len(self._active)]
@@ -147,23 +154,29 @@ class PollingFeed(BackgroundFeed):
                 # It shall have its key before the next one is planned: else that would not know of it.
                 await asyncio.sleep(0)
                 # From when it was due, so that lateness does not add up; after a stall, no burst.
-                due = max(due + pace, self._clock.now())
+                due = max(due + pace, elapsed())
 
     async def _until(self, due: float) -> float:
-        """Wait until a poll that is due then may be made; a later instant when that must be asked anew."""
+        """Wait until a poll that is due then may be made; a later span when that must be asked anew."""
         clock = self._clock
         due = max(due, self._resting_until)
-        await clock.sleep_until(due)
-        if not self._may_poll() or self._resting_until > clock.now():
+        set_to = clock.now() - clock.elapsed()
+        while (left := due - clock.elapsed()) > ROUNDING_S:
+            await clock.sleep(min(left, clock.span(LOOK_S, at_least_real=0.5)))
+            if abs(clock.now() - clock.elapsed() - set_to) > clock.span(LOOK_S, at_least_real=0.5):
+                # The pace, or that there were no credits, was found by a clock that was wrong.
+                due = max(clock.elapsed(), self._resting_until)
+                break
+        if not self._may_poll() or self._resting_until > clock.elapsed() + ROUNDING_S:
             return max(due, self._resting_until)
         if self._under_way >= max(1, self._rest.keys.usable()):
             self._ended.clear()
             await self._ended.wait()
-            return max(due, clock.now(), self._resting_until)
+            return max(due, clock.elapsed(), self._resting_until)
         now = clock.now()
-        free_at = self._rest.keys.free_at(now)
+        wait_s = self._rest.keys.free_at(now) - now
         # Never in the queue for a key: the polls there would all be made when it is free again.
-        return due if free_at <= now else min(free_at, now + NO_CREDITS_CHECK_S)
+        return due if wait_s <= 0 else clock.elapsed() + min(wait_s, NO_CREDITS_CHECK_S)
 
     def _may_poll(self) -> bool:
         return bool(self._active) and self._is_open(self._clock.now())
@@ -178,7 +191,7 @@ class PollingFeed(BackgroundFeed):
             else:
                 self._wanted.clear()
                 await self._wanted.wait()
-                self._began = self._clock.now()
+                self._began = self._clock.elapsed()
         return waited
 
     async def _poll(self, number: int, symbol: str) -> None:
@@ -203,14 +216,14 @@ class PollingFeed(BackgroundFeed):
         self._answered = number
         if number > self._same_failure:
             self._same_failure = self._asked
-            self._resting_until = self._clock.now() + self._backoff.next()
+            self._resting_until = self._clock.elapsed() + self._backoff.next()
         if times := self._rarely.due(monotonic()):
             log.warning("Price poll failed", symbol=symbol, error=str(error), times=times)
         self._last_error = str(error)
 
     async def _on_price(self, number: int, symbol: str, price: float) -> None:
         received_at = self._clock.now()
-        self._last_success = max(received_at, self._last_success or received_at)
+        self._last_success, self._succeeded = received_at, self._clock.elapsed()
         if number > self._answered:
             self._answered = number
             self._last_error = None

@@ -123,12 +123,13 @@ class StreamFeed(BackgroundFeed):
         self._rarely = Rarely()  # real time: the log is read by people
         # The current connection.
         self.connected = False
-        self._connected_at = 0.0
+        self._connected_at = 0.0  # Clock.elapsed
         self._answered = False  # to our subscription
         self._first: set[str] = set()  # symbols whose first price since the subscription is due
         self._subscribed: frozenset[str] = frozenset()
         self._refused: frozenset[str] = frozenset()
-        self._revive_at: dict[str, float] = {}  # when to subscribe dead symbols anew
+        # When to subscribe dead symbols anew; Clock.elapsed.
+        self._revive_at: dict[str, float] = {}
         # Since the start.
         self._last_seen: dict[str, _Seen] = {}
         self._revivals = {one: self._revival() for one in symbols}
@@ -182,7 +183,7 @@ class StreamFeed(BackgroundFeed):
                 await self._taken()
                 clock = self._clock
                 await clock.sleep(clock.span(retry_s, RETRY_AT_LEAST_REAL_S))
-                await clock.sleep(self._events.wait_s(clock.now()))
+                await clock.sleep(self._events.wait_s(clock.elapsed()))
         finally:
             self._disconnected()
             self._tell(lambda judge, now: judge.stopped(now))
@@ -239,7 +240,7 @@ class StreamFeed(BackgroundFeed):
     async def _converse(self, socket: ClientConnection, key: ApiKey) -> Lost:
         lost: Lost | None = None
         self.connected, self._answered = True, False
-        self._connected_at = self._clock.now()
+        self._connected_at = self._clock.elapsed()
         self._revive_at.clear()
         self._metrics.feed_connected.set(1)
         if times := self._rarely.due(monotonic(), "connected"):
@@ -292,7 +293,7 @@ class StreamFeed(BackgroundFeed):
         if not any(judges[one].proved for one in self._wanted - self._refused):
             raise Lost("silent", evidence)
         if symbol not in self._revive_at:
-            self._revive_at[symbol] = self._clock.now() + self._revivals[symbol].next()
+            self._revive_at[symbol] = self._clock.elapsed() + self._revivals[symbol].next()
             if self._rarely.due(monotonic(), f"dead {symbol}"):
                 log.warning("A symbol is dead among living ones", symbol=symbol, evidence=evidence)
             self._emit("silent", (symbol,), evidence)
@@ -302,13 +303,13 @@ class StreamFeed(BackgroundFeed):
         clock = self._clock
         while True:
             await clock.sleep(clock.span(1.0, CHECK_AT_LEAST_REAL_S))
-            now = clock.now()
+            elapsed = clock.elapsed()
             if self._held_up:
                 self.liveness.excuse()  # we are not reading: the silence is ours
-            due = [one for one, at in self._revive_at.items() if at <= now]
-            if due and self._events.wait_s(now, 2) == 0:
+            due = [one for one, at in self._revive_at.items() if at <= elapsed]
+            if due and self._events.wait_s(elapsed, 2) == 0:
                 log.debug("Subscribing dead symbols anew", symbols=due)
-                self._events.spend(now, 2)
+                self._events.spend(elapsed, 2)
                 try:
                     await socket.send(protocol.unsubscribe(due))
                     await socket.send(protocol.subscribe(due))
@@ -358,12 +359,12 @@ class StreamFeed(BackgroundFeed):
         if symbol in self._revive_at:
             del self._revive_at[symbol]
         if self._backoff.failures or self._revivals[symbol].failures:
-            self._calm_down(symbol, at)
+            self._calm_down(symbol)
         return (quote,)
 
-    def _calm_down(self, symbol: str, at: float) -> None:
+    def _calm_down(self, symbol: str) -> None:
         stable_s = self._clock.span(STABLE_S, STABLE_AT_LEAST_REAL_S)
-        if at - self._connected_at >= stable_s:
+        if self._clock.elapsed() - self._connected_at >= stable_s:
             self._backoff.reset()
             self._revivals[symbol].reset()
 

@@ -195,9 +195,9 @@ class Reconciler:
 
     async def _attempt(self, symbol: str) -> float:
         """``look``, with a back-off of each symbol's own after failures."""
-        state, now = self._states[symbol], self._clock.now()
-        if now < state.resting_until:
-            return state.resting_until - now
+        state, elapsed = self._states[symbol], self._clock.elapsed()
+        if elapsed < state.resting_until:
+            return state.resting_until - elapsed
         part = f"reconciliation of {symbol}"
         answers = state.answers
         try:
@@ -208,7 +208,7 @@ class Reconciler:
             state.last_error, state.unanswered = str(error), isinstance(error, VendorError)
             wait = state.backoff_s
             self._failures.failed(part, str(error))
-            state.resting_until = self._clock.now() + wait
+            state.resting_until = self._clock.elapsed() + wait
             state.backoff_s = min(2 * wait, LONGEST_BACKOFF_S)
         else:
             state.backoff_s = FIRST_BACKOFF_S

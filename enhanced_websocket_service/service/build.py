@@ -61,6 +61,7 @@ from .running import Service
 from .silence_file import SilenceFile
 from .states import ServiceState, StateMachine
 from .supervisor import Supervisor
+from .vendor_clock import VendorClock
 from .view import View
 
 log = structlog.get_logger(__name__)
@@ -114,13 +115,17 @@ async def run_service(
 
 
 async def build_service(
-    settings: Settings, clock: Clock, database_url: str, redis_url: str | None, failures: Failures
+    settings: Settings, machine: Clock, database_url: str, redis_url: str | None, failures: Failures
 ) -> Service:
     """Wire the service; nothing runs yet but the journal is open and the epoch durable.
+
+    :param machine: the clock that ``settings`` describe; the service goes by the vendor's where the two
+        differ.
 
     :raises EwsError: what cannot be used, and what to do about it.
     """
     metrics = Metrics()
+    clock = VendorClock(machine, failures, metrics, virtual=settings.virtual_clock is not None)
     provider = settings.data_provider
     calendar = settings.calendar()
     rest = vendor(settings, clock, metrics)
@@ -134,7 +139,7 @@ async def build_service(
     bus: Bus = MemoryBus() if redis is None else redis
     planner = CreditPlanner(keys)
     ledgers = KeyLedgers(keys, settings.state_dir, clock, failures, simulated=provider.simulated)
-    rest.shared = ledgers.shared
+    rest.shared, rest.on_date = ledgers.shared, clock.http_date
     history = l0_pipeline(settings, clock, rest, database, failures)
     journal = Journal.open(
         settings.state_dir / "journal",
@@ -168,7 +173,9 @@ async def build_service(
             bar_close_delay_s=settings.bar_close_delay_ms / 1000,
             future_tolerance_s=settings.future_tolerance_s,
             incomplete=lambda symbol, start, end: reconciler.repair(symbol, start, end),
+            stamped=clock.stamp,
         )
+        clock.on_set = pipeline.clock_set
         now = clock.now()
 
         published = [t for t in recovery.last_in_session.values() if has_happened(t, now)]

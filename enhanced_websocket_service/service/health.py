@@ -111,17 +111,16 @@ class HealthMonitor:
                 self._asked_redis.forget()
 
     async def _watch(self) -> None:
-        next_row = self._clock.now() + self._interval_s
+        next_row = self._clock.elapsed() + self._interval_s
         while True:
             self._wake.clear()
             self.database = await self._asked_database.health()
             if self._asked_redis is not None:
                 self.redis = await self._asked_redis.health()
-            now = self._clock.now()
-            interval = self._clock.span(self._interval_s, at_least_real=1.0)
-            if not now < next_row <= now + interval:  # far ahead: the clock was set back
-                next_row = now + interval
-                details = {**self._details(), **self._stamp(now)}
+            elapsed = self._clock.elapsed()
+            if elapsed >= next_row:
+                next_row = elapsed + self._clock.span(self._interval_s, at_least_real=1.0)
+                details = {**self._details(), **self._stamp(self._clock.now())}
                 self._rows.append(_row(self._states.current, details))
             if self.database.connected:
                 await self.write_pending()

@@ -56,6 +56,8 @@ class KeyLedgers:
     ) -> None:
         self._keys = keys
         self._clock = clock
+        self._simulated = simulated
+        self._written = False
         name = "keys-simulated" if simulated else "keys"
         self._path = state_dir / f"{name}.json"
         self._lock = state_dir / f"{name}.lock"
@@ -126,7 +128,10 @@ class KeyLedgers:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             log.warning("Damaged key ledgers ignored", path=str(self._path), error=str(error))
             return True
-        self._keys.import_state(saved, self._clock.now())
+        # A simulated clock may be started anew at an earlier instant; once we have written it, the file
+        # can only be ahead because the clock was set back.
+        same = self._written or not self._simulated
+        self._keys.import_state(saved, self._clock.now(), same_timeline=same)
         return True
 
     def _write(self) -> None:
@@ -146,6 +151,7 @@ class KeyLedgers:
             self._report(f"{self._path}: {error}")
             return
         self._keys.exported(state)
+        self._written = True
         self._failures.succeeded(PART)
 
     def _report(self, problem: str) -> None:

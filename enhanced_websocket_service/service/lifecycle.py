@@ -120,7 +120,8 @@ class Lifecycle:
         self._failures = failures
         self._collected_until = collected_until
         self._check = check
-        self._next_repair = -math.inf
+        self._next_repair = -math.inf  # Clock.elapsed
+        self._next_repair_told = ""
         self._repair_pause_s = FIRST_REPAIR_PAUSE_S / 2
         self._repaired_at: float | None = None  # by the last repair, the data is still not usable
         self._missed: tuple[str | None, str] | None = None  # the flag's problem, the ERROR of it
@@ -136,9 +137,9 @@ class Lifecycle:
         """Run until cancelled."""
         retry_s = FIRST_RETRY_S
         while True:
-            began, longest_s = self._clock.now(), LONGEST_RETRY_S
+            began, longest_s = self._clock.elapsed(), LONGEST_RETRY_S
             # Before any bar closes: those cut short by the failure must say so.
-            self._pipeline.interrupted(self._collected_until, began)
+            self._pipeline.interrupted(self._collected_until, self._clock.now())
             if not isinstance(self._interruption, EpochFenced):
                 self._interrupted.clear()  # what failed while we were down is tried anew
             try:
@@ -163,7 +164,7 @@ class Lifecycle:
                     # Only a restart, with a higher epoch, could collect again: until then this
                     # instance answers clients and stays out of the newer one's way.
                     await asyncio.Event().wait()
-            if self._clock.now() - began > 10 * LONGEST_RETRY_S:
+            if self._clock.elapsed() - began > 10 * LONGEST_RETRY_S:
                 retry_s = FIRST_RETRY_S
             wait_s = min(retry_s, longest_s)
             await self._clock.sleep(self._clock.span(wait_s, at_least_real=1.0))
@@ -338,9 +339,7 @@ class Lifecycle:
         """The data is measured again every minute, but each repair costs a credit: when they do not
         help, they become rarer, or a night of retries would spend the credits of the session.
         """
-        now = self._clock.now()
-        # Further ahead than any pause: the clock was set back.
-        return not now < self._next_repair <= now + LONGEST_REPAIR_PAUSE_S
+        return self._clock.elapsed() >= self._next_repair
 
     async def _repair(self) -> None:
         """Fetch what is missing; ``_why`` tells what came of it."""
@@ -352,7 +351,8 @@ class Lifecycle:
             self._failures.succeeded(REPAIR)
         self._repaired_at = self._clock.now()
         self._repair_pause_s = min(2 * self._repair_pause_s, LONGEST_REPAIR_PAUSE_S)
-        self._next_repair = self._repaired_at + self._repair_pause_s
+        self._next_repair = self._clock.elapsed() + self._repair_pause_s
+        self._next_repair_told = iso_local(int(self._repaired_at + self._repair_pause_s))
 
     def _why(self, assessment: Assessment) -> str:
         """Why the data is not usable, and what became of the last repair."""
@@ -369,7 +369,7 @@ class Lifecycle:
         else:
             return ()
         if math.isfinite(self._next_repair):
-            told += f"; the next is due {iso_local(int(self._next_repair))}"
+            told += f"; the next is due {self._next_repair_told}"
         return (told,)
 
     async def _collect(self, session: Session) -> None:

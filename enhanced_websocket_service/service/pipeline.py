@@ -67,6 +67,7 @@ class Pipeline:
     :param future_tolerance_s: how far ahead of our clock a stamp may be.
     :param incomplete: told ``symbol, start, end`` of a slot whose live bar lacks a tick that came too
         late: the vendor's bar is wanted soon. Must not block.
+    :param stamped: told the vendor's stamp of a price now and then, and when it was received.
     """
 
     def __init__(
@@ -81,11 +82,13 @@ class Pipeline:
         bar_close_delay_s: float = 1.0,
         future_tolerance_s: float = 5.0,
         incomplete: Callable[[str, float, float], None] = lambda *_: None,
+        stamped: Callable[[float, float], None] = lambda *_: None,
     ) -> None:
         self.epoch = epoch
         self._strangers = 0  # quotes of symbols that are not ours
         self._bars_published = 0
         self._incomplete = incomplete
+        self._stamped = stamped
         self._meter = TickMeter(metrics)
         self._journal = journal
         self._publish = publish
@@ -193,12 +196,28 @@ class Pipeline:
         elif symbol in self._lines:
             self._lines[symbol].aggregator.interrupted(start, end, published=True)
 
+    def clock_set(self, before: float, after: float) -> None:
+        """The clock was at ``before`` when it was set to ``after``, or what it rests on was set.
+
+        Bars were closed, and ticks of REST were stamped, by a time that was wrong: until then, or from
+        then on. Those of both moments are partial, and asked of the vendor.
+        """
+        for symbol, line in self._lines.items():
+            for at in (before, after):
+                slot = int(at - at % BAR_SECONDS)
+                if line.calendar.is_open(slot):
+                    line.aggregator.doubt(slot)
+                    self._incomplete(symbol, slot, slot + BAR_SECONDS)
+
     def on_quotes(self, quotes: Sequence[Quote], now: float) -> None:
         """Take one batch in arrival order.
 
         :raises JournalError: nothing of the batch counts as accepted, and none was published.
         """
         latest = now + self._future_tolerance_s
+        last = quotes[-1]
+        if last.stamped and not last.raw and not last.first_after_subscribe:
+            self._stamped(last.timestamp, last.received_at)
         rejections: list[Rejection] = []
         ticks: list[Tick] = []
         repeated: list[str] = []
@@ -357,6 +376,7 @@ class Pipeline:
             for tick in late:
                 self._metrics.late.inc()
                 slot = tick.timestamp - tick.timestamp % BAR_SECONDS
+                self._lines[symbol].aggregator.doubt(slot)
                 self._incomplete(symbol, slot, slot + BAR_SECONDS)
         if published:
             self._publish(published)

@@ -10,7 +10,6 @@ import structlog
 from enhanced_websocket_service.bus.base import Bus
 from enhanced_websocket_service.bus.leases import RedisKeyLeases
 from enhanced_websocket_service.bus.redis import RedisBus
-from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import EpochFenced, EwsError
 from enhanced_websocket_service.feeds.base import FeedStatus
 from enhanced_websocket_service.feeds.liveness import Liveness, VerdictNews
@@ -36,6 +35,7 @@ from .pipeline import Pipeline
 from .silence_file import SilenceFile
 from .states import ServiceState, StateChange
 from .supervisor import Supervisor
+from .vendor_clock import VendorClock
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ class Service:
     def __init__(
         self,
         *,
-        clock: Clock,
+        clock: VendorClock,
         metrics: Metrics,
         bus: Bus,
         redis: RedisBus | None,
@@ -148,6 +148,7 @@ class Service:
         self.on_state(self.lifecycle.current)
         start = self._supervisor.start
         start("api", self._watch_api)
+        start("clock", self._watch_clock)
         start("journal", self._journal.run)
         start("writer", self._write)
         if self._redis is not None:
@@ -215,6 +216,7 @@ class Service:
             "keys",
             "ledgers",
             "health",
+            "clock",
         ):
             await self._supervisor.stop(name, left(0.2))
         self._ledgers.sync()
@@ -277,6 +279,9 @@ class Service:
             if verdicts[""] != before and self._verdict_news.due("", verdicts[""], monotonic()):
                 log.info("Feed verdict", verdict=verdicts[""], before=before)
             self._publish_status(self.lifecycle.current)
+
+    async def _watch_clock(self) -> None:
+        await self._clock.run(self._rest.ask_time)
 
     async def _watch_api(self) -> None:
         await self.api.wait()

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import msgspec
@@ -140,6 +141,15 @@ def credit_headers(headers: Mapping[str, str]) -> tuple[int, int] | None:
     if used is None or left is None or not 0 <= used < 1e9 or not 0 <= left < 1e9:
         return None
     return int(used), int(left)
+
+
+def http_date(headers: Mapping[str, str]) -> float | None:
+    """What the ``Date`` header says, unix seconds UTC; of an answer from a cache, as old as it says it is."""
+    try:
+        at = parsedate_to_datetime(headers.get("date", ""))
+        return at.timestamp() + max(0, int(headers.get("age", "0")))
+    except (ValueError, OverflowError):
+        return None
 
 
 def interval_name(interval_s: int) -> str:

@@ -79,6 +79,9 @@ class RestClient:
         self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         """Held, briefly, around every change of the ledgers: whoever shares them with other processes
         takes over theirs on entering and hands on ours on leaving, before the call is sent."""
+        self.on_date: Callable[[float, float], None] | None = None
+        """Told the ``Date`` header of every answer (unix seconds UTC), and how many seconds of the clock
+        after the question it came; before the answer is used. Must not block."""
         self._turn = asyncio.Lock()  # FIFO: a long back-fill must not starve the polled price
         self._http = http_client(base_url, timeout_s, transport)
 
@@ -171,6 +174,13 @@ class RestClient:
         body, _ = await self._get("/earliest_timestamp", params, purpose)
         return answers.parse_earliest(body)
 
+    async def ask_time(self) -> None:
+        """Ask for nothing, without a key and a credit: the answer, whatever it is, has a ``Date`` header.
+
+        :raises VendorError: there was none.
+        """
+        await self._exchange("/", {}, {})
+
     async def aclose(self) -> None:
         """Close the connections. Calls still running fail."""
         await self._http.aclose()
@@ -252,7 +262,8 @@ class RestClient:
         body = b""
         try:
             try:
-                status, headers, body = await self._exchange(lease, path, params)
+                key = {"Authorization": f"apikey {lease.key.secret}"}
+                status, headers, body = await self._exchange(path, params, key)
                 header_credits = answers.credit_headers(headers)
                 error = answers.classify_error(status, body)
                 secret = lease.key.secret.encode()
@@ -279,16 +290,21 @@ class RestClient:
         return body, error
 
     async def _exchange(
-        self, lease: Lease, path: str, params: dict[str, str]
+        self, path: str, params: dict[str, str], headers: dict[str, str]
     ) -> tuple[int, httpx.Headers, bytes]:
-        headers = {"Authorization": f"apikey {lease.key.secret}"}
         body = bytearray()
+        asked = self._clock.elapsed()
         try:
             # httpx limits each read; a body that drips in needs a limit on the whole.
             async with (
                 asyncio.timeout(3.0 * self._timeout_s),
                 self._http.stream("GET", path, params=params, headers=headers) as answer,
             ):
+                if (
+                    self.on_date is not None
+                    and (date := answers.http_date(answer.headers)) is not None
+                ):
+                    self.on_date(date, self._clock.elapsed() - asked)
                 async for chunk in answer.aiter_bytes():
                     body += chunk
                     if len(body) > MAX_BODY_BYTES:

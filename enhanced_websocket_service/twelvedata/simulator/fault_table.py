@@ -174,7 +174,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "clock_skew_s": Fault(
         "seconds -3600 .. 3600",
-        "the vendor's clock is so much ahead, or behind: prices, bars, credit minutes and all",
+        "the vendor's clock is so much ahead, or behind: prices, bars, credit minutes, Date headers "
+        "and all",
         values.real(-3600, 3600),
         off=0.0,
     ),
