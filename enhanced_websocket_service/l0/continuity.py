@@ -67,7 +67,7 @@ class Continuity:
         epoch: int | None = None,
     ) -> None:
         self._store, self._calendar, self._clock = store, calendar, clock
-        self._provider, self._epoch = provider, epoch
+        self._provider, self.epoch = provider, epoch
 
     async def day(self, symbol: str, day: date) -> DayContinuity:
         """The slots of ``day``, each with its reason when something lacks."""
@@ -80,7 +80,7 @@ class Continuity:
         marks = await self._store.marks(
             min(midnight, labels[0] - _LOOK_BACK_S), min(now, labels[-1] + 2 * _LOOK_BACK_S)
         )
-        alive = None if self._epoch is None else (self._epoch, now)
+        alive = None if self.epoch is None else (self.epoch, now)
         known = spans(marks, alive)
         slots = (judge_slot(one, now, self._calendar, self._provider, known) for one in found)
         return DayContinuity(symbol, day, tuple(slots))

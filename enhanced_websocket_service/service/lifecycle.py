@@ -18,7 +18,6 @@ import structlog
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import (
     DatabaseUnavailable,
-    EpochFenced,
     EwsError,
     L0Error,
     StorageError,
@@ -30,6 +29,7 @@ from enhanced_websocket_service.l0.readiness import FlagState, ReadyFlag
 from enhanced_websocket_service.l0.validator import Assessment
 from enhanced_websocket_service.market.calendar import Session, TradingCalendar, iso_local
 
+from .leadership import Leadership
 from .pipeline import Pipeline
 from .states import ServiceState, StateChange, StateMachine
 from .supervisor import being_cancelled
@@ -87,6 +87,7 @@ class Lifecycle:
     :param connect: opens the database and brings its schema up to date; raises ``EwsError``.
     :param make_feed: a fresh feed for each session.
     :param on_change: told of every state change; must not block.
+    :param leadership: whether this instance is the one that collects; ``None``: there is no other.
     :param check: raises ``EwsError`` while trying again would be useless; the state stays ERROR then.
     """
 
@@ -104,6 +105,7 @@ class Lifecycle:
         on_change: Callable[[StateChange], None],
         schedule: Schedule,
         failures: Failures,
+        leadership: Leadership | None = None,
         collected_until: float = 0.0,
         check: Callable[[], None] = lambda: None,
     ) -> None:
@@ -118,6 +120,7 @@ class Lifecycle:
         self._on_change = on_change
         self._schedule = schedule
         self._failures = failures
+        self._leadership = leadership
         self._collected_until = collected_until
         self._check = check
         self._next_repair = -math.inf
@@ -139,8 +142,7 @@ class Lifecycle:
             began, longest_s = self._clock.now(), LONGEST_RETRY_S
             # Before any bar closes: those cut short by the failure must say so.
             self._pipeline.interrupted(self._collected_until, began)
-            if not isinstance(self._interruption, EpochFenced):
-                self._interrupted.clear()  # what failed while we were down is tried anew
+            self._interrupted.clear()  # what failed while we were down is tried anew
             try:
                 # On a disk that is still full the state would become ACTIVE and /health good, from
                 # one retry to the next, until another tick came that nobody could keep.
@@ -159,10 +161,8 @@ class Lifecycle:
                 if all(isinstance(one, DatabaseUnavailable) for one in errors):
                     longest_s = DATABASE_RETRY_S
                 self._change(ServiceState.ERROR, reason)
-                if isinstance(self._interruption, EpochFenced):
-                    # Only a restart, with a higher epoch, could collect again: until then this
-                    # instance answers clients and stays out of the newer one's way.
-                    await asyncio.Event().wait()
+                if retry_s > FIRST_RETRY_S and self._leadership is not None:
+                    self._leadership.stand_back()  # another instance may be able to collect
             if self._clock.now() - began > 10 * LONGEST_RETRY_S:
                 retry_s = FIRST_RETRY_S
             wait_s = min(retry_s, longest_s)
@@ -172,10 +172,9 @@ class Lifecycle:
     def interrupt(self, error: EwsError) -> None:
         """A part that runs beside the lifecycle failed so badly that the state must be ERROR.
 
-        Retried like any other failure, but for ``EpochFenced``, which only a restart can mend.
+        Retried like any other failure.
         """
-        if not isinstance(self._interruption, EpochFenced):
-            self._interruption = error
+        self._interruption = error
         self._interrupted.set()
 
     @property
@@ -234,6 +233,9 @@ class Lifecycle:
                     ServiceState.MARKET_CLOSED,
                     f"The next session opens {iso_local(session.opens)}.{self._caveat}",
                 )
+                if self._leadership is not None:
+                    # Between sessions there is work, too, which one instance alone does.
+                    self._leadership.want()
                 await self._until_near(session)
                 continue
             self._checked = session
@@ -306,7 +308,7 @@ class Lifecycle:
         self._check_on("Measuring freshness and completeness of L0.")
         self._caveat = ""
         assessment = await self._assess()
-        if not _usable(assessment) and self._repair_is_due():
+        if not _usable(assessment) and self._repair_is_due() and self._may_work:
             self._check_on(f"Repairing by L0 incremental: {self._why(assessment)}")
             await self._repair()
             assessment = await self._assess()
@@ -328,6 +330,10 @@ class Lifecycle:
             completeness_percentage=assessment.completeness_percentage,
             missing_slots=assessment.missing_slots,
         )
+
+    @property
+    def _may_work(self) -> bool:
+        return self._leadership is None or self._leadership.may_work
 
     def _check_on(self, reason: str) -> None:
         """Show what the check of the data does. ERROR stays until it has found something else."""
@@ -376,21 +382,27 @@ class Lifecycle:
         clock = self._clock
         lead = clock.span(CONNECT_LEAD_S, at_least_real=3.0)
         await clock.sleep_until(session.opens - lead)
+        if not await self._lead(session):
+            return
         self._pipeline.interrupted(self._collected_until, clock.now())
         feed = self.feed = self._make_feed()
         pump = asyncio.create_task(self._pump(feed), name="feed")
         timer = asyncio.create_task(self._session_clock(session), name="session-clock")
+        fenced = asyncio.create_task(self._fenced(), name="fenced")
         try:
-            await asyncio.wait({pump, timer}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({pump, timer, fenced}, return_when=asyncio.FIRST_COMPLETED)
             if pump.done():
                 pump.result()
                 raise EwsError("The feed ended in mid-session.")
-            timer.result()
+            if fenced.done():
+                fenced.result()
+            else:
+                timer.result()
         finally:
             told = pump.done()
-            for task in (pump, timer):
+            for task in (pump, timer, fenced):
                 task.cancel()
-            await asyncio.gather(pump, timer, return_exceptions=True)
+            await asyncio.gather(pump, timer, fenced, return_exceptions=True)
             if not told and not pump.cancelled() and (error := pump.exception()) is not None:
                 log.error("The last quotes of the feed could not be taken", error=repr(error))
             self.feed = None
@@ -401,6 +413,33 @@ class Lifecycle:
                 # An error here would replace the cancellation: the task group would take it for a
                 # failure, and the session would begin again in the middle of a shutdown.
                 log.error("Held quotes could not be journaled", error=str(error))
+
+    async def _lead(self, session: Session) -> bool:
+        """Wait until this instance is the one that collects; ``False``: the session ended before."""
+        if self._leadership is None:
+            return True
+        claiming = asyncio.create_task(self._leadership.claim(self._stand_by), name="claim")
+        over = asyncio.create_task(self._clock.sleep_until(session.closes), name="session-over")
+        try:
+            await asyncio.wait({claiming, over}, return_when=asyncio.FIRST_COMPLETED)
+            if claiming.done():
+                claiming.result()
+            return claiming.done()
+        finally:
+            for task in (claiming, over):
+                task.cancel()
+            await asyncio.gather(claiming, over, return_exceptions=True)
+
+    def _stand_by(self, reason: str) -> None:
+        self._change(ServiceState.READY, reason)
+
+    async def _fenced(self) -> None:
+        """Raise ``EpochFenced`` once another instance collects."""
+        if self._leadership is None:
+            await asyncio.Event().wait()
+        else:
+            await self._leadership.lost()
+            raise self._leadership.fenced()
 
     async def _session_clock(self, session: Session) -> None:
         clock = self._clock
