@@ -121,12 +121,12 @@ async def test_renewing_ends_when_cancelled_whatever_the_redis_library_does(
 
 
 async def test_a_process_that_starts_again_under_its_name_need_not_wait(valkey_url: str) -> None:
-    killed = RedisKeyLeases(valkey_url, owner="journal-1", ttl_s=3600.0)
+    killed = RedisKeyLeases(valkey_url, owner="00000001-0000-4000-8000-000000000000", ttl_s=50.0)
     assert await killed.acquire(KEY)
     await killed._client.aclose()  # no goodbye
     async with (
-        process(valkey_url, owner="journal-2") as other,
-        process(valkey_url, owner="journal-1") as restarted,
+        process(valkey_url, owner="00000002-0000-4000-8000-000000000000") as other,
+        process(valkey_url, owner="00000001-0000-4000-8000-000000000000") as restarted,
     ):
         assert not await other.acquire(KEY)
         assert await restarted.acquire(KEY)
