@@ -115,6 +115,11 @@ class TradingCalendar:
         """The close in seconds after midnight of the session's day."""
         return DAY_S if self.closes == MIDNIGHT else _seconds(self.closes)
 
+    @property
+    def round_the_clock(self) -> bool:
+        """Whether a session lasts a whole day, so that the next one may follow without a pause."""
+        return self.closes_s - self.opens_s == DAY_S
+
     def closure(self, day: date) -> str | None:
         """Why the market is closed on ``day``; ``None`` on a trading day."""
         if day in self._extra_openings:

@@ -15,8 +15,8 @@ from enhanced_websocket_service.errors import EpochFenced, EwsError
 from enhanced_websocket_service.feeds.base import FeedStatus
 from enhanced_websocket_service.feeds.liveness import Liveness, VerdictNews
 from enhanced_websocket_service.l0.reconcile import Reconciler
-from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.events import StatusChanged
+from enhanced_websocket_service.market.hours import MarketHours
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.market.verdict import is_news
 from enhanced_websocket_service.serving.hub import Hub
@@ -70,7 +70,7 @@ class Service:
         liveness: Liveness,
         cpu_latency: CpuLatency,
         silences: SilenceFile,
-        calendar: TradingCalendar,
+        hours: MarketHours,
         reconciler: Reconciler,
         last_ticks: Mapping[str, Tick],
         late_grace_s: float,
@@ -95,7 +95,7 @@ class Service:
         self._key_health = key_health
         self._cpu_latency = cpu_latency
         self._silences = silences
-        self._calendar = calendar
+        self._hours = hours
         liveness.on_news = self._on_verdict
         self._reconciler = reconciler
         self._last_ticks = last_ticks
@@ -138,7 +138,7 @@ class Service:
         self._started = True
         self._ledgers.sync()
         now = self._clock.now()
-        self._silences.load(self._calendar.local_date(now))
+        self._silences.load(self._hours.today(now))
         self._pipeline.begin_epoch(
             now, {symbol: (tick.epoch, tick.offset) for symbol, tick in self._last_ticks.items()}
         )

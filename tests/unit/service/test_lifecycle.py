@@ -1,7 +1,7 @@
 """The order of a day, where the clock or a feed does what they should not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -24,9 +24,10 @@ from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.events import Event
 from enhanced_websocket_service.market.tick import Quote
-from enhanced_websocket_service.service.lifecycle import Lifecycle, Schedule
+from enhanced_websocket_service.service.lifecycle import Lifecycle
 from enhanced_websocket_service.service.pipeline import Pipeline, Record
 from enhanced_websocket_service.service.states import ServiceState, StateMachine
+from enhanced_websocket_service.service.symbol_lifecycle import Schedule
 from enhanced_websocket_service.telemetry import Metrics
 
 OPEN = int(datetime(2025, 1, 20, 13, 0, tzinfo=UTC).timestamp())
@@ -89,6 +90,9 @@ class Quotes(BackgroundFeed):
         finally:
             self._keep(self._last)
 
+    def set_symbols(self, symbols: Collection[str]) -> None:
+        assert symbols == {"USDCOP"}
+
     def status(self) -> FeedStatus:
         raise AssertionError("nobody asks for it here")
 
@@ -118,10 +122,10 @@ class History:
         self.away: str | None = None
         self.repairs = 0
 
-    async def assess(self) -> Assessment:
+    async def assess(self, symbol: str) -> Assessment:
         return cast(Any, _Good() if self.away is None else _Nothing())
 
-    async def repair(self) -> None:
+    async def repair(self, symbol: str) -> None:
         self.repairs += 1
         if self.away:
             raise L0Error(self.away)
@@ -159,7 +163,7 @@ class Day:
         )
         self.lifecycle = Lifecycle(
             clock=self.clock,
-            calendar=calendar,
+            calendars={"USDCOP": calendar},
             states=self.states,
             flag=cast(Any, self.flag),
             history=self.history,
