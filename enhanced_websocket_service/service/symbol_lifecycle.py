@@ -1,4 +1,4 @@
-"""What the service does for one symbol, and when: waits for L0, checks the data, collects the session, sleeps.
+"""The life of one symbol in the service: it waits for L0, checks the data, collects the session, and rests.
 
 An endless loop drives the symbol's state machine; any failure becomes ERROR with its reason and is retried
 with back-off. ERROR is left when something else is found than before: a retry that finds the same fault

@@ -329,12 +329,43 @@ async def test_a_flag_that_never_comes_is_an_error_until_it_does() -> None:
             await one.clock.pass_time(700, step=5.0)
             assert one.states.state is ServiceState.ERROR
             assert "No L0 ready signal after 10 minutes" in one.states.current.reason
-        assert len(one.states.history) == 3  # starting, waiting, error
+        # Starting, waiting, repairing, and an error that tells of the last repair.
+        assert len(one.states.history) == 3 + one.history.repairs
+        changes = [change.state for change in one.states.history]
+        assert changes[:3] == ["initializing", "waiting_l0", "checking_data"]
+        assert set(changes[3:]) == {ServiceState.ERROR}
         one.flag.problem = "The ready flag says no."
         await one.clock.pass_time(700, step=5.0)
         assert "waiting_l0" in [change.state for change in one.states.history][3:]
         one.flag.problem = one.history.away = None
         await one.clock.pass_time(120)
+        assert one.states.state is ServiceState.ACTIVE
+
+
+async def test_without_a_flag_the_data_is_repaired_and_measured_every_minute() -> None:
+    """C7: data that becomes good is noticed within a minute, not after another hour; and repaired."""
+    schedule = Schedule(startup_timeout_s=3600.0)
+    async with day(OPEN - 3600.0, schedule) as one:
+        one.flag.problem = "There is no ready flag."
+        one.history.away = AWAY
+        await one.clock.pass_time(3590, step=5.0)
+        assert (one.states.state, one.history.repairs) == (ServiceState.WAITING_L0, 0)
+        await one.clock.pass_time(20, step=5.0)
+        assert one.states.state is ServiceState.ERROR
+        assert one.history.repairs == 1
+        await one.clock.pass_time(130, step=5.0)
+        assert one.history.repairs == 2  # after 0, 1, 3, 7 and 15 minutes: they cost credits
+        one.history.away = None  # somebody else has mended it
+        await one.clock.pass_time(61)
+        assert one.states.state is ServiceState.ACTIVE
+
+
+async def test_a_failure_does_not_begin_the_time_out_of_the_flag_anew() -> None:
+    async with day(OPEN + 600.0, Schedule(startup_timeout_s=600.0)) as one:
+        one.flag.problem = "There is no ready flag."
+        await one.clock.pass_time(500, step=5.0)
+        one.lifecycle.interrupt(JournalError("No space left on device"))
+        await one.clock.pass_time(110, step=5.0)
         assert one.states.state is ServiceState.ACTIVE
 
 
@@ -349,9 +380,8 @@ async def test_another_cause_does_not_stay_in_the_state_while_the_flag_is_waited
         one.lifecycle.interrupt(JournalError("No space left on device"))
         await one.clock.pass_time(1)
         assert one.states.current.reason == "No space left on device."
-        await one.clock.pass_time(120, step=5.0)
-        assert one.states.state is ServiceState.WAITING_L0
-        assert "There is no ready flag." in one.states.current.reason
+        await one.clock.pass_time(10, step=5.0)
+        assert "No L0 ready signal after 10 minutes" in one.states.current.reason
 
 
 async def test_a_fenced_instance_stays_out_of_the_way_whatever_fails_after() -> None:
