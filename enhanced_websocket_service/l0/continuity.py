@@ -70,7 +70,7 @@ class Continuity:
         epoch: int | None = None,
     ) -> None:
         self._store, self._calendars, self._clock = store, dict(calendars), clock
-        self._provider, self._epoch = provider, epoch
+        self._provider, self.epoch = provider, epoch
 
     async def day(self, symbol: str, day: date) -> DayContinuity:
         """The slots of ``day``, each with its reason when something lacks."""
@@ -84,7 +84,7 @@ class Continuity:
             min(calendar.day_start(day), labels[0] - _LOOK_BACK_S),
             min(now, labels[-1] + 2 * _LOOK_BACK_S),
         )
-        alive = None if self._epoch is None else (self._epoch, now)
+        alive = None if self.epoch is None else (self.epoch, now)
         known = spans(marks, alive)
         slots = (judge_slot(one, now, calendar, self._provider, known) for one in found)
         return DayContinuity(symbol, day, tuple(slots), zone=calendar.zone)

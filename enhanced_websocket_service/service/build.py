@@ -2,12 +2,16 @@
 
 import asyncio
 import gc
+import os
+import socket
+import time
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 import structlog
 
 from enhanced_websocket_service.bus.base import Bus
+from enhanced_websocket_service.bus.collector import RedisCollector
 from enhanced_websocket_service.bus.leases import RedisKeyLeases
 from enhanced_websocket_service.bus.memory import MemoryBus
 from enhanced_websocket_service.bus.names import SIMULATED_PREFIX, RedisNames
@@ -24,7 +28,7 @@ from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.l0.continuity import Continuity
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
-from enhanced_websocket_service.market.calendar import BAR_SECONDS
+from enhanced_websocket_service.market.calendar import BAR_SECONDS, iso_local
 from enhanced_websocket_service.market.hours import MarketHours
 from enhanced_websocket_service.market.reconciliation import Credits
 from enhanced_websocket_service.market.silence import SilenceProfile
@@ -36,13 +40,15 @@ from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.settings import Settings
-from enhanced_websocket_service.storage.epochs import begin_epoch
+from enhanced_websocket_service.storage.epochs import KnownEpochs, begin_epoch, highest_epoch
+from enhanced_websocket_service.storage.fence import Fence
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import Recovery, records_since, recover
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.records import source_of
 from enhanced_websocket_service.storage.slot_store import SlotStore
 from enhanced_websocket_service.storage.stream_store import StreamStore
+from enhanced_websocket_service.storage.tenure import Tenure
 from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
@@ -52,6 +58,7 @@ from .connections import data_servers, l0_pipeline, vendor
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
 from .key_health import KeyHealth
+from .leadership import Leadership
 from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle
 from .log_watch import watch_log
@@ -154,12 +161,14 @@ async def build_service(
         if redis is not None:
             # Before the database, whose schema would be brought up to date for nothing.
             await _ask(redis.check_world(), "whose prices it holds")
-        epoch = begin_epoch(
-            settings.state_dir,
-            recovery.highest_epoch,
-            await _ask(_highest_epoch(database), "its highest epoch"),
-            None if redis is None else await _ask(redis.highest_epoch(), "its highest epoch"),
+        tenure = Tenure(settings.state_dir, journal, failures)
+        known = KnownEpochs(
+            journal=recovery.highest_epoch,
+            database=await _ask(_highest_epoch(database), "its highest epoch"),
+            redis=None if redis is None else await _ask(redis.highest_epoch(), "its highest epoch"),
         )
+        own_epoch = max(recovery.highest_epoch, highest_epoch(settings.state_dir))
+        epoch = begin_epoch(settings.state_dir, known, failures)
         await _ask(look_up_last_ticks(recovery, database, settings.symbols), "the last ticks")
         pipeline = Pipeline(
             calendars,
@@ -267,6 +276,7 @@ async def build_service(
         database,
         epoch=epoch,
         symbols=settings.symbols,
+        tenure=tenure,
         keep_s=settings.journal_keep_hours * 3600,
         keep_bytes=settings.journal_keep_mb * 1024 * 1024,
         metrics=metrics,
@@ -287,7 +297,7 @@ async def build_service(
         publish=pipeline.on_vendor_bars,
         changeable=pipeline.changeable,
         stored=lambda timeout_s: writer.reached(journal.end.record, timeout_s),
-        may_run=lambda symbol: lifecycle.state_of(symbol) in RECONCILING,
+        may_run=lambda symbol: lifecycle.state_of(symbol) in RECONCILING and leadership.may_work,
         credits=credits_at,
         write_backup=history.write_backup,
         window_days=settings.l0_window_days,
@@ -302,6 +312,44 @@ async def build_service(
             if part is not None and part.wrong_world is not None:
                 raise part.wrong_world
 
+    async def go_on_under(epoch: int) -> None:
+        """Another instance has collected meanwhile: the stream goes on after its last tick."""
+        known: dict[str, tuple[int, int]] = {}
+        for symbol in settings.symbols:
+            own = (pipeline.epoch, pipeline.offsets[symbol])
+            newest = await _ask(database.ticks(symbol, limit=1), "the last tick") or ()
+            known[symbol] = max([own, *((tick.epoch, tick.offset) for tick in newest)])
+        pipeline.begin_epoch(epoch, known)
+        monitor.epoch = continuity.epoch = epoch
+
+    instance = _instance_name()
+    fence = Fence(
+        database_url,
+        settings.symbols,
+        owner=journal.journal_id,
+        name=instance,
+        world=provider.world,
+    )
+    mark = None
+    if redis_url is not None:
+        mark = RedisCollector(
+            redis_url, owner=fence.owner, name=instance, failures=failures, names=names
+        )
+    leadership = Leadership(
+        fence=fence,
+        tenure=tenure,
+        journal=journal,
+        reachable=lambda: database.connected,
+        epoch=epoch,
+        known=own_epoch,
+        next_epoch=lambda highest: begin_epoch(
+            settings.state_dir, KnownEpochs(database=highest), failures
+        ),
+        begin_epoch=go_on_under,
+        failures=failures,
+        mark=mark,
+    )
+    continuity = Continuity(slots, calendars, clock, provider, epoch=epoch)
     lifecycle = Lifecycle(
         clock=clock,
         calendars=calendars,
@@ -322,6 +370,7 @@ async def build_service(
             l0_policy=settings.l0_policy,
         ),
         failures=failures,
+        leadership=leadership,
     )
     database.on_wrong_world = lifecycle.interrupt
     if redis is not None:
@@ -355,7 +404,7 @@ async def build_service(
         key_health=key_health,
         planner=planner,
         stream=StreamStore(database),
-        continuity=Continuity(slots, calendars, clock, provider, epoch=epoch),
+        continuity=continuity,
         reconciler=reconciler,
         liveness=liveness,
         failures=failures,
@@ -391,6 +440,9 @@ async def build_service(
         database=database,
         journal=journal,
         writer=writer,
+        fence=fence,
+        leadership=leadership,
+        mark=mark,
         pipeline=pipeline,
         lifecycle=lifecycle,
         monitor=monitor,
@@ -416,6 +468,12 @@ def _redis_names(settings: Settings) -> RedisNames:
     """Plain names for real prices, and in a private server; invented ones stand apart in a given Redis."""
     given = settings.redis_url is not None
     return RedisNames(SIMULATED_PREFIX if given and settings.data_provider.simulated else "")
+
+
+def _instance_name() -> str:
+    """What people call this process: on two machines there may be two of the same number."""
+    started = iso_local(int(time.time()))  # real time: it is compared with what the machine tells
+    return f"{socket.gethostname()} (process {os.getpid()}, started {started})"
 
 
 def has_happened(tick: Tick, now: float) -> bool:

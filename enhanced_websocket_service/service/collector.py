@@ -7,7 +7,7 @@ symbol is collected, which its lifecycle decides.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import structlog
@@ -25,8 +25,6 @@ class Collector:
     """Collects the symbols it is told to; one at a time begins or ends.
 
     :param make_feed: a fresh feed; it is told its symbols before it is iterated.
-    :param claim: returns once this instance may collect; awaited whenever a feed is to be made. Raises
-        ``EwsError`` for what waiting cannot mend.
     :param collected_until: by symbol, until when it was collected before; unix seconds UTC.
     """
 
@@ -35,15 +33,12 @@ class Collector:
         clock: Clock,
         pipeline: Pipeline,
         make_feed: Callable[[], Feed],
-        *,
-        claim: Callable[[], Awaitable[None]],
         collected_until: Mapping[str, float],
     ) -> None:
         self.feed: Feed | None = None
         self._clock = clock
         self._pipeline = pipeline
         self._make_feed = make_feed
-        self._claim = claim
         self._collected_until = dict(collected_until)
         self._symbols: set[str] = set()
         self._pump: asyncio.Task[None] | None = None
@@ -82,8 +77,6 @@ class Collector:
             if self._pump is not None and self._pump.done():
                 # It failed, and those who were collected have not all noticed yet.
                 await self._close()
-            if self._pump is None:
-                await self._claim()
             self.missed(symbol, self._clock.now())
             self._symbols.add(symbol)
             if self._pump is None:

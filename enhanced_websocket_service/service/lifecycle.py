@@ -14,7 +14,6 @@ import structlog
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import (
     DatabaseUnavailable,
-    EpochFenced,
     EwsError,
     sentences,
 )
@@ -26,6 +25,7 @@ from enhanced_websocket_service.market.calendar import TradingCalendar
 
 from .collector import Collector
 from .data_check import History
+from .leadership import Leadership
 from .pipeline import Pipeline
 from .states import ServiceState, StateChange, StateMachine, combined
 from .supervisor import being_cancelled
@@ -56,6 +56,7 @@ class Lifecycle:
     :param connect: opens the database and brings its schema up to date; raises ``EwsError``.
     :param make_feed: a fresh feed; it is told its symbols.
     :param on_change: told of every change of the service's state; must not block.
+    :param leadership: whether this instance is the one that collects; ``None``: there is no other.
     :param collected_until: by symbol, until when it was collected; unix seconds UTC.
     :param check: raises ``EwsError`` while trying again would be useless; the state stays ERROR then.
     """
@@ -74,6 +75,7 @@ class Lifecycle:
         on_change: Callable[[StateChange], None],
         schedule: Schedule,
         failures: Failures,
+        leadership: Leadership | None = None,
         collected_until: Mapping[str, float] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
@@ -91,9 +93,8 @@ class Lifecycle:
         self._interruption: EwsError | None = None
         self._interrupted = asyncio.Event()
         self._together = False  # several symbols change their state at once
-        self._collector = Collector(
-            clock, pipeline, make_feed, claim=_unclaimed, collected_until=collected_until or {}
-        )
+        self._leadership = leadership
+        self._collector = Collector(clock, pipeline, make_feed, collected_until or {})
         around = Surroundings(
             clock=clock,
             flag=flag,
@@ -101,8 +102,10 @@ class Lifecycle:
             failures=failures,
             schedule=schedule,
             collector=self._collector,
+            leadership=leadership,
             connect=self._connected,
             changed=self._symbol_changed,
+            failed_again=self._stand_back,
         )
         self.symbols = {
             symbol: SymbolLifecycle(symbol, calendar, around, alone=len(calendars) == 1)
@@ -140,8 +143,7 @@ class Lifecycle:
             # Before any bar closes: those cut short by the failure must say so.
             for symbol in self.symbols:
                 self._collector.missed(symbol, self._clock.now())
-            if not isinstance(self._interruption, EpochFenced):
-                self._interrupted.clear()  # what failed while we were down is tried anew
+            self._interrupted.clear()  # what failed while we were down is tried anew
             try:
                 # On a disk that is still full the state would become ACTIVE and /health good, from
                 # one retry to the next, until another tick came that nobody could keep.
@@ -152,7 +154,7 @@ class Lifecycle:
                         group.create_task(_for_ever(one.run()), name=f"sessions-{symbol}")
                     group.create_task(self._watch_interruptions(), name="interruptions")
             except EwsError as error:
-                self._all_failed(sentences(str(error)))
+                self._show_all(ServiceState.ERROR, sentences(str(error)))
             except ExceptionGroup as failures:  # the border where any failure becomes a state
                 reason = sentences(*dict.fromkeys(_leaves(failures)))
                 errors = _leaf_errors(failures)
@@ -160,21 +162,18 @@ class Lifecycle:
                     log.exception("Unexpected failure")
                 if all(isinstance(one, DatabaseUnavailable) for one in errors):
                     longest_s = DATABASE_RETRY_S
-                self._all_failed(reason)
-                if isinstance(self._interruption, EpochFenced):
-                    # Only a restart, with a higher epoch, could collect again: until then this
-                    # instance answers clients and stays out of the newer one's way.
-                    await asyncio.Event().wait()
+                self._show_all(ServiceState.ERROR, reason)
+            if retry.again:
+                self._stand_back()
             wait_s = retry.wait_s(self._clock.elapsed() - began, longest_s)
             await self._clock.sleep(self._clock.span(wait_s, at_least_real=1.0))
 
     def interrupt(self, error: EwsError) -> None:
         """A part that runs beside the lifecycle failed so badly that the state must be ERROR.
 
-        Retried like any other failure, but for ``EpochFenced``, which only a restart can mend.
+        Retried like any other failure.
         """
-        if not isinstance(self._interruption, EpochFenced):
-            self._interruption = error
+        self._interruption = error
         self._interrupted.set()
 
     def state_of(self, symbol: str) -> ServiceState:
@@ -234,8 +233,10 @@ class Lifecycle:
             await clock.sleep((soon if due is None else min(soon, due)) - clock.now())
             await asyncio.sleep(0)
 
-    def _all_failed(self, reason: str) -> None:
-        self._show_all(ServiceState.ERROR, reason)
+    def _stand_back(self) -> None:
+        """It failed again; when nothing is collected, another instance may be able to."""
+        if self._leadership is not None and self._states.state is ServiceState.ERROR:
+            self._leadership.stand_back()
 
     def _show_all(self, state: ServiceState, reason: str) -> None:
         """Enter ``state`` with all symbols at once: that of the service changes once."""
@@ -267,10 +268,6 @@ class Lifecycle:
             self._failures.failed(symbol, f"{change.state.value}: {change.reason}")
         elif change.state is not ServiceState.CHECKING_DATA:
             self._failures.succeeded(symbol)
-
-
-async def _unclaimed() -> None:
-    """Collecting needs nobody's leave."""
 
 
 async def _for_ever(part: Coroutine[Any, Any, None]) -> None:

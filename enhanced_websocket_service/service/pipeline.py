@@ -169,16 +169,20 @@ class Pipeline:
             elif isinstance(record, BarUpdate):
                 line.aggregator.resume(record.bar)
 
-    def begin_epoch(self, now: float, previous: Mapping[str, tuple[int, int]]) -> None:
-        """Journal and announce the epoch of this process.
+    def begin_epoch(self, epoch: int, previous: Mapping[str, tuple[int, int]]) -> None:
+        """Journal and announce an epoch: offsets begin again at 1.
 
         :param previous: by symbol, the last epoch and its last offset, where known.
+        :raises JournalError: the epoch before goes on.
         """
         started = [
-            EpochStarted(symbol, self.epoch, *previous.get(symbol, (None, None)))
+            EpochStarted(symbol, epoch, *previous.get(symbol, (None, None)))
             for symbol in self._lines
         ]
         self._journal.append(started)
+        self.epoch = epoch
+        for line in self._lines.values():
+            line.offset = 0
         self._publish(started)
 
     def interrupted(

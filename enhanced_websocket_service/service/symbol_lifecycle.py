@@ -17,10 +17,12 @@ from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import DatabaseUnavailable, EwsError, L0Error, sentences
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.l0.readiness import FlagState, ReadyFlag
+from enhanced_websocket_service.l0.validator import Assessment
 from enhanced_websocket_service.market.calendar import Session, TradingCalendar, iso_local
 
 from .collector import Collector
 from .data_check import DataCheck, History, usable
+from .leadership import Leadership
 from .states import ServiceState, StateChange, StateMachine
 
 log = structlog.get_logger(__name__)
@@ -56,8 +58,10 @@ class Schedule:
 class Surroundings:
     """What the lifecycles of all symbols share.
 
+    :param leadership: whether this instance is the one that collects; ``None``: there is no other.
     :param connect: opens the database, waiting a while for it; raises ``EwsError``.
     :param changed: told the symbol of every change of a state; must not block.
+    :param failed_again: told of a failure that follows another.
     """
 
     clock: Clock
@@ -66,8 +70,10 @@ class Surroundings:
     failures: Failures
     schedule: Schedule
     collector: Collector
+    leadership: Leadership | None
     connect: Callable[[], Awaitable[None]]
     changed: Callable[[str, StateChange], None]
+    failed_again: Callable[[], None]
 
 
 class Retry:
@@ -75,6 +81,11 @@ class Retry:
 
     def __init__(self) -> None:
         self._next_s = FIRST_RETRY_S
+
+    @property
+    def again(self) -> bool:
+        """Whether a failure now would follow another."""
+        return self._next_s > FIRST_RETRY_S
 
     def wait_s(self, lasted_s: float, longest_s: float = LONGEST_RETRY_S) -> float:
         """:param lasted_s: how long all went well before the failure."""
@@ -118,6 +129,8 @@ class SymbolLifecycle:
             except Exception as error:  # the border where any failure becomes a state
                 log.exception("Unexpected failure", symbol=self.symbol)
                 self.failed(sentences(f"{type(error).__name__}: {error}"))
+            if retry.again:
+                self._around.failed_again()
             wait_s = retry.wait_s(self._clock.elapsed() - began, longest_s)
             wait_s = self._clock.span(wait_s, at_least_real=1.0)
             # Before any bar closes: those cut short by the failure must say so.
@@ -135,7 +148,7 @@ class SymbolLifecycle:
             self._around.changed(self.symbol, change)
 
     async def _sessions(self) -> None:
-        await self._initialise()
+        await self._around.connect()
         while True:
             session = self._calendar.current_or_next(self._clock.now())
             if session == self._checked and session.opens <= self._clock.now():
@@ -152,6 +165,9 @@ class SymbolLifecycle:
                     ServiceState.MARKET_CLOSED,
                     f"The next session opens {self._local(session.opens)}.{self._caveat}",
                 )
+                if self._around.leadership is not None:
+                    # Between sessions there is work, too, which one instance alone does.
+                    self._around.leadership.want()
                 await self._until_near(session)
                 continue
             self._checked = session
@@ -167,9 +183,6 @@ class SymbolLifecycle:
                 f"The session of {session.day} is over; the next opens {self._local(following.opens)}.",
             )
             await self._until_near(following)
-
-    async def _initialise(self) -> None:
-        await self._around.connect()
 
     async def _until_near(self, session: Session) -> None:
         """Return ``pre_open_s`` before ``session``, the next one. Or as soon as it is not: a clock
@@ -218,10 +231,7 @@ class SymbolLifecycle:
     async def _is_usable_without_flag(self) -> bool:
         """Whether to go on by the data alone, repaired where that is due; else the state is ERROR."""
         minutes = self._schedule.startup_timeout_s / 60
-        assessment = await self.data.assess()
-        if not usable(assessment) and self.data.repair_is_due:
-            self._check_on(f"Repairing by L0 incremental: {self.data.why(assessment)}")
-            assessment = await self.data.repair()
+        assessment = await self._measured()
         if usable(assessment) or self._schedule.l0_policy == "degraded":
             log.warning(
                 "No L0 ready signal: going on by the data alone",
@@ -240,10 +250,7 @@ class SymbolLifecycle:
     async def _check_data(self) -> None:
         self._check_on("Measuring freshness and completeness of L0.")
         self._caveat = ""
-        assessment = await self.data.assess()
-        if not usable(assessment) and self.data.repair_is_due:
-            self._check_on(f"Repairing by L0 incremental: {self.data.why(assessment)}")
-            assessment = await self.data.repair()
+        assessment = await self._measured()
         if not usable(assessment) and self._schedule.l0_policy == "strict":
             raise L0Error(self.data.why(assessment))
         self.data.settle()
@@ -266,6 +273,16 @@ class SymbolLifecycle:
             missing_slots=assessment.missing_slots,
         )
 
+    async def _measured(self) -> Assessment:
+        """The data as it is, repaired where that is needed and due, and ours to do."""
+        assessment = await self.data.assess()
+        leadership = self._around.leadership
+        may_work = leadership is None or leadership.may_work
+        if not usable(assessment) and self.data.repair_is_due and may_work:
+            self._check_on(f"Repairing by L0 incremental: {self.data.why(assessment)}")
+            assessment = await self.data.repair()
+        return assessment
+
     def _check_on(self, reason: str) -> None:
         """Show what the check of the data does. ERROR stays until it has found something else."""
         if self.states.state is not ServiceState.ERROR:
@@ -275,8 +292,49 @@ class SymbolLifecycle:
         """Collect ``session``, and those that follow it without a pause; the last one."""
         lead = self._clock.span(CONNECT_LEAD_S, at_least_real=3.0)
         await self._clock.sleep_until(session.opens - lead)
-        await self._around.collector.collect(self.symbol, self._session_clock(session))
+        if await self._lead(session):
+            await self._around.collector.collect(self.symbol, self._until_over(session))
         return session if self._checked is None else self._checked
+
+    async def _lead(self, session: Session) -> bool:
+        """Wait until this instance is the one that collects; ``False``: the session ended before."""
+        if self._around.leadership is None:
+            return True
+        claiming = asyncio.create_task(self._around.leadership.claim(self._stand_by), name="claim")
+        over = asyncio.create_task(self._clock.sleep_until(session.closes), name="session-over")
+        try:
+            await asyncio.wait({claiming, over}, return_when=asyncio.FIRST_COMPLETED)
+            if claiming.done():
+                claiming.result()
+            return claiming.done()
+        finally:
+            for task in (claiming, over):
+                task.cancel()
+            await asyncio.gather(claiming, over, return_exceptions=True)
+
+    def _stand_by(self, reason: str) -> None:
+        self.change(ServiceState.READY, reason)
+
+    async def _until_over(self, session: Session) -> None:
+        """Return when the session is over. Raises ``EpochFenced`` once another instance collects."""
+        leadership = self._around.leadership
+        if leadership is None:
+            await self._session_clock(session)
+            return
+        timer = asyncio.create_task(
+            self._session_clock(session), name=f"session-clock-{self.symbol}"
+        )
+        fenced = asyncio.create_task(leadership.lost(), name=f"fenced-{self.symbol}")
+        try:
+            await asyncio.wait({timer, fenced}, return_when=asyncio.FIRST_COMPLETED)
+            if fenced.done():
+                fenced.result()
+                raise leadership.fenced()
+            timer.result()
+        finally:
+            for task in (timer, fenced):
+                task.cancel()
+            await asyncio.gather(timer, fenced, return_exceptions=True)
 
     async def _session_clock(self, session: Session) -> None:
         clock = self._clock

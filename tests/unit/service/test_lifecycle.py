@@ -11,7 +11,6 @@ from structlog.testing import capture_logs
 
 from enhanced_websocket_service.errors import (
     DatabaseUnavailable,
-    EpochFenced,
     EwsError,
     JournalError,
     L0Error,
@@ -382,17 +381,6 @@ async def test_another_cause_does_not_stay_in_the_state_while_the_flag_is_waited
         assert one.states.current.reason == "No space left on device."
         await one.clock.pass_time(10, step=5.0)
         assert "No L0 ready signal after 10 minutes" in one.states.current.reason
-
-
-async def test_a_fenced_instance_stays_out_of_the_way_whatever_fails_after() -> None:
-    async with day(OPEN + 600.0) as one:
-        await one.clock.pass_time(5)
-        assert one.states.state is ServiceState.ACTIVE
-        one.lifecycle.interrupt(EpochFenced("A newer instance collects here."))
-        one.lifecycle.interrupt(JournalError("No space left on device"))
-        await one.clock.pass_time(300, step=5.0)
-        assert one.states.state is ServiceState.ERROR
-        assert one.states.current.reason == "A newer instance collects here."
 
 
 async def test_a_database_that_stays_away_is_told_once_and_left_when_it_is_back() -> None:
