@@ -85,7 +85,7 @@ class Continuity:
             min(now, labels[-1] + 2 * _LOOK_BACK_S),
         )
         alive = None if self.epoch is None else (self.epoch, now)
-        known = spans(marks, alive)
+        known = spans(marks, alive, symbol)
         slots = (judge_slot(one, now, calendar, self._provider, known) for one in found)
         return DayContinuity(symbol, day, tuple(slots), zone=calendar.zone)
 

@@ -175,6 +175,9 @@ class View:
                 symbol: {"state": one.states.state.value, "reason": one.states.current.reason}
                 for symbol, one in self._lifecycle.symbols.items()
             },
+            "dead": {}
+            if (feed := self._lifecycle.feed) is None
+            else feed.status().dead(self.symbols),
         }
 
     def status(self) -> StatusView:
