@@ -29,6 +29,7 @@ from enhanced_websocket_service.l0.continuity import Continuity
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, iso_local
+from enhanced_websocket_service.market.hours import MarketHours
 from enhanced_websocket_service.market.reconciliation import Credits
 from enhanced_websocket_service.market.silence import SilenceProfile
 from enhanced_websocket_service.market.source import is_simulated
@@ -66,15 +67,16 @@ from .health import HealthMonitor
 from .key_health import KeyHealth
 from .leadership import Leadership
 from .ledgers import KeyLedgers
-from .lifecycle import Lifecycle, Schedule
+from .lifecycle import Lifecycle
 from .log_watch import watch_log
 from .notify import Notifier
 from .pipeline import Pipeline
 from .preflight import preflight
 from .running import Service
 from .silence_file import SilenceFile
-from .states import ServiceState, StateMachine
+from .states import ALLOWED, ANY, ServiceState, StateMachine
 from .supervisor import Supervisor
+from .symbol_lifecycle import Schedule
 from .view import View
 
 log = structlog.get_logger(__name__)
@@ -136,7 +138,8 @@ async def build_service(
     """
     metrics = Metrics()
     provider = settings.data_provider
-    calendar = settings.calendar()
+    calendars = settings.calendars()
+    hours = MarketHours(calendars)
     rest = vendor(settings, clock, metrics)
     keys = rest.keys
     database = Database(database_url, provider, clock=clock, failures=failures)
@@ -181,7 +184,7 @@ async def build_service(
         epoch = begin_epoch(settings.state_dir, known, failures)
         await _ask(look_up_last_ticks(recovery, database, settings.symbols), "the last ticks")
         pipeline = Pipeline(
-            dict.fromkeys(settings.symbols, calendar),
+            calendars,
             journal=journal,
             publish=bus.publish,
             metrics=metrics,
@@ -197,11 +200,11 @@ async def build_service(
         pipeline.seed(tick for tick in recovery.last.values() if has_happened(tick, now))
         restore(pipeline, journal, now, published, simulated=provider.simulated)
         # Before any bar closes: the one that was forming when the process died must say so.
-        collected_until = min((tick.received_at for tick in published), default=0.0)
+        collected_until = {tick.symbol: tick.received_at for tick in published}
     except BaseException:  # whatever it was, the directory must be free for the next start
         journal.close()
         raise
-    states = StateMachine(now)
+    states = StateMachine(now, allowed=ALLOWED if len(calendars) == 1 else ANY)
     flag = ReadyFlag(settings.ready_signals_dir, clock)
     limits = _limits(settings)
     hub = Hub(settings.symbols, clock, lambda: states.state.value, metrics, limits)
@@ -214,8 +217,8 @@ async def build_service(
     profile = SilenceProfile()
 
     def may_spend(purpose: str, at: float) -> bool:
-        session = calendar.current_or_next(at)
-        return planner.may_spend(purpose, at, session.closes, session.opens)
+        opening = hours.opening(at)
+        return planner.may_spend(purpose, at, opening.closes, opening.opens)
 
     async def compare(symbol: str) -> float:
         price = await rest.price(symbol, LIVENESS, retries=0)
@@ -231,7 +234,7 @@ async def build_service(
         clock,
         metrics,
         profile=profile,
-        session_at=lambda at: calendar.session_on(at) if calendar.is_open(at) else None,
+        session_at=lambda symbol, at: calendars[symbol].open_session(at),
         ask=compare,
         may_ask=lambda at: may_spend(LIVENESS, at),
         spacing=lambda at: keys.budget(at).min_interval_s,
@@ -243,8 +246,8 @@ async def build_service(
 
     def make_feed() -> Feed:
         def pace(at: float) -> float:
-            session = calendar.current_or_next(at)
-            return planner.poll_interval(at, session.closes, session.opens)
+            opening = hours.opening(at)
+            return planner.poll_interval(at, opening.closes, opening.opens)
 
         stream = StreamFeed(
             settings.twelvedata_ws_url,
@@ -262,7 +265,7 @@ async def build_service(
             clock,
             provider,
             pace,
-            is_open=calendar.is_open,
+            is_open=hours.is_open,
             metrics=metrics,
         )
         for symbol in settings.symbols:
@@ -295,20 +298,19 @@ async def build_service(
     slots = SlotStore(database)
 
     def credits_at(at: float) -> Credits:
-        session = calendar.current_or_next(at)
-        return Credits(keys.left(at), planner.plan(at, session.closes, session.opens).reserve)
+        opening = hours.opening(at)
+        return Credits(keys.left(at), planner.plan(at, opening.closes, opening.opens).reserve)
 
     reconciler = Reconciler(
         rest=rest,
         store=slots,
-        calendar=calendar,
+        calendars=calendars,
         clock=clock,
         provider=provider,
-        symbols=settings.symbols,
         publish=pipeline.on_vendor_bars,
         changeable=pipeline.changeable,
         stored=lambda timeout_s: writer.reached(journal.end.record, timeout_s),
-        may_run=lambda: states.state in RECONCILING and leadership.may_work,
+        may_run=lambda symbol: lifecycle.state_of(symbol) in RECONCILING and leadership.may_work,
         credits=credits_at,
         write_backup=history.write_backup,
         window_days=settings.l0_window_days,
@@ -364,10 +366,10 @@ async def build_service(
         failures=failures,
         mark=mark,
     )
-    continuity = Continuity(slots, calendar, clock, provider, epoch=epoch)
+    continuity = Continuity(slots, calendars, clock, provider, epoch=epoch)
     lifecycle = Lifecycle(
         clock=clock,
-        calendar=calendar,
+        calendars=calendars,
         states=states,
         flag=flag,
         collected_until=collected_until,
@@ -397,15 +399,14 @@ async def build_service(
         settings.symbols,
         settings.feed_mode,
         feed=lambda: None if lifecycle.feed is None else lifecycle.feed.status(),
-        is_open=calendar.is_open,
+        is_open=hours.is_open,
         owed=reconciler.owed,
     )
     view = View(
         clock=clock,
-        calendar=calendar,
+        calendars=calendars,
         provider=provider,
         provider_warning=settings.provider_warning,
-        symbols=settings.symbols,
         states=states,
         flag=flag,
         lifecycle=lifecycle,
@@ -471,7 +472,7 @@ async def build_service(
         liveness=liveness,
         cpu_latency=CpuLatency(settings.cpu_latency_us),
         silences=SilenceFile(profile, settings.state_dir, failures, simulated=provider.simulated),
-        calendar=calendar,
+        hours=hours,
         reconciler=reconciler,
         last_ticks=recovery.last,
         late_grace_s=settings.late_grace_s,
@@ -514,14 +515,18 @@ def restore(
     :param simulated: whose records count, the simulator's or the real ones.
     """
     # Before the last tick, not before now: its bar is due however long we were away.
-    end = min((tick.timestamp for tick in published), default=now)
-    # From a bar's open on: half a bar would be published over the whole one.
-    since = int(end - RESTORE_S) // BAR_SECONDS * BAR_SECONDS
+    since = {tick.symbol: _replayed_from(tick.timestamp) for tick in published}
+    newest = max(since.values(), default=_replayed_from(now))
     pipeline.restore(
         record
-        for record in records_since(journal.directory, since, until=now)
+        for record in records_since(journal.directory, newest, until=now, earlier=since)
         if is_simulated(source_of(record)) is simulated
     )
+
+
+def _replayed_from(instant: float) -> int:
+    """From a bar's open on: half a bar would be published over the whole one."""
+    return int(instant - RESTORE_S) // BAR_SECONDS * BAR_SECONDS
 
 
 async def _highest_epoch(database: Database) -> int:

@@ -185,17 +185,19 @@ class Pipeline:
             line.offset = 0
         self._publish(started)
 
-    def interrupted(self, start: float, end: float, symbol: str | None = None) -> None:
+    def interrupted(
+        self, start: float, end: float, symbol: str | None = None, *, afterwards: bool | None = None
+    ) -> None:
         """Nothing was collected in ``[start, end)``: bars touching it will say ``partial``.
 
-        :param symbol: only this one's feed was interrupted, and it is known afterwards: bars that were
-            published meanwhile get a revision that says so, unless the vendor's have replaced them.
+        :param symbol: only this one was interrupted; ``None``: all.
+        :param afterwards: this is known only now: bars that were published meanwhile get a revision that
+            says so, unless the vendor's have replaced them. ``None``: if a symbol is named.
         """
-        if symbol is None:
-            for line in self._lines.values():
-                line.aggregator.interrupted(start, end)
-        elif symbol in self._lines:
-            self._lines[symbol].aggregator.interrupted(start, end, published=True)
+        published = symbol is not None if afterwards is None else afterwards
+        for line in self._lines.values():
+            if symbol in (None, line.symbol):
+                line.aggregator.interrupted(start, end, published=published)
 
     def on_quotes(self, quotes: Sequence[Quote], now: float) -> None:
         """Take one batch in arrival order.
@@ -315,15 +317,17 @@ class Pipeline:
         instants = (line.aggregator.next_close() for line in self._lines.values())
         return min((at for at in instants if at is not None), default=None)
 
-    def flush_held(self) -> None:
-        """The session is over: quotes still held outside the price band were never confirmed.
+    def flush_held(self, symbol: str | None = None) -> None:
+        """The session (of ``symbol``; ``None``: of all) is over: quotes still held outside the price band
+        were never confirmed.
 
         Nor were they refuted: the bars they may belong to are partial.
         """
         before = self._before()
         rejections: list[Rejection] = []
         for line in self._lines.values():
-            rejections += line.validator.flush()
+            if symbol in (None, line.symbol):
+                rejections += line.validator.flush()
         if not rejections:
             return
         self._take([], rejections, before)

@@ -16,8 +16,8 @@ from enhanced_websocket_service.errors import EwsError
 from enhanced_websocket_service.feeds.base import FeedStatus
 from enhanced_websocket_service.feeds.liveness import Liveness, VerdictNews
 from enhanced_websocket_service.l0.reconcile import Reconciler
-from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.events import StatusChanged
+from enhanced_websocket_service.market.hours import MarketHours
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.market.verdict import is_news
 from enhanced_websocket_service.serving.hub import Hub
@@ -76,7 +76,7 @@ class Service:
         liveness: Liveness,
         cpu_latency: CpuLatency,
         silences: SilenceFile,
-        calendar: TradingCalendar,
+        hours: MarketHours,
         reconciler: Reconciler,
         last_ticks: Mapping[str, Tick],
         late_grace_s: float,
@@ -104,13 +104,16 @@ class Service:
         self._key_health = key_health
         self._cpu_latency = cpu_latency
         self._silences = silences
-        self._calendar = calendar
+        self._hours = hours
         liveness.on_news = self._on_verdict
         self._reconciler = reconciler
         self._last_ticks = last_ticks
         self._late_grace_s = late_grace_s
         self._shutdown_timeout_s = shutdown_timeout_s
         self._told: dict[str, str] = {}  # the verdicts last published: overall, and by symbol
+        self._dead: dict[
+            str, str
+        ] = {}  # of which symbols ``system_health`` says that nothing comes
         self._verdict_news = VerdictNews()
         self._started = False
 
@@ -146,7 +149,7 @@ class Service:
         self._started = True
         self._ledgers.sync()
         now = self._clock.now()
-        self._silences.load(self._calendar.local_date(now))
+        self._silences.load(self._hours.today(now))
         self._pipeline.begin_epoch(
             self._pipeline.epoch,
             {symbol: (tick.epoch, tick.offset) for symbol, tick in self._last_ticks.items()},
@@ -278,7 +281,12 @@ class Service:
 
     def _on_verdict(self) -> None:
         feed = self.lifecycle.feed
-        verdicts = _verdicts(None if feed is None else feed.status())
+        status = None if feed is None else feed.status()
+        dead = {} if status is None else status.dead(self._hub.symbols)
+        if dead.keys() != self._dead.keys():
+            self._monitor.note_dead(dead, self._clock.now())
+            self._dead = dead
+        verdicts = _verdicts(status)
         if verdicts.keys() != self._told.keys() or any(
             is_news(self._told[name], verdict) for name, verdict in verdicts.items()
         ):

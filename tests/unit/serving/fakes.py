@@ -40,10 +40,13 @@ class ManualClock:
     """A clock that stands still until told otherwise."""
 
     def __init__(self, now: float = NOON) -> None:
-        self.instant = now
+        self.instant = self._made = now
 
     def now(self) -> float:
         return self.instant
+
+    def elapsed(self) -> float:
+        return self.instant - self._made
 
     async def sleep(self, seconds: float) -> None:
         self.instant += seconds
@@ -181,8 +184,11 @@ class FakeService:
     def latest(self, symbol: str) -> Tick | None:
         return self.last.get(symbol)
 
-    def session(self) -> models.SessionView:
+    def session(self, symbol: str) -> models.SessionView:
         return session_view(self.calendar, self.now())
+
+    def today(self, symbol: str) -> date:
+        return self.calendar.local_date(self.now())
 
     async def bars(self, query: BarQuery) -> Sequence[Bar]:
         self._ask()
