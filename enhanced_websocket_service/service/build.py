@@ -61,6 +61,7 @@ from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 from enhanced_websocket_service.twelvedata.spending import LIVENESS, REPAIR
 
+from .assessment_file import AssessmentFile
 from .connections import data_servers, l0_pipeline, vendor
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
@@ -388,6 +389,7 @@ async def build_service(
         ),
         failures=failures,
         leadership=leadership,
+        kept=AssessmentFile(settings.state_dir, calendars, failures, simulated=provider.simulated),
     )
     database.on_wrong_world = lifecycle.interrupt
     if redis is not None:

@@ -142,13 +142,18 @@ class Pair:
 
 @asynccontextmanager
 async def pair(
-    dsn: str, folder: Path, *, redis_url: str | None = None, start: float = MORNING
+    dsn: str,
+    folder: Path,
+    *,
+    redis_url: str | None = None,
+    start: float = MORNING,
+    speed: float = SPEED,
 ) -> AsyncIterator[Pair]:
     """Two instances that have not been started, with the history they need in the database."""
     settings = load_settings({"PORT": "0"}).settings
     assert settings is not None
     calendar = settings.calendar()
-    clock = VirtualClock(start, SPEED, is_trading_day=calendar.is_trading_day)
+    clock = VirtualClock(start, speed, is_trading_day=calendar.is_trading_day)
     market = market_from_options(None, None, scale=1.0, seed=1, symbol="USDCOP", calendar=calendar)
     vendor = Simulator(SimulatorConfig(market=market), clock)
     await vendor.start()
