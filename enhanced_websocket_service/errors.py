@@ -8,6 +8,7 @@
     ├── InvalidTransition           a state change the table in service/states.py forbids
     ├── DataError                   a file or row that cannot be used as given
     ├── L0Error                     history is absent, stale or incomplete
+    │   └── PartlyDone              of some symbols; a command did what it could
     ├── BusUnavailable              Redis cannot be reached, or refuses; retry later
     ├── EmbeddedError               the private PostgreSQL or Valkey cannot be started or stopped
     ├── StorageError
@@ -22,6 +23,7 @@
         ├── CreditsExhausted        429; ``scope`` says minute or day
         ├── NoData                  400 "No data is available": an answer, not a fault
         ├── UnknownSymbol           404 without a plan's wording
+        ├── UnfitPrices             too large or too small for the tables
         └── BadRequest              any other 4xx: our request is wrong
 
 Messages name what failed, where, and what to do. They never contain a key or a password.
@@ -57,6 +59,14 @@ class DataError(EwsError):
 
 class L0Error(EwsError):
     """The historical data is absent, stale or incomplete."""
+
+
+class PartlyDone(L0Error):
+    """A command over several symbols failed for some of them; ``results`` are those of the others."""
+
+    def __init__(self, message: str, results: tuple[object, ...]) -> None:
+        self.results = results
+        super().__init__(message)
 
 
 class BusUnavailable(EwsError):
@@ -96,6 +106,10 @@ class WrongWorld(ConfigurationError, StorageError):
 
 class VendorError(EwsError):
     """The vendor answered with an error, or not at all."""
+
+
+class UnfitPrices(VendorError):
+    """The vendor's prices of a symbol are too large or too small for the tables; nothing mends that."""
 
 
 class VendorUnavailable(VendorError):

@@ -29,6 +29,11 @@ class RedisNames:
         return f"{self.prefix}ews:epoch"
 
     @property
+    def collector(self) -> str:
+        """Which instance collects, while it does: JSON with ``owner``, ``name`` and ``epoch``."""
+        return f"{self.prefix}ews:collector"
+
+    @property
     def world(self) -> str:
         """``real`` or ``simulated``: whose prices stand under the names with this prefix."""
         return f"{self.prefix}ews:world"

@@ -7,7 +7,7 @@ so that the vendor's socket is paused instead of memory growing.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol, Self
 
 import msgspec
@@ -96,6 +96,10 @@ class Feed(Protocol):
     """Quotes in the order of their arrival, for ever, until closed. One consumer at a time."""
 
     def __aiter__(self) -> Batches: ...
+
+    def set_symbols(self, symbols: Collection[str]) -> None:
+        """Collect exactly these from now on."""
+        ...
 
     def status(self) -> FeedStatus:
         """A snapshot; cheap, never blocks."""

@@ -15,7 +15,7 @@ Every symbol has one owner at a time, and only the owner's quotes pass:
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from time import monotonic
 from typing import Literal
 
@@ -62,6 +62,7 @@ class FailoverFeed(BackgroundFeed):
             raise ConfigurationError(f"FEED_MODE={mode} lacks the feed it names.")
         self._metrics = metrics
         self._on_rest: set[str] = set()
+        self._wanted: frozenset[str] | None = None  # None: all
         self._last_streamed: dict[str, tuple[int, float, float | None, float | None]] = {}
         self._last_streamed_at: dict[str, float] = {}
         self._outages: dict[str, FeedGap] = {}  # end: not known yet
@@ -77,6 +78,11 @@ class FailoverFeed(BackgroundFeed):
             else:
                 self._polling.on_answer = self._stream.liveness.polled
             self._share_out()
+
+    def set_symbols(self, symbols: Collection[str]) -> None:
+        """Deliver these alone from now on, and poll no others."""
+        self._wanted = frozenset(symbols)
+        self._share_out()
 
     @property
     def on_rest(self) -> frozenset[str]:
@@ -146,12 +152,19 @@ class FailoverFeed(BackgroundFeed):
             self._keep(self._from_polling(polling.take_rest()))
 
     def _from_polling(self, batch: list[Quote]) -> list[Quote]:
-        return [quote for quote in batch if quote.symbol in self._on_rest]
+        return [
+            quote for quote in batch if quote.symbol in self._on_rest and self._wants(quote.symbol)
+        ]
+
+    def _wants(self, symbol: str) -> bool:
+        return self._wanted is None or symbol in self._wanted
 
     def _from_stream(self, batch: list[Quote], connected: bool) -> list[Quote]:
         passed: list[Quote] = []
         for quote in batch:
             symbol = quote.symbol
+            if not self._wants(symbol):
+                continue
             if quote.raw or not math.isfinite(quote.price):
                 passed.append(quote)
                 continue
@@ -198,7 +211,7 @@ class FailoverFeed(BackgroundFeed):
 
     def _share_out(self) -> None:
         if self._polling is not None:
-            self._polling.set_symbols(self._on_rest)
+            self._polling.set_symbols({one for one in self._on_rest if self._wants(one)})
             if self._stream is not None:
                 self._stream.liveness.covered = frozenset(self._on_rest)
 

@@ -65,7 +65,7 @@ class VerdictNews:
 class Liveness:
     """Judges ``symbols`` on behalf of the stream.
 
-    :param session_at: the session that is open at an instant, or ``None``.
+    :param session_at: the session of a symbol that is open at an instant, or ``None``.
     :param ask: the vendor's REST price of a symbol; raises ``VendorError``. ``None``: there is no
         REST, silence alone decides.
     :param may_ask: whether a credit may be spent on comparing at an instant.
@@ -79,12 +79,11 @@ class Liveness:
         metrics: Metrics,
         *,
         profile: SilenceProfile | None = None,
-        session_at: Callable[[float], Session | None] = always_open,
+        session_at: Callable[[str, float], Session | None] = lambda _, at: always_open(at),
         ask: Callable[[str], Awaitable[float]] | None = None,
         may_ask: Callable[[float], bool] = lambda _: True,
         spacing: Callable[[float], float] = lambda _: 0.0,
     ) -> None:
-        self.session_at = session_at
         self.covered: Collection[str] = ()
         """Symbols that are polled anyway: their polled prices are compared, no credit is spent."""
         self.on_news: Callable[[], None] | None = None
@@ -96,14 +95,11 @@ class Liveness:
         self._spacing = spacing
         self._news = VerdictNews()
         profile = SilenceProfile() if profile is None else profile
-        self.judges = {one: SymbolJudge(one, profile, session_at) for one in symbols}
+        self.judges = {one: SymbolJudge(one, profile, partial(session_at, one)) for one in symbols}
         for symbol, judge in self.judges.items():
             judge.on_change = self._changed
             self._show(judge)
             metrics.feed_silence.labels(symbol).set_function(partial(self._silence, judge))
-
-    def is_open(self, at: float) -> bool:
-        return self.session_at(at) is not None
 
     def shown(self) -> tuple[SymbolVerdict, ...]:
         """Everything worth telling of every symbol, now."""

@@ -2,12 +2,16 @@
 
 import asyncio
 import gc
+import os
+import socket
+import time
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 import structlog
 
 from enhanced_websocket_service.bus.base import Bus
+from enhanced_websocket_service.bus.collector import RedisCollector
 from enhanced_websocket_service.bus.leases import RedisKeyLeases
 from enhanced_websocket_service.bus.memory import MemoryBus
 from enhanced_websocket_service.bus.names import SIMULATED_PREFIX, RedisNames
@@ -24,7 +28,8 @@ from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.l0.continuity import Continuity
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
-from enhanced_websocket_service.market.calendar import BAR_SECONDS
+from enhanced_websocket_service.market.calendar import BAR_SECONDS, iso_local
+from enhanced_websocket_service.market.hours import MarketHours
 from enhanced_websocket_service.market.reconciliation import Credits
 from enhanced_websocket_service.market.silence import SilenceProfile
 from enhanced_websocket_service.market.source import is_simulated
@@ -35,32 +40,44 @@ from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.settings import Settings
-from enhanced_websocket_service.storage.epochs import begin_epoch
+from enhanced_websocket_service.storage.epochs import (
+    EPOCH_IN_JOURNAL,
+    JOURNAL_ALONE,
+    KnownEpochs,
+    begin_epoch,
+    highest_epoch,
+    impossible,
+)
+from enhanced_websocket_service.storage.fence import Fence
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import Recovery, records_since, recover
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.records import source_of
 from enhanced_websocket_service.storage.slot_store import SlotStore
 from enhanced_websocket_service.storage.stream_store import StreamStore
+from enhanced_websocket_service.storage.tenure import Tenure
 from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 from enhanced_websocket_service.twelvedata.spending import LIVENESS, REPAIR
 
+from .assessment_file import AssessmentFile
 from .connections import data_servers, l0_pipeline, vendor
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
 from .key_health import KeyHealth
+from .leadership import Leadership
 from .ledgers import KeyLedgers
-from .lifecycle import Lifecycle, Schedule
+from .lifecycle import Lifecycle
 from .log_watch import watch_log
 from .notify import Notifier
 from .pipeline import Pipeline
 from .preflight import preflight
 from .running import Service
 from .silence_file import SilenceFile
-from .states import ServiceState, StateMachine
+from .states import ALLOWED, ANY, ServiceState, StateMachine
 from .supervisor import Supervisor
+from .symbol_lifecycle import Schedule
 from .vendor_clock import VendorClock
 from .view import View
 
@@ -127,7 +144,8 @@ async def build_service(
     metrics = Metrics()
     clock = VendorClock(machine, failures, metrics, virtual=settings.virtual_clock is not None)
     provider = settings.data_provider
-    calendar = settings.calendar()
+    calendars = settings.calendars()
+    hours = MarketHours(calendars)
     rest = vendor(settings, clock, metrics)
     keys = rest.keys
     database = Database(database_url, provider, clock=clock, failures=failures)
@@ -150,21 +168,29 @@ async def build_service(
     try:
         # One process at a time has the journal: named after it, the lease of one that was killed is ours.
         owner = str(journal.journal_id)
-        leases = None if redis_url is None else RedisKeyLeases(redis_url, owner=owner, names=names)
+        leases = (
+            None
+            if redis_url is None
+            else RedisKeyLeases(redis_url, owner=owner, names=names, failures=failures)
+        )
         recovery = recover(journal.directory, settings.symbols)
         recovery.keep(provider.world)  # invented prices must not touch real ones
         if redis is not None:
             # Before the database, whose schema would be brought up to date for nothing.
             await _ask(redis.check_world(), "whose prices it holds")
-        epoch = begin_epoch(
-            settings.state_dir,
-            recovery.highest_epoch,
-            await _ask(_highest_epoch(database), "its highest epoch"),
-            None if redis is None else await _ask(redis.highest_epoch(), "its highest epoch"),
+        tenure = Tenure(settings.state_dir, journal, failures)
+        if recovery.impossible_epoch is not None:
+            failures.failed(EPOCH_IN_JOURNAL, impossible(recovery.impossible_epoch, JOURNAL_ALONE))
+        known = KnownEpochs(
+            journal=recovery.highest_epoch,
+            database=await _ask(_highest_epoch(database), "its highest epoch"),
+            redis=None if redis is None else await _ask(redis.highest_epoch(), "its highest epoch"),
         )
+        own_epoch = max(recovery.highest_epoch, highest_epoch(settings.state_dir))
+        epoch = begin_epoch(settings.state_dir, known, failures)
         await _ask(look_up_last_ticks(recovery, database, settings.symbols), "the last ticks")
         pipeline = Pipeline(
-            dict.fromkeys(settings.symbols, calendar),
+            calendars,
             journal=journal,
             publish=bus.publish,
             metrics=metrics,
@@ -182,11 +208,11 @@ async def build_service(
         pipeline.seed(tick for tick in recovery.last.values() if has_happened(tick, now))
         restore(pipeline, journal, now, published, simulated=provider.simulated)
         # Before any bar closes: the one that was forming when the process died must say so.
-        collected_until = min((tick.received_at for tick in published), default=0.0)
+        collected_until = {tick.symbol: tick.received_at for tick in published}
     except BaseException:  # whatever it was, the directory must be free for the next start
         journal.close()
         raise
-    states = StateMachine(now)
+    states = StateMachine(now, allowed=ALLOWED if len(calendars) == 1 else ANY)
     flag = ReadyFlag(settings.ready_signals_dir, clock)
     limits = _limits(settings)
     hub = Hub(settings.symbols, clock, lambda: states.state.value, metrics, limits)
@@ -199,8 +225,8 @@ async def build_service(
     profile = SilenceProfile()
 
     def may_spend(purpose: str, at: float) -> bool:
-        session = calendar.current_or_next(at)
-        return planner.may_spend(purpose, at, session.closes, session.opens)
+        opening = hours.opening(at)
+        return planner.may_spend(purpose, at, opening.closes, opening.opens)
 
     async def compare(symbol: str) -> float:
         price = await rest.price(symbol, LIVENESS, retries=0)
@@ -216,7 +242,7 @@ async def build_service(
         clock,
         metrics,
         profile=profile,
-        session_at=lambda at: calendar.session_on(at) if calendar.is_open(at) else None,
+        session_at=lambda symbol, at: calendars[symbol].open_session(at),
         ask=compare,
         may_ask=lambda at: may_spend(LIVENESS, at),
         spacing=lambda at: keys.budget(at).min_interval_s,
@@ -228,8 +254,8 @@ async def build_service(
 
     def make_feed() -> Feed:
         def pace(at: float) -> float:
-            session = calendar.current_or_next(at)
-            return planner.poll_interval(at, session.closes, session.opens)
+            opening = hours.opening(at)
+            return planner.poll_interval(at, opening.closes, opening.opens)
 
         stream = StreamFeed(
             settings.twelvedata_ws_url,
@@ -247,7 +273,7 @@ async def build_service(
             clock,
             provider,
             pace,
-            is_open=calendar.is_open,
+            is_open=hours.is_open,
             metrics=metrics,
         )
         for symbol in settings.symbols:
@@ -271,6 +297,7 @@ async def build_service(
         database,
         epoch=epoch,
         symbols=settings.symbols,
+        tenure=tenure,
         keep_s=settings.journal_keep_hours * 3600,
         keep_bytes=settings.journal_keep_mb * 1024 * 1024,
         metrics=metrics,
@@ -279,20 +306,19 @@ async def build_service(
     slots = SlotStore(database)
 
     def credits_at(at: float) -> Credits:
-        session = calendar.current_or_next(at)
-        return Credits(keys.left(at), planner.plan(at, session.closes, session.opens).reserve)
+        opening = hours.opening(at)
+        return Credits(keys.left(at), planner.plan(at, opening.closes, opening.opens).reserve)
 
     reconciler = Reconciler(
         rest=rest,
         store=slots,
-        calendar=calendar,
+        calendars=calendars,
         clock=clock,
         provider=provider,
-        symbols=settings.symbols,
         publish=pipeline.on_vendor_bars,
         changeable=pipeline.changeable,
         stored=lambda timeout_s: writer.reached(journal.end.record, timeout_s),
-        may_run=lambda: states.state in RECONCILING,
+        may_run=lambda symbol: lifecycle.state_of(symbol) in RECONCILING and leadership.may_work,
         credits=credits_at,
         write_backup=history.write_backup,
         window_days=settings.l0_window_days,
@@ -307,9 +333,51 @@ async def build_service(
             if part is not None and part.wrong_world is not None:
                 raise part.wrong_world
 
+    async def go_on_under(epoch: int) -> None:
+        """Another instance has collected meanwhile: the stream goes on after its last tick."""
+        known: dict[str, tuple[int, int]] = {}
+        for symbol in settings.symbols:
+            stored = await _ask(database.ticks(symbol, limit=1), "the last tick") or []
+            last = [*stored, *(t for t in (recovery.last.get(symbol),) if t is not None)]
+            places = [(tick.epoch, tick.offset) for tick in last]
+            if (offset := pipeline.offsets[symbol]) > 0:
+                places.append((pipeline.epoch, offset))
+            if places:
+                known[symbol] = max(places)
+        pipeline.begin_epoch(epoch, known)
+        monitor.epoch = continuity.epoch = epoch
+
+    instance = _instance_name()
+    fence = Fence(
+        database_url,
+        settings.symbols,
+        owner=journal.journal_id,
+        name=instance,
+        world=provider.world,
+    )
+    mark = None
+    if redis_url is not None:
+        mark = RedisCollector(
+            redis_url, owner=fence.owner, name=instance, failures=failures, names=names
+        )
+    leadership = Leadership(
+        fence=fence,
+        tenure=tenure,
+        journal=journal,
+        reachable=lambda: database.connected,
+        epoch=epoch,
+        known=own_epoch,
+        next_epoch=lambda highest: begin_epoch(
+            settings.state_dir, KnownEpochs(database=highest), failures
+        ),
+        begin_epoch=go_on_under,
+        failures=failures,
+        mark=mark,
+    )
+    continuity = Continuity(slots, calendars, clock, provider, epoch=epoch)
     lifecycle = Lifecycle(
         clock=clock,
-        calendar=calendar,
+        calendars=calendars,
         states=states,
         flag=flag,
         collected_until=collected_until,
@@ -327,6 +395,8 @@ async def build_service(
             l0_policy=settings.l0_policy,
         ),
         failures=failures,
+        leadership=leadership,
+        kept=AssessmentFile(settings.state_dir, calendars, failures, simulated=provider.simulated),
     )
     database.on_wrong_world = lifecycle.interrupt
     if redis is not None:
@@ -338,15 +408,14 @@ async def build_service(
         settings.symbols,
         settings.feed_mode,
         feed=lambda: None if lifecycle.feed is None else lifecycle.feed.status(),
-        is_open=calendar.is_open,
+        is_open=hours.is_open,
         owed=reconciler.owed,
     )
     view = View(
         clock=clock,
-        calendar=calendar,
+        calendars=calendars,
         provider=provider,
         provider_warning=settings.provider_warning,
-        symbols=settings.symbols,
         states=states,
         flag=flag,
         lifecycle=lifecycle,
@@ -361,7 +430,7 @@ async def build_service(
         key_health=key_health,
         planner=planner,
         stream=StreamStore(database),
-        continuity=Continuity(slots, calendar, clock, provider, epoch=epoch),
+        continuity=continuity,
         reconciler=reconciler,
         liveness=liveness,
         failures=failures,
@@ -397,6 +466,9 @@ async def build_service(
         database=database,
         journal=journal,
         writer=writer,
+        fence=fence,
+        leadership=leadership,
+        mark=mark,
         pipeline=pipeline,
         lifecycle=lifecycle,
         monitor=monitor,
@@ -409,7 +481,7 @@ async def build_service(
         liveness=liveness,
         cpu_latency=CpuLatency(settings.cpu_latency_us),
         silences=SilenceFile(profile, settings.state_dir, failures, simulated=provider.simulated),
-        calendar=calendar,
+        hours=hours,
         reconciler=reconciler,
         last_ticks=recovery.last,
         late_grace_s=settings.late_grace_s,
@@ -422,6 +494,12 @@ def _redis_names(settings: Settings) -> RedisNames:
     """Plain names for real prices, and in a private server; invented ones stand apart in a given Redis."""
     given = settings.redis_url is not None
     return RedisNames(SIMULATED_PREFIX if given and settings.data_provider.simulated else "")
+
+
+def _instance_name() -> str:
+    """What people call this process: on two machines there may be two of the same number."""
+    started = iso_local(int(time.time()))  # real time: it is compared with what the machine tells
+    return f"{socket.gethostname()} (process {os.getpid()}, started {started})"
 
 
 def has_happened(tick: Tick, now: float) -> bool:

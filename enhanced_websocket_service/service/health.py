@@ -79,7 +79,7 @@ class HealthMonitor:
         self._asked_redis = None if ping_redis is None else _Part(ping_redis)
         self._details = details
         self._interval_s = interval_s
-        self._epoch = epoch
+        self.epoch = epoch
         self._failures = failures or Failures(clock)
         self._rows: deque[_Row] = deque(maxlen=MAX_PENDING_ROWS)
         self._wake = asyncio.Event()
@@ -132,7 +132,7 @@ class HealthMonitor:
 
     def _stamp(self, at: float) -> dict[str, Any]:
         """When, by the service's clock, and which process: the proof of continuity reads both."""
-        return {"at": iso_local(at), "epoch": self._epoch}
+        return {"at": iso_local(at), "epoch": self.epoch}
 
     async def write_pending(self) -> None:
         """Write the queued rows; what the database refuses now stays queued."""

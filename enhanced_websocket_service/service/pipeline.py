@@ -172,29 +172,35 @@ class Pipeline:
             elif isinstance(record, BarUpdate):
                 line.aggregator.resume(record.bar)
 
-    def begin_epoch(self, now: float, previous: Mapping[str, tuple[int, int]]) -> None:
-        """Journal and announce the epoch of this process.
+    def begin_epoch(self, epoch: int, previous: Mapping[str, tuple[int, int]]) -> None:
+        """Journal and announce an epoch: offsets begin again at 1.
 
         :param previous: by symbol, the last epoch and its last offset, where known.
+        :raises JournalError: the epoch before goes on.
         """
         started = [
-            EpochStarted(symbol, self.epoch, *previous.get(symbol, (None, None)))
+            EpochStarted(symbol, epoch, *previous.get(symbol, (None, None)))
             for symbol in self._lines
         ]
         self._journal.append(started)
+        self.epoch = epoch
+        for line in self._lines.values():
+            line.offset = 0
         self._publish(started)
 
-    def interrupted(self, start: float, end: float, symbol: str | None = None) -> None:
+    def interrupted(
+        self, start: float, end: float, symbol: str | None = None, *, afterwards: bool | None = None
+    ) -> None:
         """Nothing was collected in ``[start, end)``: bars touching it will say ``partial``.
 
-        :param symbol: only this one's feed was interrupted, and it is known afterwards: bars that were
-            published meanwhile get a revision that says so, unless the vendor's have replaced them.
+        :param symbol: only this one was interrupted; ``None``: all.
+        :param afterwards: this is known only now: bars that were published meanwhile get a revision that
+            says so, unless the vendor's have replaced them. ``None``: if a symbol is named.
         """
-        if symbol is None:
-            for line in self._lines.values():
-                line.aggregator.interrupted(start, end)
-        elif symbol in self._lines:
-            self._lines[symbol].aggregator.interrupted(start, end, published=True)
+        published = symbol is not None if afterwards is None else afterwards
+        for line in self._lines.values():
+            if symbol in (None, line.symbol):
+                line.aggregator.interrupted(start, end, published=published)
 
     def clock_set(self, before: float, after: float) -> None:
         """The clock was at ``before`` when it was set to ``after``, or what it rests on was set.
@@ -330,15 +336,17 @@ class Pipeline:
         instants = (line.aggregator.next_close() for line in self._lines.values())
         return min((at for at in instants if at is not None), default=None)
 
-    def flush_held(self) -> None:
-        """The session is over: quotes still held outside the price band were never confirmed.
+    def flush_held(self, symbol: str | None = None) -> None:
+        """The session (of ``symbol``; ``None``: of all) is over: quotes still held outside the price band
+        were never confirmed.
 
         Nor were they refuted: the bars they may belong to are partial.
         """
         before = self._before()
         rejections: list[Rejection] = []
         for line in self._lines.values():
-            rejections += line.validator.flush()
+            if symbol in (None, line.symbol):
+                rejections += line.validator.flush()
         if not rejections:
             return
         self._take([], rejections, before)

@@ -8,18 +8,20 @@ from time import monotonic
 import structlog
 
 from enhanced_websocket_service.bus.base import Bus
+from enhanced_websocket_service.bus.collector import RedisCollector
 from enhanced_websocket_service.bus.leases import RedisKeyLeases
 from enhanced_websocket_service.bus.redis import RedisBus
-from enhanced_websocket_service.errors import EpochFenced, EwsError
+from enhanced_websocket_service.errors import EwsError
 from enhanced_websocket_service.feeds.base import FeedStatus
 from enhanced_websocket_service.feeds.liveness import Liveness, VerdictNews
 from enhanced_websocket_service.l0.reconcile import Reconciler
-from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.events import StatusChanged
+from enhanced_websocket_service.market.hours import MarketHours
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.market.verdict import is_news
 from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.server import ApiServer
+from enhanced_websocket_service.storage.fence import Fence
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.writer import JournalWriter
@@ -29,6 +31,7 @@ from enhanced_websocket_service.twelvedata.rest import RestClient
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
 from .key_health import KeyHealth
+from .leadership import Leadership
 from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle
 from .pipeline import Pipeline
@@ -58,6 +61,9 @@ class Service:
         database: Database,
         journal: Journal,
         writer: JournalWriter,
+        fence: Fence,
+        leadership: Leadership,
+        mark: RedisCollector | None,
         pipeline: Pipeline,
         lifecycle: Lifecycle,
         monitor: HealthMonitor,
@@ -70,7 +76,7 @@ class Service:
         liveness: Liveness,
         cpu_latency: CpuLatency,
         silences: SilenceFile,
-        calendar: TradingCalendar,
+        hours: MarketHours,
         reconciler: Reconciler,
         last_ticks: Mapping[str, Tick],
         late_grace_s: float,
@@ -86,6 +92,9 @@ class Service:
         self._database = database
         self._journal = journal
         self._writer = writer
+        self._fence = fence
+        self._leadership = leadership
+        self._mark = mark
         self._pipeline = pipeline
         self._monitor = monitor
         self._supervisor = supervisor
@@ -95,7 +104,7 @@ class Service:
         self._key_health = key_health
         self._cpu_latency = cpu_latency
         self._silences = silences
-        self._calendar = calendar
+        self._hours = hours
         liveness.on_news = self._on_verdict
         self._reconciler = reconciler
         self._last_ticks = last_ticks
@@ -107,7 +116,6 @@ class Service:
         ] = {}  # of which symbols ``system_health`` says that nothing comes
         self._verdict_news = VerdictNews()
         self._started = False
-        self._fenced = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then drain within the shutdown time-out.
@@ -141,16 +149,18 @@ class Service:
         self._started = True
         self._ledgers.sync()
         now = self._clock.now()
-        self._silences.load(self._calendar.local_date(now))
+        self._silences.load(self._hours.today(now))
         self._pipeline.begin_epoch(
-            now, {symbol: (tick.epoch, tick.offset) for symbol, tick in self._last_ticks.items()}
+            self._pipeline.epoch,
+            {symbol: (tick.epoch, tick.offset) for symbol, tick in self._last_ticks.items()},
         )
         self.on_state(self.lifecycle.current)
         start = self._supervisor.start
         start("api", self._watch_api)
         start("clock", self._watch_clock)
         start("journal", self._journal.run)
-        start("writer", self._write)
+        start("writer", self._writer.run)
+        start("leadership", self._leadership.run)
         if self._redis is not None:
             start("redis", self._redis.run)
         if self._leases is not None:
@@ -187,8 +197,11 @@ class Service:
             async with asyncio.timeout(left(0.5)):
                 if self._leases is not None:
                     await self._leases.close()
+                if self._mark is not None:
+                    await self._mark.close()
                 if self._redis is not None:
                     await self._redis.close()
+        await self._fence.close(left(0.2))
         await self._database.close(left(0.5))
         try:
             self._journal.close()
@@ -223,13 +236,18 @@ class Service:
         self._silences.save()
         # A database that was never reached, or is another's by now, takes nothing any more.
         database = self._database
-        hopeless = self._fenced or not database.connected or database.wrong_world is not None
+        hopeless = not database.connected or database.wrong_world is not None
         if not await self._writer.drain(0.0 if hopeless else left(0.5)):
             log.warning(
                 "Not everything journaled is in PostgreSQL yet; the next start writes the rest",
                 records=self._writer.lag_records,
             )
         await self._supervisor.stop("writer", left(0.3))
+        # Only now: what was drained was stored because the fence was ours.
+        await self._supervisor.stop("leadership", left(0.2))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left(0.3)):
+                await self._leadership.release()
         try:
             async with asyncio.timeout(left(0.2)):
                 await self._monitor.write_pending()
@@ -288,14 +306,6 @@ class Service:
         # Collecting goes on, but nobody could see it: the state and the log must say so.
         self.lifecycle.interrupt(EwsError("The API server ended by itself."))
         await asyncio.Event().wait()
-
-    async def _write(self) -> None:
-        try:
-            await self._writer.run()
-        except EpochFenced as error:
-            self._fenced = True
-            self.lifecycle.interrupt(error)
-            await asyncio.Event().wait()
 
 
 def _by_symbol(status: FeedStatus) -> dict[str, str]:

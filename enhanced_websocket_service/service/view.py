@@ -13,10 +13,12 @@ from enhanced_websocket_service.feeds.base import FeedStatus
 from enhanced_websocket_service.feeds.liveness import Liveness
 from enhanced_websocket_service.l0.continuity import Continuity
 from enhanced_websocket_service.l0.continuity_page import summary_dict
-from enhanced_websocket_service.l0.readiness import ReadyFlag
+from enhanced_websocket_service.l0.readiness import FlagState, ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
+from enhanced_websocket_service.l0.validator import Assessment
 from enhanced_websocket_service.market.bar import INTERVALS, Bar
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar, iso_local
+from enhanced_websocket_service.market.hours import MarketHours
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.market.verdict import SymbolVerdict
@@ -37,6 +39,7 @@ from enhanced_websocket_service.serving.models import (
     StateInfo,
     StatusView,
     StorageStatus,
+    SymbolStatus,
     SymbolVerdictView,
     VerdictChange,
 )
@@ -67,10 +70,9 @@ class View:
         self,
         *,
         clock: Clock,
-        calendar: TradingCalendar,
+        calendars: Mapping[str, TradingCalendar],
         provider: Provider,
         provider_warning: str | None,
-        symbols: Sequence[str],
         states: StateMachine,
         flag: ReadyFlag,
         lifecycle: Lifecycle,
@@ -90,9 +92,10 @@ class View:
         liveness: Liveness,
         failures: Failures,
     ) -> None:
-        self.symbols = tuple(symbols)
+        self.symbols = tuple(calendars)
         self._clock = clock
-        self._calendar = calendar
+        self._calendars = calendars
+        self._hours = MarketHours(calendars)
         self._provider = provider
         self._provider_warning = provider_warning
         self._states = states
@@ -121,8 +124,11 @@ class View:
     def service_state(self) -> str:
         return self._states.state.value
 
-    def session(self) -> SessionView:
-        return session_view(self._calendar, self.now())
+    def session(self, symbol: str) -> SessionView:
+        return session_view(self._calendars[symbol], self.now())
+
+    def today(self, symbol: str) -> date:
+        return self._calendars[symbol].local_date(self.now())
 
     def latest(self, symbol: str) -> Tick | None:
         return self._bus.latest(symbol)
@@ -139,7 +145,7 @@ class View:
             feed=FeedHealth(
                 connected=status is not None and status.verdict != "dead",
                 expected=self._states.state is ServiceState.ACTIVE
-                and self._calendar.is_open(self.now()),
+                and self._hours.is_open(self.now()),
                 verdict="closed" if status is None else status.verdict,
                 evidence=None if status is None else status.detail,
             ),
@@ -165,6 +171,10 @@ class View:
             "reconciliation": self._reconciler.status(),
             "failures": [_failure_sentence(one) for one in self._failures.present],
             "keys": self._key_health.problems(),
+            "symbols": {
+                symbol: {"state": one.states.state.value, "reason": one.states.current.reason}
+                for symbol, one in self._lifecycle.symbols.items()
+            },
             "dead": {}
             if (feed := self._lifecycle.feed) is None
             else feed.status().dead(self.symbols),
@@ -196,6 +206,7 @@ class View:
             ),
             state=_state_info(self._states.current),
             history=[_state_info(change) for change in self._states.history],
+            symbols=self._symbols_status(now),
             storage=StorageStatus(
                 database_connected=self._monitor.database.connected,
                 redis_connected=self._monitor.redis.connected,
@@ -272,6 +283,7 @@ class View:
                     final=slot.final,
                     grade=slot.grade,
                     reason=slot.reason,
+                    timezone=found.zone.key,
                 )
                 for slot in found.slots
             ],
@@ -295,29 +307,20 @@ class View:
         return {one.symbol: _symbol_verdict(one, sources.get(one.symbol)) for one in shown}
 
     def _l0(self, now: float) -> L0Status:
+        lifecycle = self._lifecycle
+        return _l0_status(self._flag.read(), lifecycle.assessment, lifecycle.assessed_at, now)
+
+    def _symbols_status(self, now: float) -> dict[str, SymbolStatus]:
         flag = self._flag.read()
-        found = self._lifecycle.assessment
-        if found is None:
-            return L0Status(
-                ready_signal_exists=flag.exists,
-                data_freshness_hours=None,
-                completeness_percentage=None,
-                is_fresh=False,
-                is_complete=False,
-                reason=flag.problem or "Not measured yet.",
+        return {
+            symbol: SymbolStatus(
+                state=_state_info(one.states.current),
+                history=[_state_info(change) for change in one.states.history],
+                l0=_l0_status(flag, one.data.assessment, one.data.assessed_at, now),
+                market_session=session_view(self._calendars[symbol], now),
             )
-        hours = None if found.last_bar_end is None else (now - found.last_bar_end) / 3600
-        return L0Status(
-            ready_signal_exists=flag.exists,
-            data_freshness_hours=None if hours is None else round(hours, 2),
-            completeness_percentage=round(found.completeness_percentage, 2),
-            is_fresh=found.is_fresh,
-            is_complete=found.is_complete,
-            missing_slots=found.missing_slots,
-            last_bar=None if found.last_bar_end is None else found.last_bar_end - BAR_SECONDS,
-            checked_at=self._lifecycle.assessed_at,
-            reason=flag.problem or (" ".join(found.reasons) or None),
-        )
+            for symbol, one in self._lifecycle.symbols.items()
+        }
 
     def _key_usage(self, now: float) -> ApiKeyUsage:
         shown = self._keys.snapshot(now)
@@ -331,9 +334,9 @@ class View:
         )
 
     def _credits(self, now: float) -> dict[str, object]:
-        session = self._calendar.current_or_next(now)
-        zone = self._calendar.zone
-        return self._planner.show(now, session.closes, session.opens, zone)
+        opening = self._hours.opening(now)
+        zone = self._calendars[self.symbols[0]].zone
+        return self._planner.show(now, opening.closes, opening.opens, zone)
 
     def _bound(self, end: float | None) -> float:
         """The API's ends are exclusive, the database's inclusive.
@@ -345,6 +348,32 @@ class View:
 
     def _uptime(self) -> int:
         return int(time.monotonic() - self._started)
+
+
+def _l0_status(
+    flag: FlagState, found: Assessment | None, checked_at: float | None, now: float
+) -> L0Status:
+    if found is None:
+        return L0Status(
+            ready_signal_exists=flag.exists,
+            data_freshness_hours=None,
+            completeness_percentage=None,
+            is_fresh=False,
+            is_complete=False,
+            reason=flag.problem or "Not measured yet.",
+        )
+    hours = None if found.last_bar_end is None else (now - found.last_bar_end) / 3600
+    return L0Status(
+        ready_signal_exists=flag.exists,
+        data_freshness_hours=None if hours is None else round(hours, 2),
+        completeness_percentage=round(found.completeness_percentage, 2),
+        is_fresh=found.is_fresh,
+        is_complete=found.is_complete,
+        missing_slots=found.missing_slots,
+        last_bar=None if found.last_bar_end is None else found.last_bar_end - BAR_SECONDS,
+        checked_at=checked_at,
+        reason=flag.problem or (" ".join(found.reasons) or None),
+    )
 
 
 def _state_info(change: StateChange) -> StateInfo:

@@ -5,8 +5,9 @@ service fills the models that ``views.py`` names; the API adds ``timestamp`` and
 """
 
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema, field_serializer
 
 from enhanced_websocket_service.market.calendar import iso_local
 from enhanced_websocket_service.market.source import World
@@ -145,8 +146,10 @@ class L0Status(View):
 
 
 class SessionView(View):
-    """Where the market stands. Minutes are rounded up; what does not apply is ``null``."""
+    """Where the market stands, in its own zone. Minutes are rounded up; what does not apply is ``null``."""
 
+    calendar: str
+    timezone: str
     status: Literal["open", "closed"]
     is_trading_day: bool
     holiday: str | None
@@ -156,6 +159,13 @@ class SessionView(View):
     next_session_start: Instant
     next_session_end: Instant
     minutes_until_open: int | None
+
+    @field_serializer(
+        *("current_session_start", "current_session_end"),
+        *("next_session_start", "next_session_end"),
+    )
+    def _local(self, instant: float | None) -> str | None:
+        return None if instant is None else iso_local(instant, ZoneInfo(self.timezone))
 
 
 class KeyView(View):
@@ -306,6 +316,15 @@ class FailureView(View):
     times: int
 
 
+class SymbolStatus(View):
+    """A symbol on its own: its state and why, its history's foundation, and where its market stands."""
+
+    state: StateInfo
+    history: list[StateInfo] = []
+    l0: L0Status
+    market_session: SessionView
+
+
 class StatusView(View):
     """All of ``/status`` but what the API knows itself (clients, positions, session, version)."""
 
@@ -315,7 +334,9 @@ class StatusView(View):
     api_key_usage: ApiKeyUsage
     realtime_collection: RealtimeCollection
     state: StateInfo
+    """Of the service: that of the symbol which is furthest, ``active`` before all."""
     history: list[StateInfo] = []
+    symbols: dict[str, SymbolStatus] = {}
     storage: StorageStatus
     components: list[ComponentStatus] = []
     failures: list[FailureView] = []
@@ -345,7 +366,7 @@ class StatusAnswer(StatusView, Answer):
 
 
 class SessionAnswer(SessionView, Answer):
-    pass
+    symbol: str
 
 
 class LatestAnswer(View):
@@ -422,7 +443,7 @@ class TicksAnswer(Answer):
 
 
 class SlotView(View):
-    """One expected 5-minute slot and who covers it."""
+    """One expected 5-minute slot and who covers it; its label in the zone of its market."""
 
     datetime: Instant
     source: str | None
@@ -432,6 +453,11 @@ class SlotView(View):
     """Two answers of the vendor agree."""
     grade: str | None = None
     reason: str | None = None
+    timezone: str = Field("America/Bogota", exclude=True)
+
+    @field_serializer("datetime")
+    def _local(self, instant: float) -> str:
+        return iso_local(instant, ZoneInfo(self.timezone))
 
 
 class DayNumbers(View):

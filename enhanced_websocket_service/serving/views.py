@@ -95,8 +95,12 @@ class ServiceView(Protocol):
         """The last price known, also from before a restart; ``None`` when there is none."""
         ...
 
-    def session(self) -> SessionView:
+    def session(self, symbol: str) -> SessionView:
         """``session.session_view(calendar, now)`` does it."""
+        ...
+
+    def today(self, symbol: str) -> date:
+        """The day that it is in the market of ``symbol``."""
         ...
 
     async def bars(self, query: BarQuery) -> Sequence[Bar]:

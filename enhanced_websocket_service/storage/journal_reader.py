@@ -17,7 +17,7 @@ import structlog
 
 from enhanced_websocket_service.errors import JournalError
 from enhanced_websocket_service.market.bar import BarUpdate
-from enhanced_websocket_service.market.events import EpochStarted
+from enhanced_websocket_service.market.events import EPOCH_LIMIT, EpochStarted
 from enhanced_websocket_service.market.source import World, world_of
 from enhanced_websocket_service.market.tick import Flag, Tick
 
@@ -264,6 +264,7 @@ class Recovery:
     last: dict[str, Tick] = field(default_factory=dict)  # by symbol: the highest (epoch, offset)
     last_in_session: dict[str, Tick] = field(default_factory=dict)  # the same of published ones
     highest_epoch: int = 0
+    impossible_epoch: int | None = None  # one that is none, of a poisoned older release
 
     def keep(self, world: World) -> None:
         """Forget the ticks of the other world, which an instance of it left in the same folder."""
@@ -272,6 +273,9 @@ class Recovery:
                 del known[symbol]
 
     def see(self, record: Record) -> None:
+        if isinstance(record, Tick | EpochStarted | BarUpdate) and record.epoch >= EPOCH_LIMIT:
+            self.impossible_epoch = record.epoch
+            return
         if isinstance(record, Tick):
             _keep_higher(self.last, record)
             if record.trading_session and Flag.FUTURE not in record.flags:

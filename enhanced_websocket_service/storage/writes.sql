@@ -1,16 +1,5 @@
 -- Writes: of the journal's writer, of L0, and of the health log.
 
--- name: claim_fence
--- $1 symbols, $2 epoch. Returns the rows that are now ours; a higher epoch keeps its own.
-INSERT INTO epoch_fence (symbol, epoch)
-SELECT symbol, $2 FROM unnest($1::text[]) AS symbol ORDER BY symbol
-ON CONFLICT (symbol) DO UPDATE SET epoch = excluded.epoch, updated_at = now()
-WHERE epoch_fence.epoch < excluded.epoch
-
--- name: fence
--- Share-locked, so that a new instance cannot move the fence while this transaction commits.
-SELECT symbol, epoch FROM epoch_fence WHERE symbol = ANY ($1::text[]) ORDER BY symbol FOR SHARE
-
 -- name: make_checkpoint
 INSERT INTO journal_checkpoints (journal_id, segment, byte_offset, record, epoch)
 VALUES ($1, 0, 0, 0, $2) ON CONFLICT (journal_id) DO NOTHING

@@ -19,11 +19,13 @@ from enhanced_websocket_service.errors import (
     InvalidKey,
     NoData,
     NotEntitled,
+    UnfitPrices,
     UnknownSymbol,
     VendorError,
     VendorUnavailable,
 )
 from enhanced_websocket_service.market.bar import INTERVALS, Bar
+from enhanced_websocket_service.market.scale import unfit
 from enhanced_websocket_service.market.tick import MAX_PRICE, quantise
 
 from .protocol import decode_json, number, text, vendor_symbol, whole_seconds
@@ -186,6 +188,7 @@ def parse_bars(body: bytes, *, symbol: str, interval_s: int, now: float, source:
     The forming bar (``open + interval > now``) is dropped: the vendor sends it unmarked.
 
     :raises BadRequest: when the answer is about another symbol or interval than asked.
+    :raises UnfitPrices: when the tables cannot hold prices of that size.
     :raises VendorUnavailable: when it is no time series at all.
     """
     answer = _object(body, "/time_series")
@@ -195,6 +198,10 @@ def parse_bars(body: bytes, *, symbol: str, interval_s: int, now: float, source:
         raise VendorUnavailable("The vendor's /time_series answer has no list of values.")
     if isinstance(meta, dict):
         _check_meta(meta, symbol, interval_s)
+    closes = (number(row.get("close")) for row in values if isinstance(row, dict))
+    told = unfit(symbol, [one for one in closes if one is not None and 0 < one < math.inf])
+    if told is not None:
+        raise UnfitPrices(told)
     bars: dict[int, Bar] = {}
     faults: list[str] = []
     forming = 0

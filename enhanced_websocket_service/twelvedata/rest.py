@@ -46,10 +46,20 @@ MAX_BODY_BYTES = 8_000_000
 _FAULTS_SHOWN = 3
 
 
+class _Waiting:
+    """A call that has no key yet."""
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.wake = asyncio.Event()
+        self.yields = False  # lets somebody go first who came earlier
+
+
 class RestClient:
     """The vendor's REST API with a pool of keys. Close it with ``aclose``.
 
-    Every call raises ``VendorError`` subclasses only. Calls wait for a key in the order they came; a
+    Every call raises ``VendorError`` subclasses only. Calls wait for a key in the order they came, but one
+    that waits for a key whose plan allows its question holds up none that another key may answer; a
     call that would wait longer than ``max_wait_s`` of the clock raises ``CreditsExhausted`` instead.
     Cancelling a call is safe at any moment.
     """
@@ -82,7 +92,8 @@ class RestClient:
         self.on_date: Callable[[float, float], None] | None = None
         """Told the ``Date`` header of every answer (unix seconds UTC), and how many seconds of the clock
         after the question it came; before the answer is used. Must not block."""
-        self._turn = asyncio.Lock()  # FIFO: a long back-fill must not starve the polled price
+        # In the order they came: a long back-fill must not starve the polled price.
+        self._waiting: list[_Waiting] = []
         self._http = http_client(base_url, timeout_s, transport)
 
     async def time_series(
@@ -224,31 +235,71 @@ class RestClient:
     async def _lease(
         self, purpose: str, topic: str, asked: float, last: VendorError | None
     ) -> Lease:
-        async with self._turn:
+        mine = _Waiting(topic)
+        self._waiting.append(mine)
+        try:
             while True:
                 now = self._clock.now()
+                if (first := self._ahead_of(mine, now)) is not None:
+                    first.wake.set()
+                    mine.yields = True
+                    await mine.wake.wait()
+                    mine.yields = False
+                    mine.wake.clear()
+                    continue
                 with self.shared():
                     answer = self.keys.acquire(now, 1, purpose, topic=topic)
                 if not isinstance(answer, Wait):
                     self._metrics.credits_spent.labels(purpose).inc(answer.credits)
                     return answer
-                if answer.refused:
-                    raise NotEntitled(answer.reason)
-                if answer.until == float("inf"):
-                    raise InvalidKey(
-                        f"No usable API key is left ({last or answer.reason}). "
-                        "Check the TWELVEDATA_API_KEY settings; each key is tried again once an hour."
-                    )
-                if answer.until - asked > self._max_wait_s:
-                    scope: Literal["minute", "day"] = (
-                        "day" if answer.until - now > 3600 else "minute"
-                    )
-                    raise CreditsExhausted(
-                        f"No API key is free for another {answer.until - now:.0f} s "
-                        f"({answer.reason}); more keys or a larger plan would help.",
-                        scope,
-                    )
-                await self._clock.sleep_until(answer.until)
+                self._must_wait(answer, now, asked, last)
+                for one in self._waiting:
+                    if one.yields:  # in vain, as it turned out: others have spent the credit
+                        one.wake.set()
+                await self._pause(mine, answer.until)
+        finally:
+            place = self._waiting.index(mine)
+            del self._waiting[place]
+            for later in self._waiting[place:]:
+                later.wake.set()
+
+    def _ahead_of(self, mine: "_Waiting", now: float) -> "_Waiting | None":
+        """Who came earlier and may have a key at once: it is about to wake up, and goes first."""
+        for one in self._waiting:
+            if one is mine:
+                return None
+            if self.keys.free_at(now, one.topic) <= now:
+                return one
+        return None
+
+    def _must_wait(self, answer: Wait, now: float, asked: float, last: VendorError | None) -> None:
+        """:raises VendorError: waiting is in vain, or would take too long."""
+        if answer.refused:
+            raise NotEntitled(answer.reason)
+        if answer.until == float("inf"):
+            raise InvalidKey(
+                f"No usable API key is left ({last or answer.reason}). "
+                "Check the TWELVEDATA_API_KEY settings; each key is tried again once an hour."
+            )
+        if answer.until - asked > self._max_wait_s:
+            scope: Literal["minute", "day"] = "day" if answer.until - now > 3600 else "minute"
+            raise CreditsExhausted(
+                f"No API key is free for another {answer.until - now:.0f} s "
+                f"({answer.reason}); more keys or a larger plan would help.",
+                scope,
+            )
+
+    async def _pause(self, mine: "_Waiting", until: float) -> None:
+        """Sleep until then, or until somebody ahead has left."""
+        sleeping = asyncio.create_task(self._clock.sleep_until(until), name="key-is-free")
+        woken = asyncio.create_task(mine.wake.wait(), name="key-turn")
+        try:
+            await asyncio.wait({sleeping, woken}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeping.cancel()
+            woken.cancel()
+            await asyncio.gather(sleeping, woken, return_exceptions=True)
+            mine.wake.clear()
 
     async def _call(
         self, lease: Lease, path: str, params: dict[str, str]

@@ -86,7 +86,7 @@ async def stage(
         ["USDCOP"],
         clock,
         metrics,
-        session_at=lambda at: CALENDAR.session_on(at) if CALENDAR.is_open(at) else None,
+        session_at=lambda _, at: CALENDAR.open_session(at),
         ask=lambda symbol: rest.price(symbol, PURPOSE, retries=0),
         spacing=lambda at: pool.budget(at).min_interval_s,
     )

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from enhanced_websocket_service.errors import EpochFenced
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Tick
@@ -16,7 +15,6 @@ from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import iterate
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.segment import Position
-from enhanced_websocket_service.storage.writer import JournalWriter
 from tests.storage_samples import (
     CERTIFICATE,
     OPEN,
@@ -204,30 +202,6 @@ async def test_a_constraint_of_the_owner_makes_no_tick_a_duplicate(
     assert await stored(database) == [(1, i) for i in range(1, 4)]
     ((detail,),) = await rows(database, "SELECT detail FROM rejected_ticks")
     assert "theirs" in detail
-
-
-async def test_a_newer_instance_fences_the_older(
-    database: Database, journal: Journal, tmp_path: Path
-) -> None:
-    old = JournalWriter(journal, database, epoch=1, symbols=[SYMBOL], batch_wait_ms=1)
-    running = asyncio.create_task(old.run())
-    journal.append(ticks(10))
-    assert await old.drain(20)
-    newer = Journal.open(tmp_path / "newer")
-    newer.append(ticks(5, epoch=2))
-    async with writing(newer, database, epoch=2) as writer:
-        assert await writer.drain(20)
-        journal.append(ticks(10, first=11))
-        with pytest.raises(EpochFenced, match=r"epoch 2.*USDCOP"):
-            await asyncio.wait_for(running, 20)
-        assert "newer instance" in old.status()["last_error"]
-    # Starting it again does not help it, and it does not move the fence back.
-    again = JournalWriter(journal, database, epoch=1, symbols=[SYMBOL])
-    with pytest.raises(EpochFenced):
-        await asyncio.wait_for(again.run(), 20)
-    assert len(await stored(database)) == 15
-    assert await rows(database, "SELECT symbol, epoch FROM epoch_fence") == [(SYMBOL, 2)]
-    newer.close()
 
 
 async def test_instances_for_different_symbols_share_a_database(

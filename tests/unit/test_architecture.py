@@ -24,8 +24,10 @@ BELOW: dict[str, set[str]] = {
     "failures": {"clock", "telemetry"},
     "addresses": {"errors"},
     "market": {"errors"},
+    "setting_values": {"clock", "errors", "market"},
     "settings": {
-        *("addresses", "clock", "errors", "market", "redaction", "secret_files", "twelvedata"),
+        *("addresses", "clock", "errors", "market", "redaction", "secret_files", "setting_values"),
+        "twelvedata",
     },
     "twelvedata": {"clock", "errors", "market", "redaction", "telemetry"},
     "feeds": {"clock", "errors", "failures", "market", "redaction", "telemetry", "twelvedata"},

@@ -46,7 +46,7 @@ class Bench:
                 symbols,
                 self.clock,
                 self.metrics,
-                session_at=lambda at: always_open(at) if self.open else None,
+                session_at=lambda _, at: always_open(at) if self.open else None,
                 ask=self._ask,
             ),
             on_event=self.events.append,

@@ -47,10 +47,9 @@ class House:
         self.pipeline = L0Pipeline(
             rest=vendor,
             database=self.store,
-            calendar=CALENDAR,
+            calendars={"USDCOP": CALENDAR},
             clock=self.clock,
             provider=SIMULATOR,
-            symbols=["USDCOP"],
             backup_dir=self.backups,
             flag=self.flag,
             failures=self.failures,
@@ -82,7 +81,7 @@ async def test_backfill_writes_database_set_and_flag(tmp_path: Path) -> None:
     assert state.timestamp == "2025-06-06T18:00:00-05:00"
     assert state.details["source"] == "simulator"
     assert state.details["symbols"]["USDCOP"]["rows"] == 240
-    assessment = await house.pipeline.assess()
+    assessment = await house.pipeline.assess("USDCOP")
     assert assessment.ok
 
 
@@ -146,10 +145,10 @@ async def test_a_repair_stores_bars_whatever_the_file_system_says(
         (told,) = house.failures.present
         assert told.part == "backup files"
         assert os.strerror(fault) in told.reason
-        await house.pipeline.repair()
+        await house.pipeline.repair("USDCOP")
         assert len(house.store.rows) == 233
         calls = len(house.vendor.calls)
-        await house.pipeline.repair()
+        await house.pipeline.repair("USDCOP")
         assert len(house.vendor.calls) == calls
         assert {one.part for one in house.failures.present} == {
             "backup files",
@@ -165,7 +164,7 @@ async def test_a_repair_stores_bars_whatever_the_file_system_says(
 
 async def test_what_the_folder_lacks_is_seen_again_when_it_is_gone_later(tmp_path: Path) -> None:
     house = House(tmp_path, FakeVendor(session_bars(*WEEK)))
-    await house.pipeline.repair()
+    await house.pipeline.repair("USDCOP")
     shutil.rmtree(house.backups)
     house.backups.write_text("a file in its place")
     await house.pipeline.check_files()
@@ -183,7 +182,7 @@ async def test_a_gaps_file_that_could_not_be_read_is_well_once_it_can_be(
     house = House(tmp_path, FakeVendor(session_bars(*WEEK)))
     path = absences(house.backups).path
     path.mkdir(parents=True)
-    await house.pipeline.repair()
+    await house.pipeline.repair("USDCOP")
     assert [one.part for one in house.failures.present] == ["vendor gaps file of USDCOP"]
     await house.pipeline.check_files()
     assert [one.part for one in house.failures.present] == ["vendor gaps file of USDCOP"]
@@ -242,21 +241,21 @@ async def test_repair_leaves_the_flag_alone(tmp_path: Path, flagged: bool) -> No
     house = House(tmp_path, FakeVendor(session_bars(*WEEK)), FakeStore(session_bars(*WEEK[:3])))
     if flagged:
         house.flag.write({"writer": "somebody else"})
-    assert not (await house.pipeline.assess()).ok
-    await house.pipeline.repair()
-    assert (await house.pipeline.assess()).ok
+    assert not (await house.pipeline.assess("USDCOP")).ok
+    await house.pipeline.repair("USDCOP")
+    assert (await house.pipeline.assess("USDCOP")).ok
     assert house.flag.read().exists == flagged
     assert (await house.set.read())[1].rows == 240
     assert house.vendor.calls[0][2] == "repair"
     written = house.set.metadata.stat().st_mtime_ns
-    await house.pipeline.repair()  # nothing came: nothing is written
+    await house.pipeline.repair("USDCOP")  # nothing came: nothing is written
     assert house.set.metadata.stat().st_mtime_ns == written
 
 
 async def test_only_bars_of_the_configured_provider_count(tmp_path: Path) -> None:
     real = [bar(one.open_time, "twelvedata") for one in session_bars(*WEEK)]
     house = House(tmp_path, FakeVendor(session_bars(*WEEK[:2])), FakeStore(real))
-    assessment = await house.pipeline.assess()
+    assessment = await house.pipeline.assess("USDCOP")
     assert assessment.present == 0
     assert assessment.data_freshness_hours is None
     await house.pipeline.backfill(START, END)
@@ -305,7 +304,7 @@ async def test_a_database_that_is_gone_is_an_l0_error_of_the_command(tmp_path: P
     with pytest.raises(L0Error, match="PostgreSQL cannot be reached"):
         await house.pipeline.backfill(START, END)
     with pytest.raises(DatabaseUnavailable):
-        await house.pipeline.assess()
+        await house.pipeline.assess("USDCOP")
 
 
 def text(report: Any) -> str:
