@@ -13,9 +13,9 @@ from typing import Protocol, Self
 import msgspec
 import structlog
 
+from enhanced_websocket_service.market.liveness.status import SymbolVerdict
+from enhanced_websocket_service.market.liveness.status import Verdict as Verdict
 from enhanced_websocket_service.market.tick import Quote
-from enhanced_websocket_service.market.verdict import SymbolVerdict
-from enhanced_websocket_service.market.verdict import Verdict as Verdict
 
 log = structlog.get_logger(__name__)
 

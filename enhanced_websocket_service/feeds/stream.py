@@ -28,7 +28,7 @@ from websockets.exceptions import (
 )
 
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.market.liveness import SymbolJudge
+from enhanced_websocket_service.market.liveness.detector import LivenessDetector
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
 from enhanced_websocket_service.redaction import Redactor, secrets_in_url
@@ -47,7 +47,7 @@ from .connection import (
     refused_handshake,
 )
 from .event_budget import EventBudget
-from .liveness import Liveness, worst
+from .liveness_monitor import LivenessMonitor, worst
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +81,7 @@ class StreamFeed(BackgroundFeed):
 
     ``heartbeat_s`` and ``backoff_cap_s`` are seconds of the clock, stretched where real time needs it.
 
-    :param liveness: judges the silence of the symbols; by default without hours and without REST.
+    :param liveness: detectors the silence of the symbols; by default without hours and without REST.
     :param leases: who may stream with a key; ``None``: nobody else does.
     :param on_event: told of every failure at once, before the next attempt; must not block.
     """
@@ -95,7 +95,7 @@ class StreamFeed(BackgroundFeed):
         provider: Provider,
         metrics: Metrics,
         *,
-        liveness: Liveness | None = None,
+        liveness: LivenessMonitor | None = None,
         leases: KeyLeases | None = None,
         heartbeat_s: float = 10.0,
         backoff_cap_s: float = 60.0,
@@ -104,7 +104,7 @@ class StreamFeed(BackgroundFeed):
     ) -> None:
         super().__init__("feed-stream")
         self.symbols = tuple(symbols)
-        self.liveness = liveness or Liveness(symbols, clock, metrics)
+        self.liveness = liveness or LivenessMonitor(symbols, clock, metrics)
         self.on_event = on_event
         self._wanted = frozenset(symbols)
         self._url = ws_url
@@ -164,7 +164,7 @@ class StreamFeed(BackgroundFeed):
     async def _run(self) -> None:
         rotate = False
         try:
-            self._tell(lambda judge, now: judge.connecting("connecting", now))
+            self._tell(lambda detector, now: detector.connecting("connecting", now))
             while True:
                 key = await self._key(rotate=rotate)
                 if key is None:
@@ -185,7 +185,7 @@ class StreamFeed(BackgroundFeed):
                 await clock.sleep(self._events.wait_s(clock.now()))
         finally:
             self._disconnected()
-            self._tell(lambda judge, now: judge.stopped(now))
+            self._tell(lambda detector, now: detector.stopped(now))
 
     async def _key(self, *, rotate: bool) -> ApiKey | None:
         """The key to connect with, its lease taken; waits while other processes hold every lease."""
@@ -198,8 +198,8 @@ class StreamFeed(BackgroundFeed):
             if self._last_error != why:
                 log.info("The lease of the key is taken", key=key.label)
             self._last_error = why
-            for judge in self.liveness.judges.values():
-                judge.connecting(why, self._clock.now(), waiting=True)
+            for detector in self.liveness.detectors.values():
+                detector.connecting(why, self._clock.now(), waiting=True)
             tried.add(key.label)
             key = self._keys.stream_key(rotate=True)
             if key is not None and key.label in tried:
@@ -250,7 +250,7 @@ class StreamFeed(BackgroundFeed):
             async with asyncio.TaskGroup() as group:
                 self._events.spend(self._connected_at)
                 await socket.send(protocol.subscribe(self.symbols))
-                self._tell(lambda judge, now: judge.connected(now))
+                self._tell(lambda detector, now: detector.connected(now))
                 group.create_task(self._send_heartbeats(socket), name="feed-stream-heartbeat")
                 group.create_task(self._await_answer(), name="feed-stream-answer")
                 group.create_task(self._revive(socket), name="feed-stream-revive")
@@ -287,9 +287,9 @@ class StreamFeed(BackgroundFeed):
             raise Lost("silent", f"no answer to the subscription within {ANSWER_S:g} s")
 
     def _on_dead(self, symbol: str, evidence: str) -> None:
-        """The judge found ``symbol`` dead on a connection that is open."""
-        judges = self.liveness.judges
-        if not any(judges[one].proved for one in self._wanted - self._refused):
+        """The detector found ``symbol`` dead on a connection that is open."""
+        detectors = self.liveness.detectors
+        if not any(detectors[one].proved for one in self._wanted - self._refused):
             raise Lost("silent", evidence)
         if symbol not in self._revive_at:
             self._revive_at[symbol] = self._clock.now() + self._revivals[symbol].next()
@@ -316,7 +316,7 @@ class StreamFeed(BackgroundFeed):
                     return  # the reader says why
                 for symbol in due:
                     del self._revive_at[symbol]
-                    self.liveness.judges[symbol].connected(clock.now())
+                    self.liveness.detectors[symbol].connected(clock.now())
 
     async def _read(self, socket: ClientConnection, key: ApiKey) -> None:
         while True:
@@ -351,7 +351,7 @@ class StreamFeed(BackgroundFeed):
         # The vendor sends its last price upon a subscription: a sign of life only if it is new.
         resent = first and self._last_seen.get(symbol, seen) == seen
         self._last_seen[symbol] = seen
-        self.liveness.judges[symbol].price(quote.price, at, resent=resent)
+        self.liveness.detectors[symbol].price(quote.price, at, resent=resent)
         if first:
             self._first.discard(symbol)
             return (msgspec.structs.replace(quote, first_after_subscribe=True),)
@@ -417,7 +417,7 @@ class StreamFeed(BackgroundFeed):
         if refused:
             why = "the vendor does not stream it to us"
             for symbol in refused:
-                self.liveness.judges[symbol].lost(why, self._clock.now())
+                self.liveness.detectors[symbol].lost(why, self._clock.now())
             self._emit("unentitled", tuple(sorted(refused)), why)
 
     def _lose(self, lost: Lost, key: ApiKey | None) -> float:
@@ -436,14 +436,14 @@ class StreamFeed(BackgroundFeed):
                 retry_s=round(retry_s, 1),
                 times=times,
             )
-        self._tell(lambda judge, now: judge.lost(why, now))
+        self._tell(lambda detector, now: detector.lost(why, now))
         self._emit(lost.kind, self.symbols, why)
         return retry_s
 
-    def _tell(self, what: Callable[[SymbolJudge, float], None]) -> None:
+    def _tell(self, what: Callable[[LivenessDetector, float], None]) -> None:
         now = self._clock.now()
-        for judge in self.liveness.judges.values():
-            what(judge, now)
+        for detector in self.liveness.detectors.values():
+            what(detector, now)
 
     def _emit(self, kind: Failure, symbols: tuple[str, ...], message: str) -> None:
         if self.on_event is not None:

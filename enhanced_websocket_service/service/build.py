@@ -17,16 +17,16 @@ from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import ConfigurationError, EwsError, JournalError
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.feeds.base import Feed, FeedGap
-from enhanced_websocket_service.feeds.failover import FailoverFeed
-from enhanced_websocket_service.feeds.liveness import Liveness
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor
 from enhanced_websocket_service.feeds.polling import PollingFeed
+from enhanced_websocket_service.feeds.router import FeedRouter
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.l0.continuity import Continuity
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.calendar import BAR_SECONDS
+from enhanced_websocket_service.market.liveness.baseline import InactivityBaseline
 from enhanced_websocket_service.market.reconciliation import Credits
-from enhanced_websocket_service.market.silence import SilenceProfile
 from enhanced_websocket_service.market.source import is_simulated
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.admission import Admission
@@ -189,7 +189,7 @@ async def build_service(
     bus.subscribe(hub.on_events)
     supervisor = Supervisor(metrics)
 
-    profile = SilenceProfile()
+    profile = InactivityBaseline()
 
     def may_spend(purpose: str, at: float) -> bool:
         session = calendar.current_or_next(at)
@@ -204,7 +204,7 @@ async def build_service(
             lifecycle.interrupt(error)
         return price
 
-    liveness = Liveness(
+    liveness = LivenessMonitor(
         settings.symbols,
         clock,
         metrics,
@@ -246,7 +246,7 @@ async def build_service(
         for symbol in settings.symbols:
             if (known := bus.latest(symbol)) is not None:
                 polling.note_price(symbol, known.price)  # polled again, it is no change
-        return FailoverFeed(stream, polling, metrics, settings.feed_mode, on_gap=on_gap)
+        return FeedRouter(stream, polling, metrics, settings.feed_mode, on_gap=on_gap)
 
     monitor = HealthMonitor(
         clock=clock,

@@ -13,12 +13,12 @@ from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import EpochFenced, EwsError
 from enhanced_websocket_service.feeds.base import FeedStatus
-from enhanced_websocket_service.feeds.liveness import Liveness, VerdictNews
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor, VerdictNews
 from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.events import StatusChanged
+from enhanced_websocket_service.market.liveness.status import is_news
 from enhanced_websocket_service.market.tick import Tick
-from enhanced_websocket_service.market.verdict import is_news
 from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.storage.journal import Journal
@@ -67,7 +67,7 @@ class Service:
         rest: RestClient,
         ledgers: KeyLedgers,
         key_health: KeyHealth,
-        liveness: Liveness,
+        liveness: LivenessMonitor,
         cpu_latency: CpuLatency,
         silences: SilenceFile,
         calendar: TradingCalendar,

@@ -10,16 +10,16 @@ from enhanced_websocket_service.bus.base import Bus
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.failures import Failure, Failures
 from enhanced_websocket_service.feeds.base import FeedStatus
-from enhanced_websocket_service.feeds.liveness import Liveness
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor
 from enhanced_websocket_service.l0.continuity import Continuity
 from enhanced_websocket_service.l0.continuity_page import summary_dict
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.bar import INTERVALS, Bar
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar, iso_local
+from enhanced_websocket_service.market.liveness.status import SymbolVerdict
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Tick
-from enhanced_websocket_service.market.verdict import SymbolVerdict
 from enhanced_websocket_service.serving.models import (
     ApiKeyUsage,
     ComparisonCounts,
@@ -87,7 +87,7 @@ class View:
         planner: CreditPlanner,
         continuity: Continuity,
         reconciler: Reconciler,
-        liveness: Liveness,
+        liveness: LivenessMonitor,
         failures: Failures,
     ) -> None:
         self.symbols = tuple(symbols)

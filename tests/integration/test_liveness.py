@@ -3,7 +3,7 @@
 import pytest
 
 from enhanced_websocket_service.feeds.base import FeedGap
-from enhanced_websocket_service.market.verdict import Change, SymbolVerdict
+from enhanced_websocket_service.market.liveness.status import Change, SymbolVerdict
 from tests.unit.feeds.vendor import until
 
 from .test_feeds import OPENS, Stage, stage

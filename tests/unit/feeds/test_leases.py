@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from enhanced_websocket_service.feeds.liveness import Liveness
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.telemetry import Metrics
@@ -55,7 +55,7 @@ def leased(vendor: Vendor, leases: Leases, keys: int) -> Bench:
         bench.clock,
         Provider("simulator"),
         metrics,
-        liveness=Liveness(("USDCOP",), bench.clock, metrics),
+        liveness=LivenessMonitor(("USDCOP",), bench.clock, metrics),
         leases=leases,
         on_event=bench.events.append,
         jitter=lambda: 1.0,

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from structlog.testing import capture_logs
 
-from enhanced_websocket_service.feeds.liveness import Liveness
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor
 from enhanced_websocket_service.feeds.stream import StreamEvent, StreamFeed
-from enhanced_websocket_service.market.liveness import always_open
+from enhanced_websocket_service.market.liveness.detector import always_open
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
 from enhanced_websocket_service.telemetry import Metrics
@@ -42,7 +42,7 @@ class Bench:
             self.clock,
             Provider("simulator"),
             self.metrics,
-            liveness=Liveness(
+            liveness=LivenessMonitor(
                 symbols,
                 self.clock,
                 self.metrics,

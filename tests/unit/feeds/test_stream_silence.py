@@ -138,7 +138,7 @@ async def test_closing_in_the_turn_in_which_it_dies_ends_it(vendor: Vendor, turn
         await bench.feed.aclose()
 
     def on_news() -> None:
-        if not closing and bench.feed.liveness.judges["USDCOP"].verdict == "dead":
+        if not closing and bench.feed.liveness.detectors["USDCOP"].verdict == "dead":
             closing.append(asyncio.create_task(close()))
 
     bench.feed.liveness.on_news = on_news

@@ -17,11 +17,12 @@ from collections.abc import Callable
 from datetime import date
 from typing import Final, Literal, get_args
 
-from .agreement import WINDOW_S, RecentPrices, same_price
-from .calendar import Session
-from .listening import Minute, Pace
-from .silence import PRIOR, SilenceProfile, Usual
-from .verdict import Change, Sample, SampleResult, SymbolVerdict, Verdict, is_news
+from enhanced_websocket_service.market.calendar import Session
+
+from .baseline import PRIOR, InactivityBaseline, Usual
+from .inter_arrival import InterArrivalTimes, MinuteStatistics
+from .rest_agreement import WINDOW_S, RecentPrices, same_price
+from .status import Change, Sample, SampleResult, SymbolVerdict, Verdict, is_news
 
 Link = Literal["stopped", "connecting", "waiting", "up", "down"]
 
@@ -50,7 +51,7 @@ def always_open(at: float) -> Session | None:
     return Session(date(1970, 1, 1), 0, 1 << 40)
 
 
-class SymbolJudge:
+class LivenessDetector:
     """Judges one symbol; lives as long as the process.
 
     Time is passed in and never goes back by more than the messages of one batch.
@@ -61,7 +62,7 @@ class SymbolJudge:
     def __init__(
         self,
         symbol: str,
-        profile: SilenceProfile,
+        profile: InactivityBaseline,
         session_at: Callable[[float], Session | None] = always_open,
     ) -> None:
         self.symbol = symbol
@@ -72,7 +73,7 @@ class SymbolJudge:
         self.samples: dict[str, int] = dict.fromkeys(get_args(SampleResult), 0)
         self.real_second = 0.0
         """Seconds of the clock in one real second: what needs real time is stretched by it."""
-        self.on_change: Callable[[SymbolJudge, Verdict], None] | None = None
+        self.on_change: Callable[[LivenessDetector, Verdict], None] | None = None
         """Told of every change of the verdict, with the one before; must not block."""
         self.spacing_s = 0.0
         """How soon after a sample the next one can be had at all."""
@@ -98,8 +99,8 @@ class SymbolJudge:
         self._answered_at = 0.0
         self._first_failure: float | None = None  # since the last answer
         self._why_alone = ""
-        self._pace = Pace()
-        self._minute = Minute()
+        self._pace = InterArrivalTimes()
+        self._minute = MinuteStatistics()
         self._clean_since = math.inf  # from here on everything was heard: fit to be learned
 
     @property

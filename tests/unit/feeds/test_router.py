@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 
 from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.feeds.base import FeedGap
-from enhanced_websocket_service.feeds.failover import FailoverFeed, FeedMode
 from enhanced_websocket_service.feeds.polling import PollingFeed
+from enhanced_websocket_service.feeds.router import FeedMode, FeedRouter
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
@@ -49,7 +49,7 @@ class Bench:
         )
         self.polling = PollingFeed(self.rest, symbols, self.clock, provider, pace=lambda _: 2.0)
         self.gaps: list[FeedGap] = []
-        self.feed = FailoverFeed(
+        self.feed = FeedRouter(
             self.stream, self.polling, self.metrics, mode, on_gap=self.gaps.append
         )
         self.quotes: list[Quote] = []
@@ -243,7 +243,7 @@ async def test_mode_rest_never_connects_and_mode_websocket_never_polls() -> None
 async def test_a_mode_without_its_feed_is_refused() -> None:
     for mode in ("auto", "websocket", "rest"):
         with pytest.raises(ConfigurationError, match=mode):
-            FailoverFeed(None, None, Metrics(), mode)  # type: ignore[arg-type]
+            FeedRouter(None, None, Metrics(), mode)  # type: ignore[arg-type]
 
 
 async def test_a_defect_in_one_feed_reaches_the_consumer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from enhanced_websocket_service.market.tick import Quote
 from enhanced_websocket_service.telemetry import Metrics, Rarely
 
 from .base import BackgroundFeed, FeedGap, FeedStatus
-from .liveness import worst
+from .liveness_monitor import worst
 from .polling import PollingFeed
 from .stream import StreamEvent, StreamFeed
 
@@ -38,7 +38,7 @@ _NEVER_OURS = frozenset({"refused", "unentitled"})
 """Failures that are no gap for a symbol that was never streamed: REST is its feed then."""
 
 
-class FailoverFeed(BackgroundFeed):
+class FeedRouter(BackgroundFeed):
     """The feed of the service. ``mode`` is ``FEED_MODE``; the part it excludes may be ``None``.
 
     :param on_gap: told of every stretch of time the stream did not cover; must not block.

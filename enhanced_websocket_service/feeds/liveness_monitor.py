@@ -1,4 +1,4 @@
-"""The judges of all symbols and their errands: time, REST prices to compare with, metrics, log.
+"""The detectors of all symbols and their errands: time, REST prices to compare with, metrics, log.
 
 What a verdict rests on is decided in ``market.liveness``; here it is only told what happens. One
 object for the life of the process: profile, history and today's pace outlive the feed of a session.
@@ -16,9 +16,14 @@ import structlog
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import VendorError
 from enhanced_websocket_service.market.calendar import Session
-from enhanced_websocket_service.market.liveness import SymbolJudge, always_open
-from enhanced_websocket_service.market.silence import SilenceProfile
-from enhanced_websocket_service.market.verdict import SampleResult, SymbolVerdict, Verdict, is_news
+from enhanced_websocket_service.market.liveness.baseline import InactivityBaseline
+from enhanced_websocket_service.market.liveness.detector import LivenessDetector, always_open
+from enhanced_websocket_service.market.liveness.status import (
+    SampleResult,
+    SymbolVerdict,
+    Verdict,
+    is_news,
+)
 from enhanced_websocket_service.telemetry import Metrics, Rarely
 
 log = structlog.get_logger(__name__)
@@ -62,7 +67,7 @@ class VerdictNews:
         return True
 
 
-class Liveness:
+class LivenessMonitor:
     """Judges ``symbols`` on behalf of the stream.
 
     :param session_at: the session that is open at an instant, or ``None``.
@@ -78,7 +83,7 @@ class Liveness:
         clock: Clock,
         metrics: Metrics,
         *,
-        profile: SilenceProfile | None = None,
+        profile: InactivityBaseline | None = None,
         session_at: Callable[[float], Session | None] = always_open,
         ask: Callable[[str], Awaitable[float]] | None = None,
         may_ask: Callable[[float], bool] = lambda _: True,
@@ -95,12 +100,12 @@ class Liveness:
         self._may_ask = may_ask
         self._spacing = spacing
         self._news = VerdictNews()
-        profile = SilenceProfile() if profile is None else profile
-        self.judges = {one: SymbolJudge(one, profile, session_at) for one in symbols}
-        for symbol, judge in self.judges.items():
-            judge.on_change = self._changed
-            self._show(judge)
-            metrics.feed_silence.labels(symbol).set_function(partial(self._silence, judge))
+        profile = InactivityBaseline() if profile is None else profile
+        self.detectors = {one: LivenessDetector(one, profile, session_at) for one in symbols}
+        for symbol, detector in self.detectors.items():
+            detector.on_change = self._changed
+            self._show(detector)
+            metrics.feed_silence.labels(symbol).set_function(partial(self._silence, detector))
 
     def is_open(self, at: float) -> bool:
         return self.session_at(at) is not None
@@ -109,23 +114,23 @@ class Liveness:
         """Everything worth telling of every symbol, now."""
         now = self._clock.now()
         self._stretch(now)
-        return tuple(judge.shown(now) for judge in self.judges.values())
+        return tuple(detector.shown(now) for detector in self.detectors.values())
 
     def excuse(self) -> None:
         """We did not read: whatever silence there was is ours."""
-        for judge in self.judges.values():
-            judge.excuse(self._clock.now())
+        for detector in self.detectors.values():
+            detector.excuse(self._clock.now())
 
     def polled(self, symbol: str, price: float, asked_at: float) -> None:
         """A REST price that was asked for another reason: it costs nothing to compare it."""
-        judge = self.judges.get(symbol)
-        if judge is not None and judge.listening:
-            self._count(symbol, judge.sample(price, asked_at, self._clock.now()))
+        detector = self.detectors.get(symbol)
+        if detector is not None and detector.listening:
+            self._count(symbol, detector.sample(price, asked_at, self._clock.now()))
 
     async def watch(
         self, symbols: Callable[[], Collection[str]], on_dead: Callable[[str, str], None]
     ) -> None:
-        """Look whenever something is due, and ask REST where a judge wants it; until cancelled.
+        """Look whenever something is due, and ask REST where a detector wants it; until cancelled.
 
         :param symbols: those that are subscribed now.
         :param on_dead: told the symbol and the evidence, again at every look while it is dead.
@@ -138,16 +143,16 @@ class Liveness:
                 self._stretch(now)
                 due = math.inf
                 for symbol in symbols():
-                    judge = self.judges[symbol]
-                    if judge.look(now) == "dead":
-                        on_dead(symbol, judge.evidence)
+                    detector = self.detectors[symbol]
+                    if detector.look(now) == "dead":
+                        on_dead(symbol, detector.evidence)
                     if symbol in asking:
                         continue
-                    if judge.wants_sample(now) and self._may_compare(judge, now):
+                    if detector.wants_sample(now) and self._may_compare(detector, now):
                         asking[symbol] = asyncio.create_task(
-                            self._compare(judge), name=f"feed-compare-{symbol}"
+                            self._compare(detector), name=f"feed-compare-{symbol}"
                         )
-                    due = min(due, judge.next_look(now))
+                    due = min(due, detector.next_look(now))
                 due = min(max(due, now + clock.span(0.05, LOOK_AT_LEAST_REAL_S)), now + 60.0)
                 sleeper = asyncio.create_task(clock.sleep_until(due), name="feed-next-look")
                 try:
@@ -163,57 +168,62 @@ class Liveness:
                 task.cancel()
             await asyncio.gather(*asking.values(), return_exceptions=True)
 
-    def _may_compare(self, judge: SymbolJudge, now: float) -> bool:
+    def _may_compare(self, detector: LivenessDetector, now: float) -> bool:
         if self._ask is None:
-            judge.sample_failed("there is no REST client", now, None)
-        elif judge.symbol in self.covered:
-            judge.sample_failed("the polled price has not come", now, None)
+            detector.sample_failed("there is no REST client", now, None)
+        elif detector.symbol in self.covered:
+            detector.sample_failed("the polled price has not come", now, None)
         elif not self._may_ask(now):
-            judge.sample_failed("no credits are left for it", now, "refused")
-            self._count(judge.symbol, "refused")
+            detector.sample_failed("no credits are left for it", now, "refused")
+            self._count(detector.symbol, "refused")
         else:
             return True
         return False
 
-    async def _compare(self, judge: SymbolJudge) -> None:
+    async def _compare(self, detector: LivenessDetector) -> None:
         assert self._ask is not None
         asked_at = self._clock.now()
         try:
             async with asyncio.timeout(ANSWER_WITHIN_REAL_S):
-                price = await self._ask(judge.symbol)
+                price = await self._ask(detector.symbol)
         except (VendorError, TimeoutError) as error:
             why = str(error) or f"no answer within {ANSWER_WITHIN_REAL_S:g} s"
-            judge.sample_failed(why, self._clock.now())
-            self._count(judge.symbol, "failed")
+            detector.sample_failed(why, self._clock.now())
+            self._count(detector.symbol, "failed")
             return
-        result = judge.sample(price, asked_at, self._clock.now())
-        self._count(judge.symbol, result)
-        log.debug("REST price compared", symbol=judge.symbol, price=price, result=result)
+        result = detector.sample(price, asked_at, self._clock.now())
+        self._count(detector.symbol, result)
+        log.debug("REST price compared", symbol=detector.symbol, price=price, result=result)
 
     def _stretch(self, now: float) -> None:
         real_second, spacing_s = self._clock.span(0.0, 1.0), self._spacing(now)
-        for judge in self.judges.values():
-            judge.real_second, judge.spacing_s = real_second, spacing_s
+        for detector in self.detectors.values():
+            detector.real_second, detector.spacing_s = real_second, spacing_s
 
-    def _changed(self, judge: SymbolJudge, before: Verdict) -> None:
-        self._show(judge)
-        if not is_news(before, judge.verdict):
+    def _changed(self, detector: LivenessDetector, before: Verdict) -> None:
+        self._show(detector)
+        if not is_news(before, detector.verdict):
             return
-        if self._news.due(judge.symbol, judge.verdict, monotonic()):
-            level = log.warning if judge.verdict == "dead" else log.info
-            level("Verdict", symbol=judge.symbol, verdict=judge.verdict, evidence=judge.evidence)
+        if self._news.due(detector.symbol, detector.verdict, monotonic()):
+            level = log.warning if detector.verdict == "dead" else log.info
+            level(
+                "Verdict",
+                symbol=detector.symbol,
+                verdict=detector.verdict,
+                evidence=detector.evidence,
+            )
         if self.on_news is not None:
             self.on_news()
 
-    def _show(self, judge: SymbolJudge) -> None:
+    def _show(self, detector: LivenessDetector) -> None:
         for verdict in VERDICTS:
-            gauge = self._metrics.feed_verdict.labels(judge.symbol, verdict)
-            gauge.set(verdict == judge.verdict)
+            gauge = self._metrics.feed_verdict.labels(detector.symbol, verdict)
+            gauge.set(verdict == detector.verdict)
 
-    def _silence(self, judge: SymbolJudge) -> float:
-        if judge.last_price_at is None:
+    def _silence(self, detector: LivenessDetector) -> float:
+        if detector.last_price_at is None:
             return math.nan
-        return max(0.0, self._clock.now() - judge.last_price_at)
+        return max(0.0, self._clock.now() - detector.last_price_at)
 
     def _count(self, symbol: str, result: SampleResult) -> None:
         self._metrics.liveness_samples.labels(symbol, result).inc()
