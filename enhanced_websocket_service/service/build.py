@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
@@ -168,6 +169,7 @@ async def build_service(
             bar_close_delay_s=settings.bar_close_delay_ms / 1000,
             future_tolerance_s=settings.future_tolerance_s,
             incomplete=lambda symbol, start, end: reconciler.repair(symbol, start, end),
+            reached=lambda symbol: liveness.reached(symbol),
         )
         now = clock.now()
 
@@ -189,7 +191,7 @@ async def build_service(
     bus.subscribe(hub.on_events)
     supervisor = Supervisor(metrics)
 
-    profile = InactivityBaseline()
+    baseline = InactivityBaseline()
 
     def may_spend(purpose: str, at: float) -> bool:
         session = calendar.current_or_next(at)
@@ -208,7 +210,7 @@ async def build_service(
         settings.symbols,
         clock,
         metrics,
-        profile=profile,
+        baseline=baseline,
         session_at=lambda at: calendar.session_on(at) if calendar.is_open(at) else None,
         ask=compare,
         may_ask=lambda at: may_spend(LIVENESS, at),
@@ -217,7 +219,11 @@ async def build_service(
 
     def on_gap(gap: FeedGap) -> None:
         pipeline.interrupted(gap.start, gap.end, gap.symbol)
-        reconciler.repair(gap.symbol, gap.start, gap.end)
+        if calendar.is_open(gap.end) or calendar.is_open(gap.start):
+            reconciler.repair(gap.symbol, gap.start, gap.end)
+
+    def on_outage(symbol: str, start: float) -> None:
+        pipeline.interrupted(start, math.inf, symbol)
 
     def make_feed() -> Feed:
         def pace(at: float) -> float:
@@ -246,7 +252,14 @@ async def build_service(
         for symbol in settings.symbols:
             if (known := bus.latest(symbol)) is not None:
                 polling.note_price(symbol, known.price)  # polled again, it is no change
-        return FeedRouter(stream, polling, metrics, settings.feed_mode, on_gap=on_gap)
+        return FeedRouter(
+            stream,
+            polling,
+            metrics,
+            settings.feed_mode,
+            on_gap=on_gap,
+            on_outage=on_outage,
+        )
 
     monitor = HealthMonitor(
         clock=clock,
@@ -401,7 +414,7 @@ async def build_service(
         key_health=key_health,
         liveness=liveness,
         cpu_latency=CpuLatency(settings.cpu_latency_us),
-        silences=SilenceFile(profile, settings.state_dir, failures, simulated=provider.simulated),
+        silences=SilenceFile(baseline, settings.state_dir, failures, simulated=provider.simulated),
         calendar=calendar,
         reconciler=reconciler,
         last_ticks=recovery.last,

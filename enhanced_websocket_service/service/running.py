@@ -96,7 +96,7 @@ class Service:
         self._cpu_latency = cpu_latency
         self._silences = silences
         self._calendar = calendar
-        liveness.on_news = self._on_verdict
+        liveness.subscribe(self._on_verdict)
         self._reconciler = reconciler
         self._last_ticks = last_ticks
         self._late_grace_s = late_grace_s

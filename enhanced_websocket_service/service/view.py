@@ -27,6 +27,7 @@ from enhanced_websocket_service.serving.models import (
     ContinuityRangeView,
     ContinuityView,
     DayNumbers,
+    DeadSpanView,
     FailureView,
     FeedHealth,
     KeyView,
@@ -375,12 +376,21 @@ def _symbol_verdict(one: SymbolVerdict, source: str | None) -> SymbolVerdictView
         usual_gap_s=round(one.usual_gap_s, 2),
         learned_days=one.learned_days,
         last_price_at=one.last_price_at,
+        last_new_price_at=one.last_new_price_at,
+        lag_s=round(one.lag_s, 1),
+        rest_fault=one.rest_fault,
         rest_price=one.rest_price,
         rest_asked_at=one.rest_asked_at,
         samples=ComparisonCounts(**one.samples),
         history=[
             VerdictChange(verdict=change.verdict, evidence=change.evidence, at=change.at)
             for change in one.history
+        ],
+        dead_spans=[
+            DeadSpanView(
+                start=span.start, found_at=span.found_at, end=span.end, evidence=span.evidence
+            )
+            for span in one.dead_spans
         ],
     )
 

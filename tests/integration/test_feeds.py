@@ -11,7 +11,7 @@ import pytest
 from enhanced_websocket_service.clock import VirtualClock
 from enhanced_websocket_service.errors import CreditsExhausted, InvalidKey, VendorUnavailable
 from enhanced_websocket_service.feeds.base import FeedGap
-from enhanced_websocket_service.feeds.liveness_monitor import PURPOSE, LivenessMonitor
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor
 from enhanced_websocket_service.feeds.polling import PollingFeed
 from enhanced_websocket_service.feeds.router import FeedRouter
 from enhanced_websocket_service.feeds.stream import StreamFeed
@@ -27,6 +27,7 @@ from enhanced_websocket_service.twelvedata.simulator import (
     SimulatorConfig,
     market_from_options,
 )
+from enhanced_websocket_service.twelvedata.spending import LIVENESS
 from tests.unit.feeds.vendor import until
 
 CALENDAR = TradingCalendar()
@@ -87,7 +88,7 @@ async def stage(
         clock,
         metrics,
         session_at=lambda at: CALENDAR.session_on(at) if CALENDAR.is_open(at) else None,
-        ask=lambda symbol: rest.price(symbol, PURPOSE, retries=0),
+        ask=lambda symbol: rest.price(symbol, LIVENESS, retries=0),
         spacing=lambda at: pool.budget(at).min_interval_s,
     )
     stream = StreamFeed(

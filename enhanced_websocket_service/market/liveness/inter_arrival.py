@@ -53,6 +53,11 @@ class InterArrivalTimes:
             return None
         return float(median(list(self._gaps)[-_THIN_GAPS:]))
 
+    @property
+    def longest_gap(self) -> float:
+        """The longest of the gaps that are remembered, in seconds; 0: none is."""
+        return max(self._gaps, default=0.0)
+
     def suspect_after(self, usual: Usual) -> float:
         """The silence, in seconds, that is unusual now: by earlier days, corrected by today."""
         limit = MARGIN * usual.silence_s

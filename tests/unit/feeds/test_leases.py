@@ -11,6 +11,7 @@ from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
 
+from .alone import Alone
 from .test_stream import Bench
 from .vendor import Vendor, price, running_vendor, until
 
@@ -48,7 +49,7 @@ async def vendor() -> AsyncIterator[Vendor]:
 def leased(vendor: Vendor, leases: Leases, keys: int) -> Bench:
     bench = Bench(vendor, keys)
     metrics = Metrics()
-    bench.feed = StreamFeed(
+    stream = StreamFeed(
         vendor.url,
         KeyPool([ApiKey(f"G1_{i + 1}", f"s3cret-lease-{i}") for i in range(keys)]),
         ("USDCOP",),
@@ -57,9 +58,9 @@ def leased(vendor: Vendor, leases: Leases, keys: int) -> Bench:
         metrics,
         liveness=LivenessMonitor(("USDCOP",), bench.clock, metrics),
         leases=leases,
-        on_event=bench.events.append,
         jitter=lambda: 1.0,
     )
+    bench.feed = Alone(stream, bench.events)
     return bench
 
 

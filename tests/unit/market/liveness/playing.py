@@ -76,6 +76,7 @@ def play(
         detector.look(now)
         if detector.wants_sample(now) and pending is None:
             course.asked.append(now)
+            detector.asked(now)
             if rest:
                 pending = (now, now + latency)
             else:

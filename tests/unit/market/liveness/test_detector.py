@@ -7,7 +7,7 @@ import pytest
 
 from enhanced_websocket_service.market.calendar import Session
 from enhanced_websocket_service.market.liveness.baseline import InactivityBaseline
-from enhanced_websocket_service.market.liveness.detector import HISTORY, LivenessDetector
+from enhanced_websocket_service.market.liveness.detector import HISTORY, LivenessDetector, Timing
 from enhanced_websocket_service.market.liveness.status import Verdict
 
 from .playing import START, Market, play
@@ -182,9 +182,10 @@ def test_questions_follow_each_other_at_growing_distances(detector: LivenessDete
     assert course.first("dead") is None
 
 
-def test_one_key_with_its_spacing_still_answers_in_time(detector: LivenessDetector) -> None:
+def test_one_key_with_its_spacing_still_answers_in_time() -> None:
     """Two questions that count fit into 30 s although 8 s lie between any two."""
-    detector.spacing_s = 8.0
+    spaced = Timing(spacing_s=8.0)
+    detector = LivenessDetector("USDCOP", InactivityBaseline(), timing=lambda _: spaced)
     ticks = [(START + second, 4000.13 + second * 0.17) for second in range(200)]
     mute = START + 100.5
     course = play(detector, Market(ticks, lag=lambda _: 20.0), START + 190, mute_from=mute)
@@ -194,8 +195,9 @@ def test_one_key_with_its_spacing_still_answers_in_time(detector: LivenessDetect
     assert dead - mute <= 30
 
 
-def test_real_time_stretches_everything(detector: LivenessDetector) -> None:
-    detector.real_second = 300.0
+def test_real_time_stretches_everything() -> None:
+    fast = Timing(real_second=300.0)
+    detector = LivenessDetector("USDCOP", InactivityBaseline(), timing=lambda _: fast)
     last = steady(detector)
     assert detector.suspect_after(last) == 30.0
     detector.sample(4007.13, last + 30, last + 32)
@@ -253,9 +255,13 @@ def test_the_history_is_bounded_and_tells_no_trifles(detector: LivenessDetector)
     assert shown.last_price_at == at
 
 
-def test_changes_are_told_at_once(detector: LivenessDetector) -> None:
+def test_changes_are_told_at_once() -> None:
     told: list[tuple[Verdict, Verdict]] = []
-    detector.on_change = lambda one, before: told.append((before, one.verdict))
+    detector = LivenessDetector(
+        "USDCOP",
+        InactivityBaseline(),
+        on_change=lambda one, before: told.append((before, one.verdict)),
+    )
     last = steady(detector)
     detector.look(last + 9)
     detector.price(4010, last + 10)
