@@ -4,9 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-from enhanced_websocket_service.errors import JournalError, L0Error
+import pytest
+
+from enhanced_websocket_service.errors import (
+    JournalError,
+    L0Error,
+    NotEntitled,
+    VendorError,
+    VendorUnavailable,
+)
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.feeds.base import BackgroundFeed, FeedStatus
 from enhanced_websocket_service.l0.validator import Assessment
@@ -60,29 +68,38 @@ class History:
 
     def __init__(self) -> None:
         self.refused: dict[str, str] = {}
+        self.poor: dict[str, VendorError] = {}
+        """Symbols that have partial bars alone, and what the vendor says when asked for whole ones."""
         self.repairs: list[str] = []
 
     async def assess(self, symbol: str) -> Assessment:
         lacks = symbol in self.refused
+        poor = symbol in self.poor
         return Assessment(
             symbol=symbol,
             data_freshness_hours=None if lacks else 1.0,
             missing_slots=400 if lacks else 0,
             is_fresh=not lacks,
-            completeness_percentage=0.0 if lacks else 100.0,
-            is_complete=not lacks,
+            completeness_percentage=0.0 if lacks else 50.0 if poor else 100.0,
+            is_complete=not lacks and not poor,
             expected=400,
-            present=0 if lacks else 400,
+            present=0 if lacks else 200 if poor else 400,
             last_bar_end=None,
-            gaps=(),
-            partial=(),
-            reasons=(f"{symbol}: the database has no bar at all.",) if lacks else (),
+            gaps=tuple(range(200)) if poor else (),
+            partial=tuple(range(200)) if poor else (),
+            reasons=(f"{symbol}: the database has no bar at all.",)
+            if lacks
+            else (f"{symbol}: 200 of 400 slots are present.",)
+            if poor
+            else (),
         )
 
     async def repair(self, symbol: str) -> None:
         self.repairs.append(symbol)
         if symbol in self.refused:
             raise L0Error(self.refused[symbol])
+        if symbol in self.poor:
+            raise L0Error(str(self.poor[symbol])) from self.poor[symbol]
 
     async def check_files(self) -> None:
         raise AssertionError("nobody asks for it here")
@@ -91,7 +108,7 @@ class History:
 class Market:
     """A service of three symbols, without its outer parts."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, policy: Literal["strict", "degraded"]) -> None:
         self.clock = SetClock(now)
         self.said: asyncio.Queue[Quote | BaseException] = asyncio.Queue()
         self.collected: list[set[str]] = []
@@ -115,7 +132,7 @@ class Market:
             connect=self.connect,
             make_feed=self.make_feed,
             on_change=self.changes.append,
-            schedule=Schedule(startup_timeout_s=600.0),
+            schedule=Schedule(startup_timeout_s=600.0, l0_policy=policy),
             failures=self.failures,
         )
 
@@ -141,9 +158,11 @@ class Market:
 
 @asynccontextmanager
 async def market(
-    now: float, prepare: Callable[[Market], None] = lambda _: None
+    now: float,
+    prepare: Callable[[Market], None] = lambda _: None,
+    policy: Literal["strict", "degraded"] = "strict",
 ) -> AsyncIterator[Market]:
-    one = Market(now)
+    one = Market(now, policy)
     prepare(one)
     running = asyncio.create_task(one.lifecycle.run())
     try:
@@ -311,3 +330,35 @@ async def test_a_missing_flag_holds_up_each_symbol_until_it_is_overdue() -> None
         assert "No L0 ready signal after 10 minutes" in (
             one.lifecycle.symbols["BTCUSD"].states.current.reason
         )
+
+
+@pytest.mark.parametrize("policy", ["strict", "degraded"])
+async def test_partial_bars_that_no_key_can_replace_are_no_error(
+    policy: Literal["strict", "degraded"],
+) -> None:
+    def thin(one: Market) -> None:
+        one.history.poor["USDCOP"] = NotEntitled("History begins with the Grow plan.")
+
+    async with market(OPEN + 600.0, thin, policy) as one:
+        await one.clock.pass_time(130, step=5.0)
+        own = one.lifecycle.symbols["USDCOP"].states
+        assert ServiceState.ERROR not in {change.state for change in own.history}
+        reason = own.current.reason
+        assert "200 of 400 slots are present" in reason
+        if policy == "degraded":
+            assert own.state is ServiceState.ACTIVE
+        else:
+            assert own.state is ServiceState.WAITING_L0
+            assert "L0_POLICY=degraded goes live without them" in reason
+            one.history.poor.clear()  # somebody brought them
+            await one.clock.pass_time(65, step=5.0)
+            assert own.state is ServiceState.ACTIVE
+
+
+async def test_partial_bars_that_the_vendor_may_replace_later_are_an_error_until_then() -> None:
+    def thin(one: Market) -> None:
+        one.history.poor["USDCOP"] = VendorUnavailable("The vendor answered 503.")
+
+    async with market(OPEN + 600.0, thin) as one:
+        await one.clock.pass_time(5)
+        assert one.states_of()["USDCOP"] == "error"
