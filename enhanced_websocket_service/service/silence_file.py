@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 
 from enhanced_websocket_service.failures import Failures
-from enhanced_websocket_service.market.silence import SilenceProfile
+from enhanced_websocket_service.market.liveness.baseline import InactivityBaseline
 from enhanced_websocket_service.storage.atomic_file import replace_file
 
 log = structlog.get_logger(__name__)
@@ -26,7 +26,7 @@ class SilenceFile:
     """
 
     def __init__(
-        self, profile: SilenceProfile, state_dir: Path, failures: Failures, *, simulated: bool
+        self, profile: InactivityBaseline, state_dir: Path, failures: Failures, *, simulated: bool
     ) -> None:
         self._profile = profile
         self._failures = failures

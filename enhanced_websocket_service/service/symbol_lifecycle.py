@@ -52,6 +52,10 @@ LOOK_WITHOUT_FLAG_S = 60.0
 PATIENCE_S = 5.0
 """Real seconds for an answer of PostgreSQL that a session need not wait for."""
 
+_IRREPLACEABLE = (
+    "No API key may ask the vendor for whole bars in their place: L0 has to bring them, or "
+    "L0_POLICY=degraded goes live without them."
+)
 SIGNALS = "ready signals folder"
 """The part of ``Failures``."""
 
@@ -281,6 +285,9 @@ class SymbolLifecycle:
             f"No L0 ready signal after {minutes:g} minutes, and the data is not usable without "
             f"it: {self.data.why(assessment)}"
         )
+        if self.data.irreplaceable(assessment):
+            self.change(ServiceState.WAITING_L0, sentences(reason, _IRREPLACEABLE))
+            return False
         self._missed = (self._around.flag.read().problem, sentences(reason))
         self.failed(sentences(reason))
         return False
@@ -297,8 +304,14 @@ class SymbolLifecycle:
                 raise
             self._go_on(error, good_at)
             return
-        if not usable(assessment) and self._schedule.l0_policy == "strict":
-            raise L0Error(self.data.why(assessment))
+        while not usable(assessment) and self._schedule.l0_policy == "strict":
+            why = self.data.why(assessment)
+            if not self.data.irreplaceable(assessment):
+                raise L0Error(why)
+            # Nothing has failed: somebody else may bring whole bars, or allow to go on without.
+            self.change(ServiceState.WAITING_L0, sentences(why, _IRREPLACEABLE))
+            await self._clock.sleep(self._clock.span(LOOK_WITHOUT_FLAG_S, at_least_real=1.0))
+            assessment = await self._measured()
         self.data.settle()
         if not usable(assessment):
             # Whoever looks at the state must not take it for the usual one.
@@ -309,7 +322,7 @@ class SymbolLifecycle:
                 symbol=self.symbol,
                 why=reason,
             )
-        if self.states.state is ServiceState.ERROR:
+        if self.states.state in (ServiceState.ERROR, ServiceState.WAITING_L0):
             self.change(ServiceState.CHECKING_DATA, f"Measured again; going on.{self._caveat}")
         log.info(
             "L0 data checked",
