@@ -163,8 +163,6 @@ class FailoverFeed(BackgroundFeed):
                 self._to_stream(symbol, quote.received_at)
             self._last_streamed[symbol] = seen
             self._last_streamed_at[symbol] = quote.received_at
-            if self._polling is not None:
-                self._polling.note_price(symbol, quote.price)
             passed.append(quote)
         return passed
 

@@ -14,7 +14,7 @@ from enhanced_websocket_service.bus.names import SIMULATED_PREFIX, RedisNames
 from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.bus.world import RedisWorld
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import ConfigurationError, EwsError, JournalError
+from enhanced_websocket_service.errors import ConfigurationError, EwsError
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.feeds.base import Feed, FeedGap
 from enhanced_websocket_service.feeds.failover import FailoverFeed
@@ -62,6 +62,7 @@ from .silence_file import SilenceFile
 from .states import ServiceState, StateMachine
 from .supervisor import Supervisor
 from .view import View
+from .witnesses import PriceWitnesses
 
 log = structlog.get_logger(__name__)
 
@@ -168,6 +169,7 @@ async def build_service(
             bar_close_delay_s=settings.bar_close_delay_ms / 1000,
             future_tolerance_s=settings.future_tolerance_s,
             incomplete=lambda symbol, start, end: reconciler.repair(symbol, start, end),
+            doubted=lambda symbol: witnesses.wake(symbol),
         )
         now = clock.now()
 
@@ -197,13 +199,20 @@ async def build_service(
 
     async def compare(symbol: str) -> float:
         price = await rest.price(symbol, LIVENESS, retries=0)
-        try:
-            # Quotes held outside the price band have their witness in it, too.
-            pipeline.on_rest_price(symbol, price, clock.now())
-        except JournalError as error:
-            lifecycle.interrupt(error)
+        witnesses.on_rest_price(symbol, price)
         return price
 
+    witnesses = PriceWitnesses(
+        settings.symbols,
+        clock,
+        pipeline,
+        vendor=rest,
+        stored=database,
+        may_spend=may_spend,
+        is_open=calendar.is_open,
+        failures=failures,
+        on_failure=lambda error: lifecycle.interrupt(error),
+    )
     liveness = Liveness(
         settings.symbols,
         clock,
@@ -241,11 +250,11 @@ async def build_service(
             provider,
             pace,
             is_open=calendar.is_open,
+            witness=witnesses.on_rest_price,
+            last_price=pipeline.last_price,
             metrics=metrics,
         )
-        for symbol in settings.symbols:
-            if (known := bus.latest(symbol)) is not None:
-                polling.note_price(symbol, known.price)  # polled again, it is no change
+        witnesses.prepare()
         return FailoverFeed(stream, polling, metrics, settings.feed_mode, on_gap=on_gap)
 
     monitor = HealthMonitor(
@@ -404,6 +413,7 @@ async def build_service(
         silences=SilenceFile(profile, settings.state_dir, failures, simulated=provider.simulated),
         calendar=calendar,
         reconciler=reconciler,
+        witnesses=witnesses,
         last_ticks=recovery.last,
         late_grace_s=settings.late_grace_s,
         shutdown_timeout_s=settings.shutdown_timeout_s,
@@ -438,8 +448,9 @@ def restore(
     :param published: the last tick of each symbol, where known.
     :param simulated: whose records count, the simulator's or the real ones.
     """
-    # Before the last tick, not before now: its bar is due however long we were away.
-    end = min((tick.timestamp for tick in published), default=now)
+    # Before the last tick, not before now: its bar is due however long we were away. Without any tick,
+    # all of it: the first price of all may be among what was held.
+    end = min((tick.timestamp for tick in published), default=0)
     # From a bar's open on: half a bar would be published over the whole one.
     since = int(end - RESTORE_S) // BAR_SECONDS * BAR_SECONDS
     pipeline.restore(

@@ -36,6 +36,7 @@ from .pipeline import Pipeline
 from .silence_file import SilenceFile
 from .states import ServiceState, StateChange
 from .supervisor import Supervisor
+from .witnesses import PriceWitnesses
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +73,7 @@ class Service:
         silences: SilenceFile,
         calendar: TradingCalendar,
         reconciler: Reconciler,
+        witnesses: PriceWitnesses,
         last_ticks: Mapping[str, Tick],
         late_grace_s: float,
         shutdown_timeout_s: float,
@@ -98,6 +100,7 @@ class Service:
         self._calendar = calendar
         liveness.on_news = self._on_verdict
         self._reconciler = reconciler
+        self._witnesses = witnesses
         self._last_ticks = last_ticks
         self._late_grace_s = late_grace_s
         self._shutdown_timeout_s = shutdown_timeout_s
@@ -158,6 +161,7 @@ class Service:
         start("verdict", self._watch_verdict)
         start("l0-watch", self.lifecycle.watch_data)
         start("reconciliation", self._reconciler.run)
+        start("witnesses", self._witnesses.run)
         start("lifecycle", self.lifecycle.run)
 
     async def stop(self) -> None:
@@ -205,6 +209,7 @@ class Service:
         except EwsError as error:
             log.error("The last bars could not be journaled", error=str(error))
         for name in (
+            "witnesses",
             "reconciliation",
             "l0-watch",
             "verdict",

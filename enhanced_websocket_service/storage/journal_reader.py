@@ -18,7 +18,7 @@ from enhanced_websocket_service.errors import JournalError
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.source import World, world_of
-from enhanced_websocket_service.market.tick import Flag, Tick
+from enhanced_websocket_service.market.tick import Flag, Rejection, Tick
 
 from .records import Record, UnreadableRecord, decode, decode_all
 from .segment import (
@@ -297,8 +297,9 @@ def recover(directory: Path, symbols: Collection[str] = ()) -> Recovery:
 
 def records_since(
     directory: Path, instant: float, until: float | None = None
-) -> Iterator[Tick | BarUpdate]:
-    """Ticks stamped at or after ``instant`` and bars opened then or later, in journal order.
+) -> Iterator[Tick | Rejection | BarUpdate]:
+    """Ticks stamped at or after ``instant``, rejections received and bars opened then or later, in journal
+    order.
 
     ``until`` leaves out what was received or published after it (a virtual clock may have been set
     back). Searches backwards for where to start.
@@ -311,9 +312,13 @@ def records_since(
         if begins is not None and begins < instant - _STAMP_TOLERANCE_S:
             break
     for record in iterate(directory, first):
-        if not isinstance(record, Tick | BarUpdate):
+        if isinstance(record, EpochStarted):
             continue
-        stamp = record.timestamp if isinstance(record, Tick) else record.bar.open_time
+        stamp: float
+        if isinstance(record, BarUpdate):
+            stamp = record.bar.open_time
+        else:  # a refused quote may be stamped with anything
+            stamp = record.timestamp if isinstance(record, Tick) else record.received_at
         received = _received(record)
         if stamp >= instant and (until is None or received is None or received <= until):
             yield record

@@ -42,6 +42,8 @@ class Prices(httpx.AsyncBaseTransport):
 
 
 class Bench:
+    believing = True
+
     def __init__(self, symbols: tuple[str, ...] = ("USDCOP",)) -> None:
         self.clock = ManualClock(1_000_000_000.5)
         self.prices = Prices()
@@ -59,14 +61,19 @@ class Bench:
             provider,
             pace=lambda _: self.pace,
             is_open=lambda _: self.open,
+            last_price=lambda symbol: self.accepted.get(symbol),
+            witness=lambda *said: self.witnessed.append(said),
             backoff=Backoff(base=2.0, cap=60.0, jitter=lambda: 1.0),
         )
         self.quotes: list[Quote] = []
+        self.accepted: dict[str, float] = {}  # as the pipeline would
+        self.witnessed: list[tuple[str, float]] = []
         self._consumer = asyncio.create_task(self._consume())
 
     async def _consume(self) -> None:
         async for batch in self.feed:
             self.quotes += batch
+            self.accepted |= {quote.symbol: quote.price for quote in batch if self.believing}
 
     @property
     def asked(self) -> int:
@@ -178,7 +185,7 @@ async def test_symbols_can_be_taken_away_and_given_back(bench: Bench) -> None:
     bench.feed.set_symbols(())
     await bench.clock.pass_time(100)
     assert bench.asked == 1
-    bench.feed.note_price("USDCOP", 4005.0)
+    bench.accepted["USDCOP"] = 4005.0
     bench.prices.values["USDCOP"] = 4005.0
     bench.feed.set_symbols(("USDCOP",))
     await until(lambda: bench.asked == 2)  # at once

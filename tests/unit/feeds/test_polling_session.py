@@ -86,6 +86,7 @@ class Session:
             provider,
             pace=lambda now: planner.poll_interval(now, closes),
             is_open=lambda now: OPENS <= now < closes,
+            last_price=lambda _: self.quotes[-1].price if self.quotes else None,
         )
 
         async def consume() -> None:
