@@ -17,8 +17,8 @@ Why = Literal["first", "scale", "leap", "move"]
 """Why a price is doubted: there is no other at all, it differs by a power of ten, it is further away than
 the pair ever moved, or it is outside the band."""
 
-USUAL_LEAP: Final = 1.2
-"""Further than by this factor no pair moves at once, unless its stored history says so."""
+USUAL_MOVE: Final = 0.2
+"""Further than by this part of the last price no pair moves at once, unless its stored history says so."""
 SCALES: Final = (1e-3, 1e-2, 1e-1, 1e1, 1e2, 1e3)
 SCALE_TOLERANCE: Final = 0.2
 """How far from a power of ten a change may be and still look like one of scale, as a part of it."""
@@ -90,16 +90,17 @@ def is_scale(ratio: float) -> bool:
     return any(abs(ratio / scale - 1.0) <= SCALE_TOLERANCE for scale in SCALES)
 
 
-def why_doubted(price: float, last: float | None, leap: float = USUAL_LEAP) -> Why:
+def why_doubted(price: float, last: float | None, largest: float = USUAL_MOVE) -> Why:
     """Why a price outside the band of ``last`` is doubted.
 
-    :param leap: the largest factor between neighbouring prices of the pair that is known.
+    :param largest: the largest move between neighbouring prices of the pair that is believed without
+        more ado, as a part of the earlier one.
     """
     if last is None:
         return "first"
     if is_scale(price / last):
         return "scale"
-    return "leap" if max(price / last, last / price) > leap else "move"
+    return "leap" if abs(price - last) > largest * last else "move"
 
 
 def is_enough(why: Why, distinct: int, kinds: Collection[Kind], rest_prices: int) -> bool:

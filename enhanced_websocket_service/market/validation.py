@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .noise import same_but_noise
 from .plausibility import (
     AGREEMENT_NEEDED,
-    USUAL_LEAP,
+    USUAL_MOVE,
     BarWitness,
     Doubt,
     HeldQuotes,
@@ -83,7 +83,7 @@ class QuoteValidator:
     def __init__(self, band_pct: float = 5.0, *, believe_first: bool = True) -> None:
         self._band = band_pct / 100.0
         self._believe_first = believe_first
-        self._leap = USUAL_LEAP
+        self._largest = USUAL_MOVE
         self._last: float | None = None
         self._newest = 0  # the stamp of ``_last``
         self._stored_until = 0  # where ``_last`` is the close of a stored bar: the end of that
@@ -118,9 +118,9 @@ class QuoteValidator:
         if self._last is None or bar.opens >= max(self._newest, self._stored_until):
             self._last, self._stored_until = bar.close, bar.ends
 
-    def expect(self, leap: float) -> None:
-        """The largest factor between neighbouring prices in the pair's history."""
-        self._leap = max(USUAL_LEAP, leap)
+    def expect(self, move: float) -> None:
+        """The largest move between neighbouring prices in the pair's history, as a part of the earlier."""
+        self._largest = max(USUAL_MOVE, move)
 
     @property
     def last(self) -> float | None:
@@ -292,7 +292,7 @@ class QuoteValidator:
         return nearer and self._agrees(price, level)
 
     def _why(self) -> Why:
-        return why_doubted(self._held.quotes[0].price, self._last, self._leap)
+        return why_doubted(self._held.quotes[0].price, self._last, self._largest)
 
     def _outside(self, quote: Quote) -> Decision:
         held = self._held

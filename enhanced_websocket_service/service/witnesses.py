@@ -77,7 +77,7 @@ class StoredPrices(Protocol):
 
     async def last_bar(self, symbol: str) -> Bar | None: ...
 
-    async def largest_leap(self, symbol: str) -> float | None: ...
+    async def largest_move(self, symbol: str) -> float | None: ...
 
 
 @dataclass(slots=True)
@@ -180,15 +180,15 @@ class PriceWitnesses:
             symbol = self._unprepared.pop()
             try:
                 bar = await self._stored.last_bar(symbol)
-                leap = await self._stored.largest_leap(symbol)
+                move = await self._stored.largest_move(symbol)
             except StorageError as error:
                 log.debug("No stored bar to measure prices by", symbol=symbol, error=str(error))
                 continue
             validator = self._pipeline.validator(symbol)
             if bar is not None:
                 validator.assume(_witness(bar, asked=False))
-            if leap is not None:
-                validator.expect(leap)
+            if move is not None:
+                validator.expect(move)
 
     def _look(self, symbol: str) -> float:
         """Ask and tell what is due about ``symbol``; seconds until the next look."""

@@ -144,11 +144,11 @@ SELECT {bar_columns} FROM ({minutes}) AS bars ORDER BY datetime DESC LIMIT $7
 -- name: last_bar
 SELECT {bar_columns} FROM ({bars_now_backwards}) AS bars ORDER BY datetime DESC LIMIT 1
 
--- name: largest_leap
--- The largest factor between the closes of neighbouring bars. Near a power of ten it is a fault of the data.
-SELECT max(factor) AS leap
+-- name: largest_move
+-- The largest move between the closes of neighbouring bars. Near a power of ten it is a fault of the data.
+SELECT max(abs(factor - 1)) AS move
 FROM (
-    SELECT greatest(close / before, before / close) AS factor
+    SELECT close / before AS factor
     FROM (
         SELECT close::float8 AS close, lag(close::float8) OVER (ORDER BY datetime) AS before
         FROM market_data
@@ -156,7 +156,7 @@ FROM (
     ) AS neighbours
     WHERE before IS NOT NULL
 ) AS factors
-WHERE factor < 5 OR abs(log(factor) - round(log(factor))) > 0.1
+WHERE round(log(factor)) = 0 OR abs(log(factor) - round(log(factor))) > 0.1
 
 -- name: slots_present
 SELECT extract(epoch FROM datetime)::bigint AS slot,
