@@ -19,7 +19,6 @@ from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalen
 from enhanced_websocket_service.market.events import EpochStarted, Event
 from enhanced_websocket_service.market.plausibility import Doubt
 from enhanced_websocket_service.market.tick import (
-    HELD,
     UNWITNESSED,
     Flag,
     Quote,
@@ -32,7 +31,7 @@ from enhanced_websocket_service.telemetry import Metrics
 
 from .line import Line
 from .tick_meter import TickMeter
-from .undecided import Undecided
+from .undecided import Undecided, newly_held
 
 Record = Tick | Rejection | BarUpdate | EpochStarted
 
@@ -374,7 +373,7 @@ class Pipeline:
 
         :param repeated: the symbol of each of ``ticks`` that is equal to the one before.
         """
-        held = self._newly_held(before)
+        held = newly_held(before)
         if not ticks and not rejections and not held:
             return
         # What is held from now on comes last: of equal quotes, the fates are those of the earlier ones.
@@ -411,18 +410,6 @@ class Pipeline:
             if line.odd:
                 line.odd = False
                 self._meter.oddities(symbol, line.hygiene)
-
-    def _newly_held(self, before: _Before) -> list[Rejection]:
-        """The quotes that are held from now on: on disk before anybody waits for their witness."""
-        found: list[Rejection] = []
-        for validator, state in before:
-            if not validator.held:
-                continue
-            held, known = validator.held_quotes, () if state.held is None else state.held.quotes
-            # The list only grows, unless another level has taken its place.
-            new = held[len(known) :] if known and held[0] is known[0] else held
-            found += [rejection(quote, HELD) for quote in new]
-        return found
 
     def _tell_doubt(self, line: Line) -> None:
         doubt = line.validator.doubt

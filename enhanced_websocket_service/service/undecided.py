@@ -6,12 +6,37 @@ of a quote that was never held.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.events import EpochStarted
-from enhanced_websocket_service.market.tick import HELD, Flag, Quote, Rejection, Tick, quantise
+from enhanced_websocket_service.market.tick import (
+    HELD,
+    Flag,
+    Quote,
+    Rejection,
+    Tick,
+    quantise,
+    rejection,
+)
+from enhanced_websocket_service.market.validation import QuoteValidator, ValidatorState
 
 _Key = tuple[int, float, float, str]
+
+
+def newly_held(before: Iterable[tuple[QuoteValidator, ValidatorState]]) -> list[Rejection]:
+    """The records of the quotes that are held since ``before``: they are to be on disk before anybody
+    waits for their witness.
+    """
+    found: list[Rejection] = []
+    for validator, state in before:
+        if not validator.held:
+            continue
+        held, known = validator.held_quotes, () if state.held is None else state.held.quotes
+        # The list only grows, unless another level has taken its place.
+        new = held[len(known) :] if known and held[0] is known[0] else held
+        found += [rejection(quote, HELD) for quote in new]
+    return found
 
 
 class Undecided:

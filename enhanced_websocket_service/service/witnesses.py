@@ -43,6 +43,7 @@ BAR_APPEARS_S: Final = 20
 CALM_S: Final = 60.0
 """A doubt is over when no price is held for so long, or when one was accepted."""
 LOOK_S: Final = 30.0
+TELL_EVERY_S: Final = 1.0
 LOOK_AT_LEAST_REAL_S: Final = 0.05
 WAIT_AT_LEAST_REAL_S: Final = 5.0
 _LOOK_BACK_S: Final = {"first": 4 * 86_400}
@@ -86,6 +87,7 @@ class _Search:
 
     doubt: Doubt
     began: float
+    until: float  # by the clock people read, unix seconds UTC
     offset: int  # the last accepted tick when it began
     due: dict[Question, float] = field(default_factory=dict)
     said: dict[Question, str] = field(default_factory=dict)
@@ -205,7 +207,7 @@ class PriceWitnesses:
         if doubt is None:
             return LOOK_S if search is None else self._calm_down(symbol, search, now)
         if search is None or doubt.key != search.doubt.key:
-            search = self._begin(doubt, now, search)
+            search = self._begin(doubt, now, now + limit, search)
             self._searches[symbol] = search
         search.calm_since = None
         wait = min(LOOK_S, search.began + limit - now)
@@ -217,13 +219,12 @@ class PriceWitnesses:
                     self._ask(question, symbol, search), name=f"witness-{question}-{symbol}"
                 )
             wait = min(wait, due - now)
-        self._tell(symbol, search, now, limit)
-        return max(0.0, wait)
+        return max(0.0, min(wait, self._tell(symbol, search, now)))
 
-    def _begin(self, doubt: Doubt, now: float, before: _Search | None) -> _Search:
+    def _begin(self, doubt: Doubt, now: float, end: float, before: _Search | None) -> _Search:
         symbol = doubt.symbol
         offset = self._pipeline.offsets[symbol] if before is None else before.offset
-        search = _Search(doubt, now, offset)
+        search = _Search(doubt, now, self._clock.now() + end - now, offset)
         if before is not None:  # the same trouble goes on with another quote
             search.unwitnessed = before.unwitnessed
             search.told, search.told_at = before.told, before.told_at
@@ -324,14 +325,18 @@ class PriceWitnesses:
             return LOOK_S
         return max(1.0, calm_s - (now - search.calm_since))
 
-    def _tell(self, symbol: str, search: _Search, now: float, limit: float) -> None:
-        doubt = search.doubt
-        if not doubt.needs_another_kind and now - search.began < MOVE_AFTER_S:
-            return
-        text = _sentence(search, self._clock.now() + search.began + limit - now)
-        if text != search.told and (now - search.told_at >= 1.0 or not search.told):
-            search.told, search.told_at = text, now
-            self._failures.failed(_part(symbol), text)
+    def _tell(self, symbol: str, search: _Search, now: float) -> float:
+        """Say what is known now, once a second at most; seconds until there is more to say."""
+        if not search.doubt.needs_another_kind and now - search.began < MOVE_AFTER_S:
+            return MOVE_AFTER_S - (now - search.began)
+        text = _sentence(search)
+        if text == search.told:
+            return LOOK_S
+        if search.told and now - search.told_at < TELL_EVERY_S:
+            return TELL_EVERY_S
+        search.told, search.told_at = text, now
+        self._failures.failed(_part(symbol), text)
+        return LOOK_S
 
 
 def _part(symbol: str) -> str:
@@ -343,7 +348,7 @@ def _witness(bar: Bar, *, asked: bool) -> BarWitness:
     return BarWitness(bar.close, bar.open_time, bar.open_time + bar.interval_s, asked)
 
 
-def _sentence(search: _Search, until: float) -> str:
+def _sentence(search: _Search) -> str:
     doubt = search.doubt
     change = (
         f"{doubt.price:g} is the first price"
@@ -358,6 +363,6 @@ def _sentence(search: _Search, until: float) -> str:
     said = "; ".join(f"{_NAMES[one]}: {text}" for one, text in sorted(search.said.items()))
     return (
         f"By {by} {change} at {iso_local(int(doubt.since))}, and {_WHY[doubt.why]}: its quotes are held, "
-        f"at the longest until {iso_local(int(until))}, for a witness of another kind ({waiting})"
+        f"at the longest until {iso_local(int(search.until))}, for a witness of another kind ({waiting})"
         + (f". Asked so far: {said}." if said else ".")
     )

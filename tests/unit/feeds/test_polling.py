@@ -205,3 +205,24 @@ async def test_an_answer_for_a_symbol_taken_away_is_dropped(bench: Bench) -> Non
     for _ in range(50):
         await asyncio.sleep(0)
     assert len(bench.quotes) == 1
+
+
+async def test_every_answer_is_a_witness_also_one_that_changed_nothing(bench: Bench) -> None:
+    await until(lambda: bench.quotes)
+    await bench.clock.pass_time(20)
+    assert bench.asked == 11
+    assert bench.witnessed == [("USDCOP", 4000.0)] * 11
+    assert len(bench.quotes) == 1
+
+
+async def test_a_price_that_was_not_accepted_stays_a_change(bench: Bench) -> None:
+    await until(lambda: bench.quotes)
+    bench.believing = False
+    bench.prices.values["USDCOP"] = 4300.0
+    await bench.clock.pass_time(2)
+    bench.prices.values["USDCOP"] = 4000.0
+    await bench.clock.pass_time(2)
+    assert [quote.price for quote in bench.quotes] == [4000.0, 4300.0], "it was back at the known"
+    bench.prices.values["USDCOP"] = 4300.0
+    await bench.clock.pass_time(4)
+    assert [quote.price for quote in bench.quotes[2:]] == [4300.0, 4300.0]

@@ -224,3 +224,13 @@ async def test_what_was_asked_before_the_stream_had_the_symbol_is_old(bench: Ben
     bench.wire.answer(1, 4011.0)
     await until(lambda: bench.quotes)
     assert bench.prices == [4011.0]
+
+
+async def test_an_answer_that_a_later_question_overtook_is_no_witness(bench: Bench) -> None:
+    await until(lambda: bench.asked == 1)
+    await bench.clock.pass_time(2)
+    bench.wire.answer(1, 4300.0)
+    await until(lambda: bench.quotes)
+    bench.wire.answer(0, 4000.0)
+    await until(lambda: bench.polls("superseded") == 1)
+    assert bench.witnessed == [("USDCOP", 4300.0)]
