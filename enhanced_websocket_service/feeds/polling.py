@@ -1,9 +1,9 @@
 """The vendor's REST price as a feed, one credit at a time at the planner's pace.
 
 ``/price`` has no stamp, so a quote is stamped with its receipt in whole seconds. Only a changed price
-becomes a quote: an unchanged one is knowledge (the feed is fresh), not a tick. A poll does not wait for
-the answer of the one before, or a slow vendor would set the pace; an answer overtaken by that of a later
-question is old and is left out.
+becomes a quote: an unchanged one is knowledge (the feed is fresh, the price a witness), not a tick. A poll
+does not wait for the answer of the one before, or a slow vendor would set the pace; an answer overtaken by
+that of a later question is old and is left out.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import VendorError
 from enhanced_websocket_service.market.noise import same_but_noise
 from enhanced_websocket_service.market.source import Provider
-from enhanced_websocket_service.market.tick import Quote, quantise
+from enhanced_websocket_service.market.tick import Quote
 from enhanced_websocket_service.telemetry import Metrics, Rarely
 from enhanced_websocket_service.twelvedata.backoff import Backoff
 from enhanced_websocket_service.twelvedata.rest import RestClient
@@ -58,6 +58,10 @@ class PollingFeed:
 
     :param pace: instant -> seconds to leave between two credits; infinite: none may be spent.
     :param is_open: nothing is polled while this is false; credits are for the session.
+    :param witness: told every price that is answered, changed or not, before it becomes a quote, but for
+        those that a later question has overtaken.
+    :param last_price: the price of a symbol that was accepted last, whoever brought it: the same price
+        again is no change. One that is not accepted yet stays a change.
     """
 
     def __init__(
@@ -69,6 +73,8 @@ class PollingFeed:
         pace: Callable[[float], float],
         *,
         is_open: Callable[[float], bool] = lambda _: True,
+        witness: Callable[[str, float], None] = lambda *_: None,
+        last_price: Callable[[str], float | None] = lambda _: None,
         backoff: Backoff | None = None,
         metrics: Metrics | None = None,
     ) -> None:
@@ -80,13 +86,14 @@ class PollingFeed:
         self._source = provider.rest
         self._pace = pace
         self._is_open = is_open
+        self._witness = witness
+        self._last_price = last_price
         self._backoff = backoff or Backoff(base=2.0, cap=60.0)
         self._polls = (metrics or Metrics()).polls.labels
         self._asked = 0  # polls so far: each has its number
         self._answered = 0  # the highest number that was answered, or failed
         self._newest: dict[str, int] = {}  # by symbol: answers up to this number are old
         self._receiver: PollingReceiver | None = None  # while it runs
-        self._known: dict[str, float] = {}  # the last price by symbol, whoever brought it
         self._under_way = 0
         self._ended = asyncio.Event()
         # Spans of the clock since it was made: nobody can set them.
@@ -111,10 +118,6 @@ class PollingFeed:
             self._newest[symbol] = self._asked
         if self._active:
             self._wanted.set()
-
-    def note_price(self, symbol: str, price: float) -> None:
-        """Another feed delivered ``price``: the same price polled next is no change."""
-        self._known[symbol] = quantise(price)
 
     def status(self) -> FeedStatus:
         verdict, detail = self._verdict()
@@ -253,15 +256,19 @@ class PollingFeed:
             self._last_error = None
             self._backoff.reset()
             self._resting_until = -math.inf
-        if symbol not in self._active or number <= self._newest.get(symbol, 0):
+        if number <= self._newest.get(symbol, 0):
             self._polls("superseded").inc()
             return
         self._newest[symbol] = number
-        if symbol in self._known and same_but_noise(self._known[symbol], price):
+        self._witness(symbol, price)
+        if symbol not in self._active:
+            self._polls("superseded").inc()
+            return
+        known = self._last_price(symbol)
+        if known is not None and same_but_noise(known, price):
             self._polls("unchanged").inc()
             return
         self._polls("changed").inc()
-        self._known[symbol] = price
         receiver.on_polled(
             Quote(
                 symbol=symbol,

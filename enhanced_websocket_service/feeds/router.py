@@ -173,8 +173,6 @@ class FeedRouter(BackgroundFeed):
                 return
         self._last_streamed[symbol] = seen
         self._covered_until[symbol] = quote.received_at
-        if self._polling is not None:
-            self._polling.note_price(symbol, quote.price)
         self.put(quote)
 
     def on_granted(self, symbols: Collection[str], at: float) -> None:

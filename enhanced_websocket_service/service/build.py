@@ -19,7 +19,7 @@ from enhanced_websocket_service.bus.names import SIMULATED_PREFIX, RedisNames
 from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.bus.world import RedisWorld
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import ConfigurationError, EwsError, JournalError
+from enhanced_websocket_service.errors import ConfigurationError, EwsError
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.feeds.base import Feed, FeedGap
 from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor
@@ -81,6 +81,7 @@ from .supervisor import Supervisor
 from .symbol_lifecycle import Schedule
 from .vendor_clock import VendorClock
 from .view import View
+from .witnesses import PriceWitnesses
 
 log = structlog.get_logger(__name__)
 
@@ -202,6 +203,7 @@ async def build_service(
             incomplete=lambda symbol, start, end: reconciler.repair(symbol, start, end),
             stamped=clock.stamp,
             reached=lambda symbol: liveness.reached(symbol),
+            doubted=lambda symbol: witnesses.wake(symbol),
         )
         clock.on_set = pipeline.clock_set
         now = clock.now()
@@ -232,13 +234,20 @@ async def build_service(
 
     async def compare(symbol: str) -> float:
         price = await rest.price(symbol, LIVENESS, retries=0)
-        try:
-            # Quotes held outside the price band have their witness in it, too.
-            pipeline.on_rest_price(symbol, price, clock.now())
-        except JournalError as error:
-            lifecycle.interrupt(error)
+        witnesses.on_rest_price(symbol, price)
         return price
 
+    witnesses = PriceWitnesses(
+        settings.symbols,
+        clock,
+        pipeline,
+        vendor=rest,
+        stored=database,
+        may_spend=may_spend,
+        is_open=hours.is_open,
+        failures=failures,
+        on_failure=lambda error: lifecycle.interrupt(error),
+    )
     liveness = LivenessMonitor(
         settings.symbols,
         clock,
@@ -281,11 +290,11 @@ async def build_service(
             provider,
             pace,
             is_open=hours.is_open,
+            witness=witnesses.on_rest_price,
+            last_price=pipeline.last_price,
             metrics=metrics,
         )
-        for symbol in settings.symbols:
-            if (known := bus.latest(symbol)) is not None:
-                polling.note_price(symbol, known.price)  # polled again, it is no change
+        witnesses.prepare()
         return FeedRouter(
             stream,
             polling,
@@ -497,6 +506,7 @@ async def build_service(
         silences=SilenceFile(baseline, settings.state_dir, failures, simulated=provider.simulated),
         hours=hours,
         reconciler=reconciler,
+        witnesses=witnesses,
         last_ticks=recovery.last,
         late_grace_s=settings.late_grace_s,
         shutdown_timeout_s=settings.shutdown_timeout_s,
@@ -537,9 +547,11 @@ def restore(
     :param published: the last tick of each symbol, where known.
     :param simulated: whose records count, the simulator's or the real ones.
     """
-    # Before the last tick, not before now: its bar is due however long we were away.
-    since = {tick.symbol: _replayed_from(tick.timestamp) for tick in published}
-    newest = max(since.values(), default=_replayed_from(now))
+    # Before the last tick, not before now: its bar is due however long we were away. Without any tick,
+    # from the beginning: the first price of all may be among what was held.
+    since = dict.fromkeys(pipeline.offsets, 0)
+    since |= {tick.symbol: _replayed_from(tick.timestamp) for tick in published}
+    newest = max((one for one in since.values() if one), default=_replayed_from(now))
     pipeline.restore(
         record
         for record in records_since(journal.directory, newest, until=now, earlier=since)

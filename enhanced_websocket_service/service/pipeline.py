@@ -18,18 +18,21 @@ from enhanced_websocket_service.market.aggregation import BarAggregator
 from enhanced_websocket_service.market.bar import Bar, BarUpdate
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar
 from enhanced_websocket_service.market.events import EpochStarted, Event
+from enhanced_websocket_service.market.plausibility import Doubt
 from enhanced_websocket_service.market.tick import (
+    UNWITNESSED,
     Flag,
     Quote,
     Rejection,
     Tick,
     rejection,
 )
-from enhanced_websocket_service.market.validation import QuoteValidator, ValidatorState
+from enhanced_websocket_service.market.validation import Decision, QuoteValidator, ValidatorState
 from enhanced_websocket_service.telemetry import Metrics
 
 from .line import Line
 from .tick_meter import TickMeter
+from .undecided import Undecided, newly_held
 
 Record = Tick | Rejection | BarUpdate | EpochStarted
 
@@ -67,10 +70,13 @@ class Pipeline:
     :param publish: hands events to the bus; must not block.
     :param future_tolerance_s: how far ahead of our clock a stamp may be.
     :param incomplete: told ``symbol, start, end`` of a slot whose live bar lacks a tick that came too
-        late: the vendor's bar is wanted soon. Must not block.
+        late, or a price that nobody could vouch for: the vendor's bar is wanted soon. Must not block.
     :param stamped: told the vendor's stamp of a price now and then, and when it was received.
     :param reached: the stamp up to which the feed of a symbol has told everything; infinite where nothing is
         known to be late.
+    :param doubted: told the symbol when its doubted price is another one than before, or none any more:
+        somebody may look for a witness (``doubt``, ``settle``). Without it the first price of all is
+        believed. Must not block.
     """
 
     def __init__(
@@ -87,6 +93,7 @@ class Pipeline:
         incomplete: Callable[[str, float, float], None] = lambda *_: None,
         stamped: Callable[[float, float], None] = lambda *_: None,
         reached: Callable[[str], float] = lambda _: math.inf,
+        doubted: Callable[[str], None] | None = None,
     ) -> None:
         self.epoch = epoch
         self._strangers = 0  # quotes of symbols that are not ours
@@ -94,6 +101,7 @@ class Pipeline:
         self._incomplete = incomplete
         self._stamped = stamped
         self._reached = reached
+        self._doubted = doubted
         self._meter = TickMeter(metrics)
         self._journal = journal
         self._publish = publish
@@ -104,7 +112,7 @@ class Pipeline:
             symbol: Line(
                 symbol,
                 calendar,
-                QuoteValidator(price_band_pct),
+                QuoteValidator(price_band_pct, believe_first=doubted is None),
                 BarAggregator(symbol, close_delay=bar_close_delay_s),
             )
             for symbol, calendar in calendars.items()
@@ -155,14 +163,18 @@ class Pipeline:
                 )
 
     def restore(self, records: Iterable[Record]) -> None:
-        """Rebuild the open bars from what was journaled before the restart, oldest first."""
+        """Rebuild the open bars from what was journaled before the restart, oldest first; quotes that were
+        held then are held again.
+        """
         before: dict[str, Tick] = {}  # by symbol
+        undecided = Undecided()
         for record in records:
             line = self._lines.get(
                 record.bar.symbol if isinstance(record, BarUpdate) else record.symbol
             )
             if line is None:
                 continue
+            undecided.see(record)
             if isinstance(record, Tick):
                 last = before.get(record.symbol, record)
                 if last.epoch != record.epoch:
@@ -176,6 +188,10 @@ class Pipeline:
                     line.aggregator.add(record)
             elif isinstance(record, BarUpdate):
                 line.aggregator.resume(record.bar)
+        for symbol, quotes in undecided.quotes().items():
+            held_by = self._lines[symbol]
+            held_by.validator.hold_again(quotes)
+            held_by.hygiene.quotes += len(quotes)
 
     def begin_epoch(self, epoch: int, previous: Mapping[str, tuple[int, int]]) -> None:
         """Journal and announce an epoch: offsets begin again at 1.
@@ -273,22 +289,42 @@ class Pipeline:
         self._take(ticks, rejections, before, repeated)
 
     def on_rest_price(self, symbol: str, price: float, now: float) -> None:
-        """A REST price that becomes no tick, e.g. a sample of liveness: held quotes that agree with it
-        are accepted; when it agrees with the last price and is surely younger, they are outliers.
+        """A REST price that becomes no tick, e.g. an unchanged one or a sample of liveness: a witness for
+        or against the held quotes.
 
         :param now: when it was received.
         :raises JournalError: as if it had not come.
+        """
+        self.settle(symbol, lambda validator: validator.on_rest_price(price, now), now)
+
+    def settle(self, symbol: str, judge: Callable[[QuoteValidator], Decision], now: float) -> None:
+        """Let ``judge`` decide about the held quotes of ``symbol``, if there are any.
+
+        :raises JournalError: as if it had not been asked.
         """
         line = self._lines.get(symbol)
         if line is None or not line.validator.held:
             return
         before = self._before()
-        accepted, rejections = line.validator.on_rest_price(price, now)
+        accepted, rejections = judge(line.validator)
         ticks = [
             line.tick(one, self.epoch, line.offset + number, now, self._future_tolerance_s)
             for number, one in enumerate(accepted, 1)
         ]
         self._take(ticks, rejections, before)
+
+    def validator(self, symbol: str) -> QuoteValidator:
+        """To tell it what is known of a pair before a feed begins; quotes go through the pipeline."""
+        return self._lines[symbol].validator
+
+    def doubt(self, symbol: str) -> Doubt | None:
+        """Why quotes of ``symbol`` are held; ``None``: none are."""
+        return self._lines[symbol].validator.doubt
+
+    def last_price(self, symbol: str) -> float | None:
+        """The price that was accepted last by its stamp; ``None``: none was."""
+        line = self._lines.get(symbol)
+        return None if line is None else line.validator.last
 
     def on_time(self, now: float, grace: float) -> None:
         """Close the bars that are due. ``grace``: seconds for which a late tick revises a bar.
@@ -359,9 +395,7 @@ class Pipeline:
             return
         self._take([], rejections, before)
         for one in rejections:
-            line = self._lines[one.symbol]
-            if line.calendar.is_open(one.timestamp):
-                line.aggregator.doubt(one.timestamp)
+            self._doubt_bar(self._lines[one.symbol], one.timestamp)
 
     def _take(
         self,
@@ -374,15 +408,22 @@ class Pipeline:
 
         :param repeated: the symbol of each of ``ticks`` that is equal to the one before.
         """
-        if not ticks and not rejections:
+        held = newly_held(before)
+        if not ticks and not rejections and not held:
             return
-        self._append([*rejections, *ticks], before)
+        # What is held from now on comes last: of equal quotes, the fates are those of the earlier ones.
+        self._append([*rejections, *ticks, *held], before)
+        for one_line in self._lines.values():
+            if one_line.doubted is not None or one_line.validator.held:
+                self._tell_doubt(one_line)
         for one in rejections:
             self._metrics.rejected.labels(one.reason).inc()
             if (line := self._lines.get(one.symbol)) is None:
                 self._strangers += 1
             else:
                 line.hygiene.reject(one)
+                if one.reason == UNWITNESSED and self._doubt_bar(line, one.timestamp):
+                    self._want_bar(line.symbol, one.timestamp)
         if not ticks:
             return
         published: list[Tick] = []
@@ -391,9 +432,8 @@ class Pipeline:
             published += shown
             for tick in late:
                 self._metrics.late.inc()
-                slot = tick.timestamp - tick.timestamp % BAR_SECONDS
-                self._lines[symbol].aggregator.doubt(slot)
-                self._incomplete(symbol, slot, slot + BAR_SECONDS)
+                self._lines[symbol].aggregator.doubt(tick.timestamp)
+                self._want_bar(symbol, tick.timestamp)
         if published:
             self._publish(published)
         # Counting comes last: nobody waits for it.
@@ -406,6 +446,25 @@ class Pipeline:
             if line.odd:
                 line.odd = False
                 self._meter.oddities(symbol, line.hygiene)
+
+    def _tell_doubt(self, line: Line) -> None:
+        doubt = line.validator.doubt
+        key = None if doubt is None else doubt.key
+        if key != line.doubted:
+            line.doubted = key
+            if self._doubted is not None:
+                self._doubted(line.symbol)
+
+    def _doubt_bar(self, line: Line, stamp: int) -> bool:
+        """Something stamped ``stamp`` is lost to its bar, which says so; whether there is such a bar."""
+        if not line.calendar.is_open(stamp):
+            return False
+        line.aggregator.doubt(stamp)
+        return True
+
+    def _want_bar(self, symbol: str, stamp: int) -> None:
+        slot = stamp - stamp % BAR_SECONDS
+        self._incomplete(symbol, slot, slot + BAR_SECONDS)
 
     def _publish_bars(self, updates: list[BarUpdate]) -> None:
         self._journal.append(updates)

@@ -39,6 +39,7 @@ from .silence_file import SilenceFile
 from .states import ServiceState, StateChange
 from .supervisor import Supervisor
 from .vendor_clock import VendorClock
+from .witnesses import PriceWitnesses
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +79,7 @@ class Service:
         silences: SilenceFile,
         hours: MarketHours,
         reconciler: Reconciler,
+        witnesses: PriceWitnesses,
         last_ticks: Mapping[str, Tick],
         late_grace_s: float,
         shutdown_timeout_s: float,
@@ -107,6 +109,7 @@ class Service:
         self._hours = hours
         liveness.subscribe(self._on_verdict)
         self._reconciler = reconciler
+        self._witnesses = witnesses
         self._last_ticks = last_ticks
         self._late_grace_s = late_grace_s
         self._shutdown_timeout_s = shutdown_timeout_s
@@ -172,6 +175,7 @@ class Service:
         start("verdict", self._watch_verdict)
         start("l0-watch", self.lifecycle.watch_data)
         start("reconciliation", self._reconciler.run)
+        start("witnesses", self._witnesses.run)
         start("lifecycle", self.lifecycle.run)
 
     async def stop(self) -> None:
@@ -222,6 +226,7 @@ class Service:
         except EwsError as error:
             log.error("The last bars could not be journaled", error=str(error))
         for name in (
+            "witnesses",
             "reconciliation",
             "l0-watch",
             "verdict",

@@ -19,7 +19,7 @@ from enhanced_websocket_service.errors import JournalError
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.events import EPOCH_LIMIT, EpochStarted
 from enhanced_websocket_service.market.source import World, world_of
-from enhanced_websocket_service.market.tick import Flag, Tick
+from enhanced_websocket_service.market.tick import Flag, Rejection, Tick
 
 from .records import Record, UnreadableRecord, decode, decode_all
 from .segment import (
@@ -321,8 +321,9 @@ def records_since(
     *,
     earlier: Mapping[str, float] | None = None,
     search_bytes: int = SEARCH_BYTES,
-) -> Iterator[Tick | BarUpdate]:
-    """Ticks stamped at or after ``instant`` and bars opened then or later, in journal order.
+) -> Iterator[Tick | Rejection | BarUpdate]:
+    """Ticks stamped at or after ``instant``, rejections received and bars opened then or later, in journal
+    order.
 
     Searches backwards for where to start.
 
@@ -348,12 +349,14 @@ def records_since(
     for symbol in [symbol for symbol, since in wanted.items() if since < begins]:
         wanted[symbol] = math.inf  # half a bar would be published over the whole one
     for record in iterate(directory, first):
-        if not isinstance(record, Tick | BarUpdate):
+        if isinstance(record, EpochStarted):
             continue
-        if isinstance(record, Tick):
-            symbol, stamp = record.symbol, record.timestamp
-        else:
+        stamp: float
+        if isinstance(record, BarUpdate):
             symbol, stamp = record.bar.symbol, record.bar.open_time
+        else:  # a refused quote may be stamped with anything
+            symbol = record.symbol
+            stamp = record.timestamp if isinstance(record, Tick) else record.received_at
         received = _received(record)
         if stamp >= wanted.get(symbol, instant) and (
             until is None or received is None or received <= until

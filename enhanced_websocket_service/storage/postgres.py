@@ -134,6 +134,14 @@ class Database(Pool):
         )
         return bar_of_row(rows[0], symbol, STORED_INTERVAL_S) if rows else None
 
+    async def largest_move(self, symbol: str) -> float | None:
+        """The largest move between the closes of neighbouring stored bars, as a part of the earlier one, but
+        for changes near a power of ten; ``None``: there are not two.
+        """
+        rows = await self.fetch("largest_move", symbol, self.provider.simulated)
+        move: float | None = rows[0]["move"]
+        return move
+
     async def slots_present(self, symbol: str, start: float, end: float) -> dict[int, list[str]]:
         """Label -> the sources that have a whole (or reconstructed) bar for it, in alphabetical order;
         none where all that is stored is partial or a close alone.

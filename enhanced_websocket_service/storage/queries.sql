@@ -144,6 +144,20 @@ SELECT {bar_columns} FROM ({minutes}) AS bars ORDER BY datetime DESC LIMIT $7
 -- name: last_bar
 SELECT {bar_columns} FROM ({bars_now_backwards}) AS bars ORDER BY datetime DESC LIMIT 1
 
+-- name: largest_move
+-- The largest move between the closes of neighbouring bars. Near a power of ten it is a fault of the data.
+SELECT max(abs(factor - 1)) AS move
+FROM (
+    SELECT close / before AS factor
+    FROM (
+        SELECT close::float8 AS close, lag(close::float8) OVER (ORDER BY datetime) AS before
+        FROM market_data
+        WHERE symbol = $1 AND ews_is_simulated(source) = $2 AND close > 0
+    ) AS neighbours
+    WHERE before IS NOT NULL
+) AS factors
+WHERE round(log(factor)) = 0 OR abs(log(factor) - round(log(factor))) > 0.1
+
 -- name: slots_present
 -- Slots with a bar, and who has a whole one: a bar with a hole in it, or a close alone, is not the market's.
 SELECT extract(epoch FROM datetime)::bigint AS slot,

@@ -18,7 +18,7 @@ import structlog
 from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.calendar import utc
 from enhanced_websocket_service.market.events import EpochStarted
-from enhanced_websocket_service.market.tick import Rejection, Tick
+from enhanced_websocket_service.market.tick import HELD, Rejection, Tick
 
 from .binary_copy import TICK_COLUMNS, UNENCODABLE, copy_chunks, tick_rows, tick_tuples
 from .pool import WRITES
@@ -78,6 +78,8 @@ class Batch:
             if isinstance(record, Tick):
                 ticks.append(record)
             elif isinstance(record, Rejection):
+                if record.reason == HELD:
+                    continue  # its fate follows in the journal, and only that has a row
                 self.rejections.append(record)
             elif isinstance(record, BarUpdate):
                 self.updates.append(record)

@@ -10,7 +10,7 @@ import pytest
 
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.source import Provider
-from enhanced_websocket_service.market.tick import Tick
+from enhanced_websocket_service.market.tick import HELD, Tick
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import iterate
 from enhanced_websocket_service.storage.postgres import Database
@@ -278,3 +278,17 @@ async def test_stored_segments_are_pruned_and_unstored_ones_never(
     assert len(list(journal.directory.glob("*.journal"))) < before
     assert len(await stored(database)) == 1000
     assert [r.offset for r in iterate(journal.directory) if isinstance(r, Tick)][-1] == 1000
+
+
+async def test_a_held_quote_has_no_row_before_its_fate(
+    journal: Journal, database: Database
+) -> None:
+    journal.append([tick(1), rejected(HELD), rejected(HELD, price=41.0)])
+    async with writing(journal, database) as writer:
+        assert await writer.drain(20)
+        assert await rows(database, "SELECT reason FROM rejected_ticks") == []
+        journal.append([rejected(HELD, price=42.0)])
+        assert await writer.drain(20), "a batch of nothing else is no backlog"
+        journal.append([rejected("outlier"), tick(2, flags=("held",))])
+        assert await writer.drain(20)
+    assert await rows(database, "SELECT reason FROM rejected_ticks") == [("outlier",)]

@@ -16,6 +16,7 @@ from .fault_values import (
     Refusing,
     RestRefusing,
     Revising,
+    Scaling,
     Shuffling,
     Some,
 )
@@ -137,6 +138,11 @@ FAULTS: Final[dict[str, Fault]] = {
         f"per cent -99 .. 1000; or an object with pct, share (of ticks, 0.02), {_TIMES}",
         "a tick is followed by a bad print, its price so much off",
         values.record(BadPrint, {"pct": values.real(-99, 1000), "share": values.share, **_LIMITED}),
+    ),
+    "scale": Fault(
+        "a factor 0.0001 .. 10000; or an object with factor, at (a list of stream, price, bars)",
+        "all prices times the factor: on the socket, in /price and its like, in /time_series",
+        values.record(Scaling, {"factor": values.real(0.0001, 10_000), "at": values.places}),
     ),
     "crossed": Fault(
         f"true, a share of the ticks 0 .. 1; or an object with share, {_TIMES}",

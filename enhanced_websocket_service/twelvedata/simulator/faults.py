@@ -20,6 +20,7 @@ from .fault_values import (
     Refusing,
     RestRefusing,
     Revising,
+    Scaling,
     Shuffling,
     Some,
     Which,
@@ -84,6 +85,7 @@ class FaultBoard:
     delay_s: Range | None
     future_s: Ahead | None
     outlier: BadPrint | None
+    scale: Scaling | None
     crossed: Some | None
     float32_noise: bool
     slow_frames: Dribbling | None

@@ -37,6 +37,7 @@ class Shape(IntFlag):
     CROSSED = 128
     NOISE = 256
     FROZEN = 512  # its price is an older one
+    SCALED = 1024
 
     def names(self) -> str:
         return ",".join(str(one.name).lower() for one in Shape if one and one in self)

@@ -23,7 +23,7 @@ from .answers import (
     json_answer,
 )
 from .credits import CreditLedger, Plan, Usage
-from .distortion import as_quoted, candle_faults
+from .distortion import as_quoted, candle_faults, scaled_source
 from .faults import FaultBoard
 from .model import MarketSource, SymbolInfo, SymbolSource, describe
 from .refusals import NOT_FOUND, rest_refusal, text_answer
@@ -179,6 +179,7 @@ class RestVendor:
         if self._faults.empty_windows:
             raise Refusal(400, NO_DATA, {"symbol": info.symbol, "interval": query.interval})
         faults = candle_faults(self._faults, info.symbol)
+        source = scaled_source(source, self._faults, "bars")
         body = time_series(query, info, source, now, self._limits, faults)
         return csv_text(body, query.delimiter) if query.csv else body
 

@@ -19,7 +19,7 @@ from enhanced_websocket_service.clock import Clock
 from .agenda import Agenda
 from .clients import Doorbook, Socket, StreamClient
 from .credits import Plan
-from .distortion import noisy
+from .distortion import noisy, scaled, streamed_scale
 from .fault_table import FAULTS
 from .faults import FaultBoard
 from .ledger import SentLedger, Shape
@@ -274,6 +274,8 @@ class PriceStream:
             if tick is None or symbol in self._faults.mute or symbol in client.silent:
                 continue
             shape = Shape.RESENT
+            if (factor := streamed_scale(self._faults)) is not None:
+                tick, shape = scaled(tick, factor), shape | Shape.SCALED
             if self._faults.float32_noise:
                 tick, shape = noisy(tick), shape | Shape.NOISE
             client.socket.write(self._encoded(symbol, tick, self._clock.now(), shape))

@@ -87,6 +87,7 @@ class Session:
             provider,
             pace=lambda now: planner.poll_interval(now, closes),
             is_open=lambda now: OPENS <= now < closes,
+            last_price=lambda _: self.quotes[-1].price if self.quotes else None,
         )
         feed = Alone(polling)
 

@@ -168,7 +168,8 @@ def test_a_run_nobody_decided_leaves_the_last_bar_partial_and_is_stored() -> Non
     line.on_time(CLOSE + 1.0, 60.0)
     (bar,) = bars(recorder)
     assert partial(bar)
-    assert [one.reason for one in recorder.records if isinstance(one, Rejection)] == ["outlier"]
+    reasons = [one.reason for one in recorder.records if isinstance(one, Rejection)]
+    assert reasons == ["held", "outlier"], "first that it waits, then what became of it"
 
 
 def test_a_sampled_rest_price_confirms_held_quotes_and_becomes_no_tick() -> None:
