@@ -69,7 +69,20 @@ JOIN pg_namespace AS n ON n.oid = c.relnamespace
 
 -- name: fingerprint
 -- $1 as above. Asked in a transaction that has written to the tables: until its end nobody can alter them.
-SELECT md5(coalesce(string_agg(document::text, ',' ORDER BY name), '')) FROM ({tables}) AS found
+-- It is asked for every batch: versions of catalog rows, not what they say.
+SELECT md5(coalesce(string_agg(concat_ws(' ', c.oid, c.relkind, c.relpersistence, c.relrowsecurity,
+        c.relforcerowsecurity, columns.versions, triggers.versions, uniques.versions, rules.versions),
+    ',' ORDER BY c.oid), ''))
+FROM unnest($1::text[]) AS named(name)
+JOIN pg_class AS c ON c.oid = to_regclass(quote_ident(named.name))
+CROSS JOIN LATERAL (SELECT string_agg(concat(attnum, ':', xmin), ',' ORDER BY attnum) AS versions
+    FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0) AS columns
+CROSS JOIN LATERAL (SELECT string_agg(concat(oid, ':', xmin), ',' ORDER BY oid) AS versions
+    FROM pg_trigger WHERE tgrelid = c.oid) AS triggers
+CROSS JOIN LATERAL (SELECT string_agg(concat(indexrelid, ':', xmin), ',' ORDER BY indexrelid) AS versions
+    FROM pg_index WHERE indrelid = c.oid) AS uniques
+CROSS JOIN LATERAL (SELECT string_agg(concat(oid, ':', xmin), ',' ORDER BY oid) AS versions
+    FROM pg_rewrite WHERE ev_class = c.oid) AS rules
 
 -- name: place
 -- Where a new table would be made, and for whom.

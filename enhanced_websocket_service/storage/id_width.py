@@ -67,9 +67,10 @@ class IdColumn:
         used = 100 * self.used / LAST_ID
         seconds = max(1, round(self.bytes / REWRITTEN_BYTES_PER_S))
         return (
-            f"The ids of {self.shown} end at {LAST_ID:,}, and {used:.1f} % of them are used. `db migrate` as "
-            f"{self.owner} makes them BIGINT: it rewrites the table, {self.bytes >> 20:,} MiB with its "
-            f"indexes, which nobody can read or write meanwhile, for about {_duration(seconds)}."
+            f"The ids of {self.shown} end at {LAST_ID:,}, and {used:.1f} % of them are used. "
+            f"`db migrate --rewrite` as {self.owner} makes them BIGINT: it rewrites the table, "
+            f"{self.bytes >> 20:,} MiB with its indexes, which nobody can read or write meanwhile, for "
+            f"about {_duration(seconds)}."
         )
 
 
@@ -78,15 +79,15 @@ async def narrow_ids(connection: Any) -> list[IdColumn]:
     return [one for one in await _ids(connection) if one.owned and one.quick]
 
 
-async def widen_ids(connection: Any, *, any_size: bool) -> None:
-    """Inside a transaction: make ids BIGINT, those of large tables only with ``any_size``.
+async def widen_ids(connection: Any, *, rewrite: bool) -> None:
+    """Inside a transaction: make ids BIGINT, those of large tables only with ``rewrite``.
 
     What a view of somebody else's holds fast, or another program uses just now, stays as it is, and is told.
     """
-    if not any_size:  # whoever waits for a table makes all others wait behind it
+    if not rewrite:  # whoever waits for a table makes all others wait behind it
         await connection.execute(_BRIEFLY)
     for one in await _ids(connection):
-        if not one.owned or not (one.quick or any_size):
+        if not one.owned or not (one.quick or rewrite):
             log.warning("Ids will run out", why=one.sentence())
             continue
         try:
@@ -103,14 +104,18 @@ async def widen_ids(connection: Any, *, any_size: bool) -> None:
 async def widening_script(connection: Any) -> list[str]:
     """All statements that ``widen_ids`` would execute, with what they take as a comment."""
     lines = []
+    present = {row["name"] for row in await connection.fetch(SQL["id_columns"], list(REQUIRED))}
+    for name in REQUIRED.keys() - present:
+        made = IdColumn(name, name, "integer", False, True, "", f"{name}_id_seq", "integer", 0, 0)
+        lines += made.statements()
     for one in await _ids(connection):
         lines += [f"\n-- {one.sentence()}", *one.statements()]
     return lines
 
 
 async def caveats(connection: Any) -> list[str]:
-    """A sentence on each table whose ids end."""
-    return [one.sentence() for one in await _ids(connection)]
+    """A sentence on each table whose ids end, and that only its owner can mend."""
+    return [one.sentence() for one in await _ids(connection) if not (one.owned and one.quick)]
 
 
 async def _ids(connection: Any) -> list[IdColumn]:

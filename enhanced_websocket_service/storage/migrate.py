@@ -16,6 +16,7 @@ import structlog
 from enhanced_websocket_service.errors import StorageError, UnfitTables
 
 from .catalog import look, read_tables, refuse
+from .id_width import caveats as id_caveats
 from .id_width import narrow_ids, widen_ids, widening_script
 from .rights import RIGHTS, complaint, grants_command, needed, who_may_migrate
 from .table_forms import (
@@ -93,22 +94,25 @@ def migrations() -> list[Migration]:
     return sorted(found, key=lambda migration: migration.version)
 
 
-async def migrate(connection: Any, *, any_size: bool = False) -> list[Migration]:
+async def migrate(
+    connection: Any, *, by_owner: bool = False, rewrite: bool = False
+) -> list[Migration]:
     """Apply what is missing to the database behind an asyncpg ``connection``.
 
     Where nothing is, it only reads: a role that owns no table and may make none can run the service.
     Safe to run from several processes at once: the second waits and then finds nothing to do.
 
-    :param any_size: widen the ids of large tables, too, and make tables anew that somebody dropped: for
-        the owner, who knows how long it may take. Of small ones the ids are always widened.
+    :param by_owner: somebody asked for it: tables and indexes of ours that were dropped are made anew, empty.
+    :param rewrite: make the ids of large tables BIGINT, too, which takes its time; those of small ones are
+        made so anyway.
     :returns: what was applied now.
     :raises UnfitTables: existing tables cannot hold what is written. The database is then as it was.
     :raises StorageError: an applied migration differs from ours, or the role may not apply what is
         missing. The database is then as it was.
     """
     missing = await pending(connection)
-    judgement = await _judged(connection, missing, mend=any_size)
-    if not (missing or any_size or await narrow_ids(connection)):
+    judgement = await _judged(connection, missing, mend=by_owner)
+    if not (missing or by_owner or await narrow_ids(connection)):
         _tell(judgement)
         return []
     try:
@@ -123,12 +127,12 @@ async def migrate(connection: Any, *, any_size: bool = False) -> list[Migration]
                 await connection.execute(_MAKE_LEDGER)
             for migration in missing:
                 await _apply(connection, migration)
-            if any_size:
+            if by_owner:
                 await _make_anew(connection)
-            if missing or any_size:
+            if missing or by_owner:
                 for statement in await _indexes(connection):
                     await connection.execute(statement, timeout=_PATIENCE_S)
-            await widen_ids(connection, any_size=any_size)
+            await widen_ids(connection, rewrite=rewrite)
             judgement = await look(connection)
             await refuse(connection, judgement.refusals)
     except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidSchemaNameError) as error:
@@ -139,12 +143,24 @@ async def migrate(connection: Any, *, any_size: bool = False) -> list[Migration]
     return missing
 
 
+async def check(connection: Any) -> tuple[str, ...]:
+    """Judge the tables as the start would, and only read; sentences on what works and yet should be known.
+
+    :raises StorageError: as ``migrate``.
+    """
+    judgement = await _judged(connection, await pending(connection), mend=False)
+    return judgement.caveats + tuple(await id_caveats(connection))
+
+
 async def script(connection: Any) -> str:
-    """What ``migrate`` would do, as SQL for psql; changes nothing. Raises as ``migrate``."""
+    """What ``migrate`` would do for its owner and with ``rewrite``, as SQL for psql; changes nothing.
+
+    Raises as ``migrate``.
+    """
     missing = await pending(connection)
     await _judged(connection, missing, mend=True)
     widening = await widening_script(connection)
-    lost = [] if missing else await _lost(connection)
+    lost = [] if missing else [*await _lost(connection), *await _indexes(connection)]
     if not (missing or widening or lost):
         return "-- The schema is up to date."
     parts = ["BEGIN;", f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK});"]
@@ -164,8 +180,7 @@ async def _judged(connection: Any, missing: list[Migration], *, mend: bool) -> J
         to_come=[one.version for one in missing],
         scripts=[one.sql for one in missing],
     )
-    lost = {name for name, _ in await _lost_tables(connection)} if mend else set()
-    await refuse(connection, [one for one in judgement.refusals if one.table not in lost])
+    await refuse(connection, [one for one in judgement.refusals if not (mend and one.lost)])
     return judgement
 
 

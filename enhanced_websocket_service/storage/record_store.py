@@ -366,7 +366,7 @@ def _by_triggers(names: tuple[str, ...]) -> str:
 
 
 def _said(error: Exception) -> str:
-    words = " ".join(str(error).split())
+    words = str(error).partition("\n")[0]  # what follows repeats the row
     state = getattr(error, "sqlstate", None)
     return f"{words} [{state}]" if state else words
 
@@ -388,7 +388,7 @@ def _table_at_fault(record: Record, error: Exception) -> str:
             f"PARTITION OF {table} DEFAULT;"
         )
     elif isinstance(error, asyncpg.SequenceGeneratorLimitExceededError):
-        cure = " To mend it: `db migrate` as the owner of the table makes its ids BIGINT."
+        cure = " To mend it: `db migrate --rewrite` as the owner of the table makes its ids BIGINT."
     return (
         f"{table} takes no {what} as it is: PostgreSQL says {_said(error)}. The journal keeps them, and they "
         f"are stored as soon as the table takes them.{cure}"

@@ -170,12 +170,15 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What cannot be worked with. ``cures`` are statements, any one of which mends it."""
+    """What cannot be worked with. ``cures`` are statements, any one of which mends it; ``lost``: something
+    of ours was dropped, and ``db migrate`` makes it anew.
+    """
 
     table: str
     column: str | None
     why: str
     cures: tuple[str, ...] = ()
+    lost: bool = False
 
     def __str__(self) -> str:
         where = self.table if self.column is None else f"{self.table}.{identifier(self.column)}"
@@ -234,6 +237,7 @@ def judge(
                         None,
                         "is not there, although the migration that makes it was applied; restore it, or "
                         "let `db migrate` make an empty one",
+                        lost=True,
                     )
                 )
             continue
@@ -508,6 +512,7 @@ def _without_key(table: Table) -> Iterator[Refusal]:
             None,
             "has no unique index over a tick's place (symbol, epoch, tick_offset)",
             (identity_index(table),),
+            lost=True,
         )
     if table.name == BARS and lacks_arbiter(table):
         yield Refusal(
@@ -515,6 +520,7 @@ def _without_key(table: Table) -> Iterator[Refusal]:
             None,
             "has no unique index on (symbol, datetime, source) that INSERT ... ON CONFLICT can use",
             (arbiter_index(table),),
+            lost=True,
         )
 
 

@@ -292,7 +292,8 @@ async def works(dsn: str, folder: Path) -> None:
     assert await rows(
         database,
         "SELECT epoch::bigint, tick_offset::bigint, extract(epoch FROM time)::bigint, "
-        "last::numeric(12,6)::text, bid::numeric(12,6)::text, spread::numeric(12,6)::text, volume::bigint, trim(source) "
+        "last::numeric(12,6)::text, bid::numeric(12,6)::text, spread::numeric(12,6)::text, "
+        "volume::bigint, trim(source) "
         "FROM realtime_market_data WHERE epoch IS NOT NULL ORDER BY tick_offset",
     ) == [_row(one) for one in sent]
     assert await rows(
