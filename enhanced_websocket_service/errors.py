@@ -14,6 +14,8 @@
     ├── StorageError
     │   ├── JournalError            a short or failed write, a directory that cannot be used
     │   ├── NotAllowed              PostgreSQL refuses for want of a right
+    │   ├── UnfitTables             tables that cannot hold what is written; their owner can mend them
+    │   ├── RowsAltered             what a table holds is not what was written there
     │   ├── DatabaseUnavailable     PostgreSQL cannot be reached; retry later
     │   └── EpochFenced             a newer instance of the service owns this database
     └── VendorError
@@ -87,6 +89,14 @@ class JournalError(StorageError):
 
 class NotAllowed(StorageError):
     """The role that the service connects as lacks a right; PostgreSQL does not tell which."""
+
+
+class UnfitTables(StorageError):
+    """Tables of the database cannot hold what the service writes; names each with its column and a cure."""
+
+
+class RowsAltered(StorageError):
+    """A table of the database keeps out or changes what is written: a trigger of its owner's does."""
 
 
 class DatabaseUnavailable(StorageError):

@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import DataError
+from enhanced_websocket_service.errors import DataError, RowsAltered
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.bar import INTERVALS, Bar, BarStatus, Certificate
 from enhanced_websocket_service.market.calendar import BOGOTA, utc
@@ -166,6 +166,7 @@ class Database(Pool):
 
         :returns: how many rows are new or different now.
         :raises DataError: a bar that the table cannot hold; nothing was stored.
+        :raises RowsAltered: a trigger of the table's owner keeps bars out; nothing was stored.
         """
         unique = {(bar.symbol, bar.open_time, bar.source): bar for bar in bars}
         for bar in unique.values():
@@ -189,6 +190,11 @@ class Database(Pool):
                 raise DataError(f"A bar does not fit into market_data: {error}") from error
             await connection.execute(WRITES["keep_replaced_versions"])
             status = await connection.execute(WRITES["upsert_vendor_bars"], utc(self._clock.now()))
+            if altered := await connection.fetchval(WRITES["altered_bars"]):
+                raise RowsAltered(
+                    f"{altered} of {len(unique)} vendor bars are not in market_data as they were written: a "
+                    "trigger of its owner's keeps them out or changes them. Nothing of them was stored."
+                )
         return int(status.rpartition(" ")[2])
 
     async def ticks(
@@ -242,9 +248,13 @@ class Database(Pool):
         document = msgspec.json.encode(details, enc_hook=str).decode().replace("\\u0000", "")
         milliseconds = None if response_time_ms is None else round(response_time_ms)
         async with self.transaction("recording the health") as connection:
-            await connection.execute(
+            said = await connection.execute(
                 *(WRITES["insert_health"], status, document, milliseconds, error_message)
             )
+            if said.endswith(" 0"):
+                raise RowsAltered(
+                    "system_health took no row: a trigger of its owner's keeps it out."
+                )
 
 
 def _check_limit(limit: int) -> None:

@@ -173,7 +173,7 @@ GROUP BY datetime ORDER BY datetime
 
 -- name: tick_columns
 symbol, epoch, tick_offset, extract(epoch FROM time)::bigint AS timestamp, last::float8,
-    bid::float8, ask::float8, coalesce(volume, 0) AS volume, coalesce(source, 'unknown') AS source,
+    bid::float8, ask::float8, coalesce(volume, 0)::bigint AS volume, coalesce(source, 'unknown') AS source,
     extract(epoch FROM coalesce(received_at, time))::float8 AS received_at,
     coalesce(trading_session, true) AS trading_session, coalesce(flags, '{}') AS flags
 

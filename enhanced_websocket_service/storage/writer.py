@@ -29,19 +29,25 @@ from enhanced_websocket_service.market.source import world_of
 from enhanced_websocket_service.market.tick import Rejection, Tick
 from enhanced_websocket_service.telemetry import Metrics
 
+from .catalog import unaltered, writing_form
 from .fence import check
 from .journal import Journal
 from .pool import WRITES
 from .postgres import Database
-from .record_store import UNSTORABLE, Batch, RecordStore, Stored
+from .record_store import UNSTORABLE, Batch, RecordStore, Stored, Witnesses
 from .records import Record, source_of
 from .segment import START, Position
+from .table_forms import WritingForm
 from .tenure import Tenure
 
 log = structlog.get_logger(__name__)
 
 STORING: Final = "storing ticks and bars"
 """The part of ``Failures``. The journal keeps what is not stored."""
+QUARANTINE: Final = "records in rejected_ticks"
+"""The part of ``Failures`` for records that their own table cannot hold."""
+WHOLE_BATCHES: Final = 100
+"""After so many batches without one the last quarantined record is no present problem any more."""
 FIRST_BACKOFF_S: Final = 0.1
 SLICE_RECORDS: Final = 256
 """Read and encoded at a stretch: about a millisecond during which nothing else runs."""
@@ -107,6 +113,10 @@ class JournalWriter:
         self._last_error: str | None = None
         self._stored_records = 0
         self._quarantined = 0
+        self._whole_batches = WHOLE_BATCHES  # since the last quarantined record
+        self._form = WritingForm()
+        self._fingerprint = ""  # of the tables for which that is the form
+        self._witnesses = Witnesses(self._symbols[0] if self._symbols else "")
         self._duplicates = 0
         self._left_out = 0
         self._worlds: dict[str | None, bool] = {}  # sources seen, and whether they are of our world
@@ -201,6 +211,7 @@ class JournalWriter:
     async def _follow(self) -> None:
         await self._database.connect()
         async with self._database.connection("storing the journal") as connection:
+            self._form, self._fingerprint = await writing_form(connection)
             await self._begin(connection)
             batch = Batch(self._database.zone)
             while True:
@@ -334,9 +345,10 @@ class JournalWriter:
         try:
             stored = await self._transaction(connection, batch, position, careful=False)
         except UNSTORABLE as error:
-            log.warning(
-                "A batch holds a record that cannot be stored; isolating it", reason=str(error)
-            )
+            if self._failing_since is None:
+                log.warning(
+                    "A batch holds a record that cannot be stored; isolating it", reason=str(error)
+                )
             try:
                 stored = await self._transaction(connection, batch, position, careful=True)
             except UNSTORABLE as again:
@@ -347,7 +359,7 @@ class JournalWriter:
             raise
         before, self._checkpoint = self._checkpoint, position
         self._stored_records += len(batch) - stored.quarantined - stored.duplicates
-        self._quarantined += stored.quarantined
+        self._note_quarantine(batch, stored)
         self._duplicates += stored.duplicates
         self._last_commit = monotonic()
         self._most = min(self._most + SLICE_RECORDS, self._batch_records)
@@ -368,10 +380,31 @@ class JournalWriter:
             if row is None or Position(*row) != self._checkpoint:
                 # A commit whose answer got lost did happen after all.
                 raise DatabaseUnavailable("The checkpoint moved meanwhile; beginning again at it.")
-            store = RecordStore(connection, self._database.zone)
+            store = RecordStore(connection, self._database.zone, self._form, self._witnesses)
             stored = await store.store(batch, careful=careful)
+            if not await unaltered(connection, self._fingerprint):
+                # What was written may have gone through a trigger that nobody has judged.
+                raise DatabaseUnavailable(
+                    "The tables were altered meanwhile; looking at them again."
+                )
             await connection.execute(WRITES["move_checkpoint"], journal_id, *position, epoch)
         return stored
+
+    def _note_quarantine(self, batch: Batch, stored: Stored) -> None:
+        if stored.quarantined:
+            self._quarantined += stored.quarantined
+            self._whole_batches = 0
+            self._failures.failed(
+                QUARANTINE,
+                f"{self._quarantined} records since the start are not in their tables but in rejected_ticks "
+                f"(reason 'unstorable', whole in raw), the last: {stored.last_reason}",
+            )
+            return
+        self._witnesses.remember(batch)
+        if self._whole_batches < WHOLE_BATCHES:
+            self._whole_batches += 1
+            if self._whole_batches == WHOLE_BATCHES:
+                self._failures.forgotten(QUARANTINE)
 
     async def _check_fence(self, connection: Any, end: Position) -> int:
         """The epoch to note. Raises ``EpochFenced``: what ends at ``end`` may not be stored now."""
