@@ -3,6 +3,10 @@
 All instants are unix seconds in UTC (``float``); all durations are seconds of the clock, unless a name
 says ``real``. A virtual clock is a pure function of the machine's real time, so two processes given
 the same ``VIRTUAL_CLOCK`` (with its anchor) agree on the time without talking to each other.
+
+A machine's time may be set at any moment, by a day, either way. So waits and ages inside a process come
+from ``elapsed``, which never jumps; instants (``now``) are for what has a place in the calendar, and for
+what outlives the process.
 """
 
 import asyncio
@@ -28,7 +32,14 @@ class Clock(Protocol):
     """What a component may ask of time."""
 
     def now(self) -> float:
-        """The instant, unix seconds UTC."""
+        """The instant, unix seconds UTC. It may jump, either way: the machine's time may be set."""
+        ...
+
+    def elapsed(self) -> float:
+        """Seconds of this clock since it was made; never set, so it neither jumps nor goes back.
+
+        It stands still while the machine sleeps.
+        """
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -51,8 +62,14 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clock."""
 
+    def __init__(self) -> None:
+        self._made = time.monotonic()
+
     def now(self) -> float:
         return time.time()
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self._made
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds))
@@ -82,10 +99,12 @@ class VirtualClock:
         closed_speed: float | None = None,
         zone: ZoneInfo | None = None,
         real_time: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if any(not 0 < one < math.inf for one in (speed, closed_speed) if one is not None):
             raise ConfigurationError("VIRTUAL_CLOCK: speeds must be finite numbers greater than 0.")
         self._real_time = real_time
+        self._monotonic = monotonic
         self.start = start
         self.speed = speed
         self.anchor = real_time() if anchor is None else anchor
@@ -96,6 +115,9 @@ class VirtualClock:
         self._virtual = [start]
         self._real = [self.anchor]
         self._speeds = [self._speed_at(start)]
+        # Where the clock would stand had nobody set the machine's time since: what ``elapsed`` measures.
+        self._made = (real_time(), monotonic())
+        self._made_at = self._to_virtual(self._made[0])
 
     def specification(self) -> str:
         """The ``VIRTUAL_CLOCK`` value that makes another process share this clock."""
@@ -105,8 +127,13 @@ class VirtualClock:
     def now(self) -> float:
         return self._to_virtual(self._real_time())
 
+    def elapsed(self) -> float:
+        return self._to_virtual(self._unset_real()) - self._made_at
+
     async def sleep(self, seconds: float) -> None:
-        await self.sleep_until(self.now() + max(0.0, seconds))
+        end = self._to_real(self._made_at + self.elapsed() + max(0.0, seconds))
+        while (left := end - self._unset_real()) > 0:
+            await asyncio.sleep(left)
 
     async def sleep_until(self, instant: float) -> None:
         while (left := self._to_real(instant) - self._real_time()) > 0:
@@ -115,6 +142,11 @@ class VirtualClock:
     def span(self, seconds: float, at_least_real: float = 0.0) -> float:
         real = self._real_time()
         return max(seconds, self._to_virtual(real + at_least_real) - self._to_virtual(real))
+
+    def _unset_real(self) -> float:
+        """The machine's real time, had nobody set it since this clock was made."""
+        real, monotonic = self._made
+        return real + self._monotonic() - monotonic
 
     def _to_virtual(self, real: float) -> float:
         if self.closed_speed == self.speed or real <= self.anchor:

@@ -34,6 +34,9 @@ class SetClock:
     def now(self) -> float:
         return self.at
 
+    def elapsed(self) -> float:
+        return self.at - OPEN
+
     async def sleep(self, seconds: float) -> None:
         self.at += seconds
 

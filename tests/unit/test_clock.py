@@ -28,6 +28,7 @@ def clock(
         anchor=1000.0,
         closed_speed=closed,
         real_time=lambda: real[0],
+        monotonic=lambda: real[0] + 77.0,
     )
     return made, real
 
@@ -135,3 +136,56 @@ async def test_durations_do_not_follow_a_clock_that_is_set(monkeypatch: pytest.M
     monkeypatch.setattr(time, "time", lambda: real() - 3600.0)
     async with asyncio.timeout(20):
         await SystemClock().sleep(0.01)
+
+
+@given(
+    st.floats(1, 20_000),
+    st.lists(
+        st.tuples(st.floats(0.001, 3_000), st.floats(-86_400, 86_400)), min_size=1, max_size=10
+    ),
+)
+def test_elapsed_is_the_span_of_an_unset_clock_however_often_it_is_set(
+    closed: float, moves: list[tuple[float, float]]
+) -> None:
+    real, step = 1_000_000.0, 0.0
+    shared = {"anchor": 1_000_000.0, "closed_speed": closed, "is_trading_day": is_trading_day}
+    start = at("2024-05-10T12:50:00-05:00")
+    never_set = VirtualClock(start, 60, real_time=lambda: real, **shared)  # type: ignore[arg-type] - as written above
+    made = VirtualClock(
+        start,
+        60,
+        real_time=lambda: real + step,
+        monotonic=lambda: real - 12.5,
+        **shared,  # type: ignore[arg-type] - as written above
+    )
+    before = 0.0
+    for passed, jump in moves:
+        real += passed
+        step += jump
+        assert made.elapsed() == pytest.approx(never_set.now() - start, abs=1e-3)
+        assert made.elapsed() > before
+        before = made.elapsed()
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+async def test_a_virtual_sleep_does_not_follow_a_machine_that_is_set(jump: float) -> None:
+    step = [0.0]
+    made = VirtualClock(
+        0.0, 10.0, is_trading_day=is_trading_day, real_time=lambda: time.time() + step[0]
+    )
+    sleeper = asyncio.create_task(made.sleep(1.0))
+    await asyncio.sleep(0)
+    step[0] = jump
+    began = time.monotonic()
+    async with asyncio.timeout(20):
+        await sleeper
+    assert time.monotonic() - began > 0.05
+    assert made.elapsed() >= 1.0
+
+
+def test_elapsed_of_the_machine_does_not_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = SystemClock()
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 86_400.0)
+    assert 0.0 <= made.elapsed() < 600.0
+    assert made.elapsed() <= made.elapsed()

@@ -16,6 +16,9 @@ class _At(SystemClock):
     def now(self) -> float:
         return self.instant
 
+    def elapsed(self) -> float:
+        return self.instant - START
+
 
 def test_the_last_failure_stays_until_one_succeeds() -> None:
     clock = _At()

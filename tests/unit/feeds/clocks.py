@@ -8,11 +8,14 @@ class ManualClock:
     """Stands still until ``advance``; real time counts for nothing."""
 
     def __init__(self, now: float = 1_000_000_000.0) -> None:
-        self._now = now
+        self._now = self._made = now
         self._sleepers: set[asyncio.Future[None]] = set()
 
     def now(self) -> float:
         return self._now
+
+    def elapsed(self) -> float:
+        return self._now - self._made
 
     async def sleep(self, seconds: float) -> None:
         await self.sleep_until(self._now + seconds)

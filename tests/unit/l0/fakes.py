@@ -58,10 +58,13 @@ class StillClock:
     """Shows the instant it was given."""
 
     def __init__(self, instant: float) -> None:
-        self.instant = instant
+        self.instant = self._made = instant
 
     def now(self) -> float:
         return self.instant
+
+    def elapsed(self) -> float:
+        return self.instant - self._made
 
     async def sleep(self, seconds: float) -> None:
         self.instant += seconds

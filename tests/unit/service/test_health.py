@@ -123,9 +123,13 @@ class SetClock(SystemClock):
 
     def __init__(self) -> None:
         self.at = 1_750_000_000.0
+        self.passed = 0.0
 
     def now(self) -> float:
         return self.at
+
+    def elapsed(self) -> float:
+        return self.passed
 
 
 async def test_rows_go_on_when_the_clock_is_set_back() -> None:

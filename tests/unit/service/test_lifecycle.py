@@ -46,6 +46,9 @@ class SetClock:
     def now(self) -> float:
         return self._ahead + self._passed
 
+    def elapsed(self) -> float:
+        return self._passed
+
     async def sleep(self, seconds: float) -> None:
         end = self._passed + seconds
         while self._passed < end:

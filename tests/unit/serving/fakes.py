@@ -40,10 +40,13 @@ class ManualClock:
     """A clock that stands still until told otherwise."""
 
     def __init__(self, now: float = NOON) -> None:
-        self.instant = now
+        self.instant = self._made = now
 
     def now(self) -> float:
         return self.instant
+
+    def elapsed(self) -> float:
+        return self.instant - self._made
 
     async def sleep(self, seconds: float) -> None:
         self.instant += seconds

@@ -28,11 +28,14 @@ class ManualClock:
     """Time stands still until a test moves it."""
 
     def __init__(self, now: float = OPEN) -> None:
-        self._now = float(now)
+        self._now = self._made = float(now)
         self._moved = asyncio.Condition()
 
     def now(self) -> float:
         return self._now
+
+    def elapsed(self) -> float:
+        return self._now - self._made
 
     async def sleep(self, seconds: float) -> None:
         await self.sleep_until(self._now + seconds)
