@@ -137,6 +137,7 @@ class Watermarks:
         self._symbols = {symbol: _Symbol() for symbol in symbols}
         self._records = Trail()  # of the journal, all symbols
         self._marks: dict[Hop, Mark] = {}
+        self._end = 0  # records in the journal
         self._offset_hops = _BY_OFFSET if cached else (Hop.PUBLISHED,)
 
     @property
@@ -170,16 +171,17 @@ class Watermarks:
 
     def appended(self, records: int, end: int) -> None:
         """The journal took ``records``; it has ``end`` in all. They are owed to the disk and PostgreSQL."""
+        self._end = end
         self._records.add(end, records, self._now())
 
-    def accepted(self, symbol: str, ticks: int, offset: int, end: int) -> None:
-        """``ticks`` of ``symbol`` up to ``offset`` are in the journal, before record ``end``."""
+    def accepted(self, symbol: str, ticks: int, offset: int) -> None:
+        """``ticks`` of ``symbol`` up to ``offset`` are among what the journal took last."""
         one = self._symbols.get(symbol)
         if one is None:
             return
         at = self._now()
         one.marks[Hop.ACCEPTED] = Mark(offset, at)
-        one.records.add(end, ticks, at)
+        one.records.add(self._end, ticks, at)
         if one.refused:
             self.worked(symbol, Hop.ACCEPTED)
 

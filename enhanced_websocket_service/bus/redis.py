@@ -129,6 +129,10 @@ class RedisBus:
         return self._met and all(lane.error is None for lane in self._lanes)
 
     @property
+    def failure(self) -> str | None:
+        return self._local.failure
+
+    @property
     def last_error(self) -> str | None:
         """Why the server is not up to date, in its own words; ``None`` while all goes well."""
         return next((lane.error for lane in self._lanes if lane.error), None) or self._last_error

@@ -138,6 +138,7 @@ class Reconciler:
         self._may_repair = may_repair
         self._rarely = Rarely()
         self._told = asyncio.Event()  # of a new gap
+        self._running_since: float | None = None  # that it may run, without a break
         self._states = {symbol: ReconciliationState() for symbol in symbols}
         # The set may have missed what was reconciled before a crash.
         self._set_is_behind = dict.fromkeys(symbols, True)
@@ -150,6 +151,26 @@ class Reconciler:
         """Whether the vendor is to be asked for bars at ``now``, as far as the last look tells."""
         dues = (state.next_due for state in self._states.values())
         return any(due is not None and due <= now for due in dues)
+
+    def overdue(self, now: float) -> dict[str, float]:
+        """By symbol, for how many seconds slots are due and the vendor was not asked for any.
+
+        What was due while we were away is late from our start on only.
+        """
+        if self._running_since is None:
+            return {}
+        return {
+            symbol: now - max(state.next_due, state.last_call_at or 0.0, self._running_since)
+            for symbol, state in self._states.items()
+            if state.next_due is not None and state.next_due < now
+        }
+
+    def why_overdue(self) -> str:
+        """What kept it from asking, as far as that is known."""
+        said = [state.last_error for state in self._states.values() if state.last_error]
+        if said:
+            return said[-1]
+        return "the credit plan has none to spare, or PostgreSQL is behind the journal"
 
     def repair(self, symbol: str, start: float, end: float) -> None:
         """The feed lost ``[start, end)``: its slots get the vendor's bars as soon as it has them.
@@ -177,6 +198,10 @@ class Reconciler:
         clock = self._clock
         while True:
             wait = LONGEST_LOOK_S
+            if not self._may_run():
+                self._running_since = None
+            elif self._running_since is None:
+                self._running_since = clock.now()
             for symbol in self._symbols if self._may_run() else ():
                 wait = min(wait, await self._attempt(symbol))
             await self._pause(clock.span(wait, at_least_real=SHORTEST_LOOK_REAL_S))

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Awaitable, Sequence
+from time import monotonic
 from typing import TypeVar
 
 import structlog
@@ -31,6 +32,7 @@ from enhanced_websocket_service.market.source import is_simulated
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.admission import Admission
 from enhanced_websocket_service.serving.api import create_app
+from enhanced_websocket_service.serving.health import judge
 from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.serving.server import ApiServer
@@ -46,6 +48,7 @@ from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 from enhanced_websocket_service.twelvedata.spending import LIVENESS, REPAIR
+from enhanced_websocket_service.watermarks import Watermarks
 
 from .connections import data_servers, l0_pipeline, vendor
 from .cpu_latency import CpuLatency
@@ -62,6 +65,8 @@ from .silence_file import SilenceFile
 from .states import ServiceState, StateMachine
 from .supervisor import Supervisor
 from .view import View
+from .watching import Watched, watch
+from .work import WorkLimits
 
 log = structlog.get_logger(__name__)
 
@@ -126,6 +131,7 @@ async def build_service(
     rest = vendor(settings, clock, metrics)
     keys = rest.keys
     database = Database(database_url, provider, clock=clock, failures=failures)
+    marks = Watermarks(settings.symbols, monotonic, cached=redis_url is not None)
     names = _redis_names(settings)
     redis = None
     if redis_url is not None:
@@ -141,6 +147,7 @@ async def build_service(
         fsync_ms=settings.journal_fsync_ms,
         on_failure=lambda error: lifecycle.interrupt(error),
         metrics=metrics,
+        watermarks=marks,
     )
     try:
         # One process at a time has the journal: named after it, the lease of one that was killed is ours.
@@ -168,6 +175,7 @@ async def build_service(
             bar_close_delay_s=settings.bar_close_delay_ms / 1000,
             future_tolerance_s=settings.future_tolerance_s,
             incomplete=lambda symbol, start, end: reconciler.repair(symbol, start, end),
+            watermarks=marks,
         )
         now = clock.now()
 
@@ -187,7 +195,7 @@ async def build_service(
         bus.seed(tick, age_s=(now - tick.received_at) / clock.span(0.0, at_least_real=1.0))
         hub.seed(tick)
     bus.subscribe(hub.on_events)
-    supervisor = Supervisor(metrics)
+    supervisor = Supervisor(metrics, failures)
 
     profile = SilenceProfile()
 
@@ -219,11 +227,11 @@ async def build_service(
         pipeline.interrupted(gap.start, gap.end, gap.symbol)
         reconciler.repair(gap.symbol, gap.start, gap.end)
 
-    def make_feed() -> Feed:
-        def pace(at: float) -> float:
-            session = calendar.current_or_next(at)
-            return planner.poll_interval(at, session.closes, session.opens)
+    def pace(at: float) -> float:
+        session = calendar.current_or_next(at)
+        return planner.poll_interval(at, session.closes, session.opens)
 
+    def make_feed() -> Feed:
         stream = StreamFeed(
             settings.twelvedata_ws_url,
             keys,
@@ -258,6 +266,7 @@ async def build_service(
         interval_s=settings.health_interval_s,
         epoch=epoch,
         failures=failures,
+        judge=lambda: judge(view.health()),
     )
     writer = JournalWriter(
         journal,
@@ -268,6 +277,7 @@ async def build_service(
         keep_bytes=settings.journal_keep_mb * 1024 * 1024,
         metrics=metrics,
         failures=failures,
+        watermarks=marks,
     )
     slots = SlotStore(database)
 
@@ -334,6 +344,27 @@ async def build_service(
         is_open=calendar.is_open,
         owed=reconciler.owed,
     )
+    work, canary = watch(
+        Watched(
+            clock=clock,
+            marks=marks,
+            pipeline=pipeline,
+            journal=journal,
+            writer=writer,
+            database=database,
+            bus=bus,
+            redis=redis,
+            hub=hub,
+            reconciler=reconciler,
+            failures=failures,
+            metrics=metrics,
+        ),
+        _work_limits(settings),
+        probe_s=settings.health_probe_s,
+        pace=pace,
+        expecting=lambda: states.state in (ServiceState.READY, ServiceState.ACTIVE),
+        may_probe=lambda: states.state is not ServiceState.SHUTDOWN and not service.fenced,
+    )
     view = View(
         clock=clock,
         calendar=calendar,
@@ -358,6 +389,8 @@ async def build_service(
         reconciler=reconciler,
         liveness=liveness,
         failures=failures,
+        work=work,
+        canary=canary,
     )
     admission = Admission(limits, metrics, settings.cors_origins, settings.trusted_proxies)
     app = create_app(
@@ -393,6 +426,7 @@ async def build_service(
         pipeline=pipeline,
         lifecycle=lifecycle,
         monitor=monitor,
+        canary=canary,
         supervisor=supervisor,
         hub=hub,
         api=api,
@@ -477,6 +511,15 @@ async def _ask(answer: Awaitable[Answer], what: str) -> Answer | None:
     except (EwsError, OSError, TimeoutError) as error:
         log.warning(f"Not asked for {what}", error=str(error) or type(error).__name__)
         return None
+
+
+def _work_limits(settings: Settings) -> WorkLimits:
+    return WorkLimits(
+        undone_s=settings.health_undone_s,
+        held_s=settings.health_held_s,
+        bar_s=settings.health_bar_s,
+        reconciled_s=settings.health_reconciled_s,
+    )
 
 
 def _limits(settings: Settings) -> Limits:

@@ -27,6 +27,7 @@ from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.rest import RestClient
 
+from .canary import Canary
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
 from .key_health import KeyHealth
@@ -61,6 +62,7 @@ class Service:
         pipeline: Pipeline,
         lifecycle: Lifecycle,
         monitor: HealthMonitor,
+        canary: Canary,
         supervisor: Supervisor,
         hub: Hub,
         api: ApiServer,
@@ -88,6 +90,7 @@ class Service:
         self._writer = writer
         self._pipeline = pipeline
         self._monitor = monitor
+        self._canary = canary
         self._supervisor = supervisor
         self._hub = hub
         self._rest = rest
@@ -105,6 +108,11 @@ class Service:
         self._verdict_news = VerdictNews()
         self._started = False
         self._fenced = False
+
+    @property
+    def fenced(self) -> bool:
+        """Whether another instance collects into the database."""
+        return self._fenced
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then drain within the shutdown time-out.
@@ -152,6 +160,7 @@ class Service:
         if self._leases is not None:
             start("key-leases", self._leases.run)
         start("health", self._monitor.run)
+        start("canary", self._canary.run)
         start("ledgers", self._ledgers.keep)
         start("keys", self._key_health.run)
         start("silences", self._silences.keep)
@@ -211,6 +220,7 @@ class Service:
             "silences",
             "keys",
             "ledgers",
+            "canary",
             "health",
         ):
             await self._supervisor.stop(name, left(0.2))

@@ -6,7 +6,7 @@ the record that cannot be stored stands alone; it goes to ``rejected_ticks`` wit
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo
@@ -47,6 +47,10 @@ class Stored:
 
     quarantined: int = 0  # in rejected_ticks, because their own table cannot hold them
     duplicates: int = 0  # ticks that were stored before
+    refused: dict[tuple[str, type], int] = field(default_factory=dict)
+    """Of the quarantined, how many by symbol and kind."""
+    why: str | None = None
+    """What PostgreSQL said to the last of them."""
 
 
 class Batch:
@@ -88,6 +92,11 @@ class Batch:
             self._rows += tick_tuples(ticks, self._zone)
         except UNENCODABLE as error:
             self.fault = error
+
+    def kinds(self) -> set[tuple[str, type]]:
+        """What it holds, as ``kind_of`` has it."""
+        lists = (self.ticks, self.rejections, self.updates, self.epochs)
+        return {kind_of(record) for records in lists for record in records}
 
     def tick_copy(self) -> Iterator[bytes]:
         """All ticks in the form of ``tick_rows``, cut where it suits; raises ``fault``."""
@@ -152,8 +161,11 @@ class RecordStore:
                 offset=record.offset,
             )
             return
-        self._stored.quarantined += 1
         detail = f"{type(error).__name__}: {error}"
+        stored, key = self._stored, kind_of(record)
+        stored.quarantined += 1
+        stored.refused[key] = stored.refused.get(key, 0) + 1
+        stored.why = detail
         log.error(
             "A record cannot be stored; it is in rejected_ticks", reason=detail, record=record
         )
@@ -180,6 +192,12 @@ class RecordStore:
     async def _put_epochs(self, epochs: list[EpochStarted]) -> None:
         rows = [(e.symbol, e.epoch, e.previous_epoch, e.previous_last_offset) for e in epochs]
         await self._connection.executemany(WRITES["insert_epoch"], rows)
+
+
+def kind_of(record: Record) -> tuple[str, type]:
+    """The symbol of ``record``, and what it is."""
+    symbol = record.bar.symbol if isinstance(record, BarUpdate) else record.symbol
+    return symbol, type(record)
 
 
 async def _one_by_one(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:

@@ -69,7 +69,7 @@ def marks(span: Span, *, cached: bool = True) -> Watermarks:
 
 def take(it: Watermarks, symbol: str, offset: int, end: int) -> None:
     it.appended(1, end)
-    it.accepted(symbol, 1, offset, end)
+    it.accepted(symbol, 1, offset)
     it.owed(symbol, 1, offset)
 
 
@@ -133,7 +133,7 @@ def test_work_that_was_refused_waits_until_the_next_that_is_done() -> None:
 def test_symbols_that_are_not_ours_are_nobodys_work() -> None:
     it = marks(Span())
     it.received("XAUUSD", 1)
-    it.accepted("XAUUSD", 1, 1, 1)
+    it.accepted("XAUUSD", 1, 1)
     it.owed("XAUUSD", 1, 1)
     it.refused("XAUUSD", Hop.ACCEPTED, 1, "unknown")
     it.reached("XAUUSD", Hop.CACHED, 1)
