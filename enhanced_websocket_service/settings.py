@@ -152,6 +152,11 @@ class Settings(BaseModel):
     l0_window_days: int = Field(7, ge=1, le=3650)
     l0_policy: Literal["strict", "degraded"] = "strict"
     health_interval_s: float = Field(60.0, gt=0)
+    health_probe_s: float = Field(5.0, ge=0)
+    health_undone_s: float = Field(5.0, gt=0)
+    health_held_s: float = Field(60.0, gt=0)
+    health_bar_s: float = Field(10.0, gt=0)
+    health_reconciled_s: float = Field(3600.0, gt=0)
     cpu_latency_us: int | None = Field(None, ge=0, le=1_000_000)
     shutdown_timeout_s: float = Field(20.0, gt=0)
 

@@ -38,6 +38,11 @@ class RedisNames:
         """``real`` or ``simulated``: whose prices stand under the names with this prefix."""
         return f"{self.prefix}ews:world"
 
+    @property
+    def probe(self) -> str:
+        """A key and a channel for nobody: whether the server does its work while there are no prices."""
+        return f"{self.prefix}ews:probe"
+
     def price(self, symbol: str) -> str:
         """The latest price of ``symbol``: ``usdcop:latest_price``."""
         return f"{self.prefix}{symbol.lower()}:latest_price"

@@ -138,6 +138,7 @@ class Reconciler:
         self._may_repair = may_repair
         self._rarely = Rarely()
         self._told = asyncio.Event()  # of a new gap
+        self._running_since: dict[str, float] = {}  # by symbol: that it may run, without a break
         self._states = {symbol: ReconciliationState() for symbol in calendars}
         # The set may have missed what was reconciled before a crash.
         self._set_is_behind = dict.fromkeys(calendars, True)
@@ -151,6 +152,24 @@ class Reconciler:
         """Whether the vendor is to be asked for bars at ``now``, as far as the last look tells."""
         dues = (state.next_due for state in self._states.values())
         return any(due is not None and due <= now for due in dues)
+
+    def overdue(self, now: float) -> dict[str, float]:
+        """By symbol, for how many seconds slots are due and the vendor was not asked for any.
+
+        What was due while we were away is late from our start on only.
+        """
+        return {
+            symbol: now - max(state.next_due, state.last_call_at or 0.0, since)
+            for symbol, since in self._running_since.items()
+            if (state := self._states[symbol]).next_due is not None and state.next_due < now
+        }
+
+    def why_overdue(self) -> str:
+        """What kept it from asking, as far as that is known."""
+        said = [state.last_error for state in self._states.values() if state.last_error]
+        if said:
+            return said[-1]
+        return "the credit plan has none to spare, or PostgreSQL is behind the journal"
 
     def repair(self, symbol: str, start: float, end: float) -> None:
         """The feed lost ``[start, end)``: its slots get the vendor's bars as soon as it has them.
@@ -178,7 +197,9 @@ class Reconciler:
         clock = self._clock
         while True:
             wait = LONGEST_LOOK_S
-            for symbol in filter(self._may_run, self._calendars):
+            running = [symbol for symbol in self._calendars if self._may_run(symbol)]
+            self._running_since = {s: self._running_since.get(s, clock.now()) for s in running}
+            for symbol in running:
                 wait = min(wait, await self._attempt(symbol))
             await self._pause(clock.span(wait, at_least_real=SHORTEST_LOOK_REAL_S))
 

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Sequence
+from time import monotonic
 from typing import TypeVar
 
 import structlog
@@ -37,6 +38,7 @@ from enhanced_websocket_service.market.source import is_simulated
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.admission import Admission
 from enhanced_websocket_service.serving.api import create_app
+from enhanced_websocket_service.serving.health import judge
 from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.serving.server import ApiServer
@@ -61,6 +63,7 @@ from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 from enhanced_websocket_service.twelvedata.spending import LIVENESS, REPAIR
+from enhanced_websocket_service.watermarks import Watermarks
 
 from .assessment_file import AssessmentFile
 from .connections import data_servers, l0_pipeline, vendor
@@ -81,7 +84,9 @@ from .supervisor import Supervisor
 from .symbol_lifecycle import Schedule
 from .vendor_clock import VendorClock
 from .view import View
+from .watching import Watched, watch
 from .witnesses import PriceWitnesses
+from .work import WorkLimits
 
 log = structlog.get_logger(__name__)
 
@@ -151,6 +156,7 @@ async def build_service(
     rest = vendor(settings, clock, metrics)
     keys = rest.keys
     database = Database(database_url, provider, clock=clock, failures=failures)
+    marks = Watermarks(settings.symbols, monotonic, cached=redis_url is not None)
     names = _redis_names(settings)
     redis = None
     if redis_url is not None:
@@ -166,6 +172,7 @@ async def build_service(
         fsync_ms=settings.journal_fsync_ms,
         on_failure=lambda error: lifecycle.interrupt(error),
         metrics=metrics,
+        watermarks=marks,
     )
     try:
         # One process at a time has the journal: named after it, the lease of one that was killed is ours.
@@ -204,6 +211,7 @@ async def build_service(
             stamped=clock.stamp,
             reached=lambda symbol: liveness.reached(symbol),
             doubted=lambda symbol: witnesses.wake(symbol),
+            watermarks=marks,
         )
         clock.on_set = pipeline.clock_set
         now = clock.now()
@@ -224,7 +232,7 @@ async def build_service(
         bus.seed(tick, age_s=(now - tick.received_at) / clock.span(0.0, at_least_real=1.0))
         hub.seed(tick)
     bus.subscribe(hub.on_events)
-    supervisor = Supervisor(metrics)
+    supervisor = Supervisor(metrics, failures)
 
     baseline = InactivityBaseline()
 
@@ -268,11 +276,11 @@ async def build_service(
     def on_outage(symbol: str, start: float) -> None:
         pipeline.interrupted(start, math.inf, symbol)
 
-    def make_feed() -> Feed:
-        def pace(at: float) -> float:
-            opening = hours.opening(at)
-            return planner.poll_interval(at, opening.closes, opening.opens)
+    def pace(at: float) -> float:
+        opening = hours.opening(at)
+        return planner.poll_interval(at, opening.closes, opening.opens)
 
+    def make_feed() -> Feed:
         stream = StreamFeed(
             settings.twelvedata_ws_url,
             keys,
@@ -314,6 +322,7 @@ async def build_service(
         interval_s=settings.health_interval_s,
         epoch=epoch,
         failures=failures,
+        judge=lambda: judge(view.health()),
     )
     writer = JournalWriter(
         journal,
@@ -325,6 +334,7 @@ async def build_service(
         keep_bytes=settings.journal_keep_mb * 1024 * 1024,
         metrics=metrics,
         failures=failures,
+        watermarks=marks,
     )
     slots = SlotStore(database)
 
@@ -434,6 +444,27 @@ async def build_service(
         is_open=hours.is_open,
         owed=reconciler.owed,
     )
+    work, canary = watch(
+        Watched(
+            clock=clock,
+            marks=marks,
+            pipeline=pipeline,
+            journal=journal,
+            writer=writer,
+            database=database,
+            bus=bus,
+            redis=redis,
+            hub=hub,
+            reconciler=reconciler,
+            failures=failures,
+            metrics=metrics,
+        ),
+        _work_limits(settings),
+        probe_s=settings.health_probe_s,
+        pace=pace,
+        expecting=lambda: states.state in (ServiceState.READY, ServiceState.ACTIVE),
+        may_probe=lambda: states.state is not ServiceState.SHUTDOWN and leadership.may_work,
+    )
     view = View(
         clock=clock,
         calendars=calendars,
@@ -457,6 +488,8 @@ async def build_service(
         reconciler=reconciler,
         liveness=liveness,
         failures=failures,
+        work=work,
+        canary=canary,
     )
     admission = Admission(limits, metrics, settings.cors_origins, settings.trusted_proxies)
     app = create_app(
@@ -495,6 +528,7 @@ async def build_service(
         pipeline=pipeline,
         lifecycle=lifecycle,
         monitor=monitor,
+        canary=canary,
         supervisor=supervisor,
         hub=hub,
         api=api,
@@ -592,6 +626,15 @@ async def _ask(answer: Awaitable[Answer], what: str) -> Answer | None:
     except (EwsError, OSError, TimeoutError) as error:
         log.warning(f"Not asked for {what}", error=str(error) or type(error).__name__)
         return None
+
+
+def _work_limits(settings: Settings) -> WorkLimits:
+    return WorkLimits(
+        undone_s=settings.health_undone_s,
+        held_s=settings.health_held_s,
+        bar_s=settings.health_bar_s,
+        reconciled_s=settings.health_reconciled_s,
+    )
 
 
 def _limits(settings: Settings) -> Limits:

@@ -10,19 +10,25 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import structlog
+
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import EwsError
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.calendar import iso_local
-from enhanced_websocket_service.serving.models import PartHealth
+from enhanced_websocket_service.serving.health import Level
+from enhanced_websocket_service.serving.models import HealthChange, PartHealth
 
 from .states import ServiceState, StateChange, StateMachine
+
+log = structlog.get_logger(__name__)
 
 ROWS: Final = "system_health"
 """The part of ``Failures``: the rows of that table, which wait here meanwhile."""
 PING_EVERY_S = 2.0
 PING_TIMEOUT_S = 2.0
 MAX_PENDING_ROWS = 1000
+MAX_CHANGES = 50
 
 
 class HealthStore(Protocol):
@@ -57,6 +63,7 @@ class HealthMonitor:
     :param details: what a periodic row says beside the state.
     :param epoch: of this process; told in every row.
     :param failures: told when a row cannot be written, and when one is again.
+    :param judge: the level of ``/health`` and its problems, now.
     """
 
     def __init__(
@@ -71,7 +78,11 @@ class HealthMonitor:
         interval_s: float = 60.0,
         epoch: int = 0,
         failures: Failures | None = None,
+        judge: Callable[[], tuple[Level, list[str]]] = lambda: ("healthy", []),
     ) -> None:
+        self._judge = judge
+        self.changes: deque[HealthChange] = deque(maxlen=MAX_CHANGES)
+        """The last changes of the level, oldest first."""
         self._clock = clock
         self._states = states
         self._store = store
@@ -122,6 +133,7 @@ class HealthMonitor:
                 next_row = elapsed + self._clock.span(self._interval_s, at_least_real=1.0)
                 details = {**self._details(), **self._stamp(self._clock.now())}
                 self._rows.append(_row(self._states.current, details))
+            self.look()
             if self.database.connected:
                 await self.write_pending()
             try:
@@ -129,6 +141,19 @@ class HealthMonitor:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def look(self) -> None:
+        """Queue a row when health has turned since the last look."""
+        level, problems = self._judge()
+        if self.changes and self.changes[-1].status == level:
+            return
+        now = self._clock.now()
+        first = not self.changes
+        self.changes.append(HealthChange(status=level, since=now, problems=problems))
+        if not first:
+            log.info("Health", status=level, problems=problems)
+            details = {"health": level, "problems": problems, **self._stamp(now)}
+            self._rows.append(_row(self._states.current, details))
 
     def _stamp(self, at: float) -> dict[str, Any]:
         """When, by the service's clock, and which process: the proof of continuity reads both."""

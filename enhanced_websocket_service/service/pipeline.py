@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
+from time import monotonic
 from typing import Any, Protocol
 
 from enhanced_websocket_service.errors import JournalError
@@ -29,6 +30,7 @@ from enhanced_websocket_service.market.tick import (
 )
 from enhanced_websocket_service.market.validation import Decision, QuoteValidator, ValidatorState
 from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.watermarks import Hop, Watermarks
 
 from .line import Line
 from .tick_meter import TickMeter
@@ -77,6 +79,7 @@ class Pipeline:
     :param doubted: told the symbol when its doubted price is another one than before, or none any more:
         somebody may look for a witness (``doubt``, ``settle``). Without it the first price of all is
         believed. Must not block.
+    :param watermarks: told of what came, was accepted, refused and closed.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Pipeline:
         stamped: Callable[[float, float], None] = lambda *_: None,
         reached: Callable[[str], float] = lambda _: math.inf,
         doubted: Callable[[str], None] | None = None,
+        watermarks: Watermarks | None = None,
     ) -> None:
         self.epoch = epoch
         self._strangers = 0  # quotes of symbols that are not ours
@@ -107,6 +111,7 @@ class Pipeline:
         self._publish = publish
         self._metrics = metrics
         self._future_tolerance_s = future_tolerance_s
+        self._watermarks = watermarks or Watermarks(calendars, monotonic)
         self._closed: list[BarUpdate] = []  # not journaled yet
         self._lines = {
             symbol: Line(
@@ -144,6 +149,15 @@ class Pipeline:
             symbol: {**line.hygiene.shown(), "held_now": line.validator.held}
             for symbol, line in self._lines.items()
         }
+
+    def held(self) -> dict[str, int]:
+        """By symbol, how many quotes wait for a witness; only symbols that have some."""
+        return {s: held for s, line in self._lines.items() if (held := line.validator.held)}
+
+    def closes(self) -> dict[str, float]:
+        """By symbol, when the next bar is due to be published; only symbols that have one."""
+        found = {symbol: line.aggregator.next_close() for symbol, line in self._lines.items()}
+        return {symbol: at for symbol, at in found.items() if at is not None}
 
     @property
     def offsets(self) -> dict[str, int]:
@@ -207,6 +221,7 @@ class Pipeline:
         self.epoch = epoch
         for line in self._lines.values():
             line.offset = 0
+        self._watermarks.begin_epoch()
         self._publish(started)
 
     def interrupted(
@@ -272,10 +287,12 @@ class Pipeline:
             at += 1
             hygiene.quotes += 1
             if quote.first_after_subscribe and validator.is_resent(quote):
+                self._watermarks.worked(quote.symbol, Hop.ACCEPTED)
                 hygiene.resent += 1
                 self._metrics.resent.inc()
                 continue
             if not quote.stamped and validator.is_unchanged(quote):
+                self._watermarks.worked(quote.symbol, Hop.ACCEPTED)
                 hygiene.unchanged += 1
                 accepted, refused = validator.on_rest_price(quote.price, quote.received_at)
             else:
@@ -286,6 +303,10 @@ class Pipeline:
                 ticks.append(line.tick(one, self.epoch, offset, now, self._future_tolerance_s))
                 if one.repeated:
                     repeated.append(quote.symbol)
+        for symbol, line in self._lines.items():
+            if line.hygiene.quotes != line.told_quotes:
+                line.told_quotes = line.hygiene.quotes
+                self._watermarks.received(symbol, line.told_quotes)
         self._take(ticks, rejections, before, repeated)
 
     def on_rest_price(self, symbol: str, price: float, now: float) -> None:
@@ -377,8 +398,7 @@ class Pipeline:
 
     def next_close(self) -> float | None:
         """When ``on_time`` next has a bar to publish; ``None`` while there is none."""
-        instants = (line.aggregator.next_close() for line in self._lines.values())
-        return min((at for at in instants if at is not None), default=None)
+        return min(self.closes().values(), default=None)
 
     def flush_held(self, symbol: str | None = None) -> None:
         """The session (of ``symbol``; ``None``: of all) is over: quotes still held outside the price band
@@ -418,6 +438,7 @@ class Pipeline:
                 self._tell_doubt(one_line)
         for one in rejections:
             self._metrics.rejected.labels(one.reason).inc()
+            self._watermarks.refused(one.symbol, Hop.ACCEPTED, 1, f"rejected as {one.reason}")
             if (line := self._lines.get(one.symbol)) is None:
                 self._strangers += 1
             else:
@@ -427,9 +448,11 @@ class Pipeline:
         if not ticks:
             return
         published: list[Tick] = []
-        for symbol, group in groupby(ticks, key=_SYMBOL):
-            shown, late = self._lines[symbol].take(list(group))
+        for symbol, several in groupby(ticks, key=_SYMBOL):
+            group = list(several)
+            shown, late = self._lines[symbol].take(group)
             published += shown
+            self._mark(symbol, group, shown)
             for tick in late:
                 self._metrics.late.inc()
                 self._lines[symbol].aggregator.doubt(tick.timestamp)
@@ -466,11 +489,22 @@ class Pipeline:
         slot = stamp - stamp % BAR_SECONDS
         self._incomplete(symbol, slot, slot + BAR_SECONDS)
 
+    def _mark(self, symbol: str, ticks: Sequence[Tick], shown: Sequence[Tick]) -> None:
+        marks = self._watermarks
+        marks.accepted(symbol, len(ticks), ticks[-1].offset)
+        if shown:
+            marks.owed(symbol, len(shown), shown[-1].offset)
+        if len(shown) < len(ticks) and (ahead := sum(Flag.FUTURE in one.flags for one in ticks)):
+            marks.refused(symbol, Hop.PUBLISHED, ahead, "stamped in the future of our clock")
+
     def _publish_bars(self, updates: list[BarUpdate]) -> None:
         self._journal.append(updates)
         self._bars_published += len(updates)
         for update in updates:
             self._metrics.bars.labels(update.bar.status).inc()
+            final = update.bar.status == "reconciled"
+            hop = Hop.BAR_RECONCILED if final else Hop.BAR_CLOSED
+            self._watermarks.reached(update.bar.symbol, hop, update.bar.open_time)
         self._publish(updates)
 
     def _before(self) -> _Before:

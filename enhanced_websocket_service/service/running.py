@@ -28,6 +28,7 @@ from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.rest import RestClient
 
+from .canary import Canary
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
 from .key_health import KeyHealth
@@ -68,6 +69,7 @@ class Service:
         pipeline: Pipeline,
         lifecycle: Lifecycle,
         monitor: HealthMonitor,
+        canary: Canary,
         supervisor: Supervisor,
         hub: Hub,
         api: ApiServer,
@@ -99,6 +101,7 @@ class Service:
         self._mark = mark
         self._pipeline = pipeline
         self._monitor = monitor
+        self._canary = canary
         self._supervisor = supervisor
         self._hub = hub
         self._rest = rest
@@ -114,9 +117,7 @@ class Service:
         self._late_grace_s = late_grace_s
         self._shutdown_timeout_s = shutdown_timeout_s
         self._told: dict[str, str] = {}  # the verdicts last published: overall, and by symbol
-        self._dead: dict[
-            str, str
-        ] = {}  # of which symbols ``system_health`` says that nothing comes
+        self._dead: dict[str, str] = {}  # of whom ``system_health`` says that nothing comes
         self._verdict_news = VerdictNews()
         self._started = False
 
@@ -169,6 +170,7 @@ class Service:
         if self._leases is not None:
             start("key-leases", self._leases.run)
         start("health", self._monitor.run)
+        start("canary", self._canary.run)
         start("ledgers", self._ledgers.keep)
         start("keys", self._key_health.run)
         start("silences", self._silences.keep)
@@ -233,6 +235,7 @@ class Service:
             "silences",
             "keys",
             "ledgers",
+            "canary",
             "health",
             "clock",
         ):

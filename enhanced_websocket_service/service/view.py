@@ -7,6 +7,7 @@ from datetime import date
 from typing import Any
 
 from enhanced_websocket_service.bus.base import Bus
+from enhanced_websocket_service.bus.redis import CACHING
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.failures import Failure, Failures
 from enhanced_websocket_service.feeds.base import FeedStatus
@@ -49,18 +50,22 @@ from enhanced_websocket_service.serving.views import BarQuery, HealthView, TickQ
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.stream_store import StoredStretch, StreamStore
-from enhanced_websocket_service.storage.writer import JournalWriter
+from enhanced_websocket_service.storage.writer import STORING, JournalWriter
 from enhanced_websocket_service.twelvedata.keys import KeyPool
 from enhanced_websocket_service.twelvedata.ledger import KEY, REFUSED_FOR_S, STREAM, Access
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 
+from .canary import Canary
 from .health import HealthMonitor
 from .key_health import KeyHealth
 from .lifecycle import Lifecycle
 from .pipeline import Pipeline
 from .states import ServiceState, StateChange, StateMachine
 from .supervisor import Supervisor
+from .work import WorkHealth
 
+CAUSES_OF_HOPS = frozenset({STORING, CACHING})
+"""Parts of ``Failures`` whose reason a hop's problem repeats."""
 _MICROSECOND = 1e-6  # the resolution of the database's times
 
 
@@ -92,6 +97,8 @@ class View:
         reconciler: Reconciler,
         liveness: LivenessMonitor,
         failures: Failures,
+        work: WorkHealth,
+        canary: Canary,
     ) -> None:
         self.symbols = tuple(calendars)
         self._clock = clock
@@ -117,6 +124,7 @@ class View:
         self._reconciler = reconciler
         self._liveness = liveness
         self._failures = failures
+        self._work, self._canary = work, canary
         self._started = time.monotonic()  # real time: how long the process has been up
 
     def now(self) -> float:
@@ -137,7 +145,7 @@ class View:
     def health(self) -> HealthView:
         feed = self._lifecycle.feed
         status = None if feed is None else feed.status()
-        told = f"{self._monitor.database.error} {self._monitor.redis.error}"
+        problems = self._work.problems()
         return HealthView(
             state=_state_info(self._states.current),
             uptime_seconds=self._uptime(),
@@ -150,16 +158,20 @@ class View:
                 verdict="closed" if status is None else status.verdict,
                 evidence=None if status is None else status.detail,
             ),
-            problems=[
-                # What the connections tell is not told twice.
-                *(
-                    _failure_sentence(one)
-                    for one in self._failures.present
-                    if one.reason not in told
-                ),
-                *self._key_health.problems(),
-            ],
+            problems=[*problems, *self._failing(problems), *self._key_health.problems()],
+            work=self._work.shown(self._canary.latencies, self._canary.told),
         )
+
+    def _failing(self, problems: Sequence[str]) -> list[str]:
+        """A sentence for each part that fails, but what connections and hops tell already."""
+        connections = f"{self._monitor.database.error} {self._monitor.redis.error}"
+        of_hops = " ".join(problems)
+        return [
+            _failure_sentence(one)
+            for one in self._failures.present
+            if one.reason not in connections
+            and not (one.part in CAUSES_OF_HOPS and one.reason in of_hops)
+        ]
 
     def health_details(self) -> dict[str, Any]:
         """What a periodic ``system_health`` row tells beside the state."""
@@ -225,6 +237,9 @@ class View:
                 for one in self._supervisor.components
             ],
             failures=[_failure_view(one) for one in self._failures.present],
+            watermarks=self._work.by_symbol(),
+            health_history=list(self._monitor.changes),
+            bus=self._bus.status(),
             credits=self._credits(now),
             reconciliation=self._reconciler.status(),
             hygiene=self._pipeline.hygiene(),

@@ -33,7 +33,7 @@ from .direct import CLOSED, send_to_all
 from .history import Position
 from .limits import Limits
 from .models import ClientCounts, StreamPosition
-from .outlet import Outlet, text_frame
+from .outlet import Outlet, Writer, text_frame
 from .stored import Fetch, Replay, StoredStream
 from .turns import Turns
 
@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 Mode = Literal["every", "latest", "bars"]
 
 _TICKS: frozenset[wire.Channel] = frozenset({"ticks"})
+_INSIDE: frozenset[Literal["ticks", "probe"]] = frozenset({"ticks", "probe"})
 _CHUNK = 512  # history entries handed to one client before the others get their turn again
 
 
@@ -73,6 +74,8 @@ class Hub:
         self._connected_total = self._slow_total = self._closed_slow_total = 0
         self._skipped_ticks = self._sent = 0
         self._told = Rarely()
+        self._inside = Group(Interest(frozenset(symbols), _INSIDE, conflate=True))
+        self._loopback: Writer | None = None
         self.stored: StoredStream | None = None
         """Where what memory no longer holds is read, once there is such a place."""
 
@@ -106,6 +109,14 @@ class Hub:
                 except (OSError, RuntimeError):
                     self.drop(client)
             self._count(due)  # nobody waits for it
+        if self._loopback is not None:
+            payload, _ = self._inside.compose(staged)
+            if payload:
+                self._loopback(payload)
+
+    def listen_inside(self, write: Writer) -> None:
+        """Hand the newest ticks to ``write``, too, which is no client: see ``loopback.Loopback``."""
+        self._loopback = write
 
     def _addressed(self, staged: list[Staged]) -> Iterator[tuple[Group, list[Staged]]]:
         """Each group with what it chooses from; compressed once, when the others have theirs."""

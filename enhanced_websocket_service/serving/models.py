@@ -101,6 +101,20 @@ class SystemResources(View):
     disk_percent: float
 
 
+class HopHealth(View):
+    """A station of a price: what it did last, and what waits there.
+
+    ``oldest_undone_s``: real seconds for disk, PostgreSQL, Redis and clients, else of the service's clock.
+    ``latency_ms`` is what the last probe took; ``probe`` what it said, where it failed or left something out.
+    """
+
+    last_done: Instant | None
+    undone: int
+    oldest_undone_s: float | None
+    latency_ms: float | None = None
+    probe: str | None = None
+
+
 class HealthAnswer(Answer):
     status: Literal["healthy", "degraded", "unhealthy"]
     service: str
@@ -109,6 +123,8 @@ class HealthAnswer(Answer):
     connectivity: ConnectivityInfo
     system_resources: SystemResources
     problems: list[str]
+    work: dict[str, HopHealth] = {}
+    """By hop: received, accepted, journaled, published, cached, committed, bar_closed, bar_reconciled."""
 
 
 class LiveAnswer(Answer):
@@ -341,6 +357,27 @@ class SymbolStatus(View):
     market_session: SessionView
 
 
+class WatermarkView(View):
+    """How far a hop has got with one symbol, when, and since when what is not done waits there.
+
+    ``position`` is a journal record for journaled and committed, a slot's open for bars, a count of quotes
+    for received, else an offset.
+    """
+
+    position: int | None
+    done_at: Instant | None
+    undone: int
+    oldest_undone_s: float | None
+
+
+class HealthChange(View):
+    """``/health`` turned to ``status`` at ``since``; ``problems`` of that moment."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    since: Instant
+    problems: list[str]
+
+
 class StatusView(View):
     """All of ``/status`` but what the API knows itself (clients, positions, session, version)."""
 
@@ -357,6 +394,12 @@ class StatusView(View):
     components: list[ComponentStatus] = []
     failures: list[FailureView] = []
     """Parts that fail at present; ``problems`` of ``/health`` has a sentence for each."""
+    watermarks: dict[str, dict[str, WatermarkView]] = {}
+    """By symbol and hop: the last work done, and the age of the oldest work not done."""
+    health_history: list[HealthChange] = []
+    """The last changes of the ``status`` of ``/health``, oldest first."""
+    bus: dict[str, Any] = {}
+    """What publishing has done so far, and what waits for Redis."""
     credits: dict[str, Any] = {}
     reconciliation: dict[str, Any] = {}
     """By symbol: how much of the L0 window is final, and how far live bars were from the vendor's."""

@@ -298,3 +298,20 @@ ORDER BY datetime, own, rank, updated_at DESC NULLS LAST, id DESC
 
 -- name: has_bars_of
 SELECT EXISTS (SELECT FROM market_data WHERE symbol = $1 AND source = $2)
+
+-- name: foreign_triggers
+-- Triggers of the database's owner that a new row would set off, also where the table has partitions.
+SELECT tgname::text FROM pg_trigger
+WHERE tgrelid IN (
+        SELECT to_regclass('realtime_market_data')
+        UNION ALL SELECT relid FROM pg_partition_tree(to_regclass('realtime_market_data'))
+    )
+    AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 4 = 4
+ORDER BY 1
+
+-- name: blockers
+-- Who holds what the server's process $1 waits for.
+SELECT blocker.pid, blocker.usename::text AS role, blocker.application_name AS program, blocker.state,
+    (SELECT string_agg(DISTINCT coalesce(relation::regclass::text, locktype), ', ')
+        FROM pg_locks WHERE pid = $1 AND NOT granted) AS wanted
+FROM unnest(pg_blocking_pids($1)) AS pid JOIN pg_stat_activity AS blocker USING (pid) ORDER BY 1

@@ -8,7 +8,7 @@ its records until it is mended.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeVar, cast
 from zoneinfo import ZoneInfo
@@ -57,7 +57,10 @@ class Stored:
 
     quarantined: int = 0  # in rejected_ticks, because their own table cannot hold them
     duplicates: int = 0  # ticks that were stored before
-    last_reason: str | None = None  # why the last one was quarantined
+    refused: dict[tuple[str, type], int] = field(default_factory=dict)
+    """Of the quarantined, how many by symbol and kind."""
+    last_reason: str | None = None
+    """What PostgreSQL said to the last of them."""
 
 
 @dataclass(slots=True)
@@ -120,6 +123,11 @@ class Batch:
             self._rows += tick_tuples(ticks, self._zone)
         except UNENCODABLE as error:
             self.fault = error
+
+    def kinds(self) -> set[tuple[str, type]]:
+        """What it holds, as ``kind_of`` has it."""
+        lists = (self.ticks, self.rejections, self.updates, self.epochs)
+        return {kind_of(record) for records in lists for record in records}
 
     def tick_copy(self) -> Iterator[bytes]:
         """All ticks in the form of ``tick_rows``, cut where it suits; raises ``fault``."""
@@ -208,9 +216,11 @@ class RecordStore:
             record, error, put
         ):
             raise UnfitTables(_table_at_fault(record, error)) from error
-        self._stored.quarantined += 1
         detail = f"{type(error).__name__}: {error}"
-        self._stored.last_reason = f"{_named(record)}: {_said(error)}"
+        stored, key = self._stored, kind_of(record)
+        stored.quarantined += 1
+        stored.refused[key] = stored.refused.get(key, 0) + 1
+        stored.last_reason = f"{_named(record)}: {_said(error)}"
         log.error(
             "A record cannot be stored; it is in rejected_ticks", reason=detail, record=record
         )
@@ -313,6 +323,12 @@ class RecordStore:
 
 def _kind(record: Record) -> type[Record]:
     return type(record)
+
+
+def kind_of(record: Record) -> tuple[str, type]:
+    """The symbol of ``record``, and what it is."""
+    symbol = record.bar.symbol if isinstance(record, BarUpdate) else record.symbol
+    return symbol, type(record)
 
 
 async def _one_by_one(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:

@@ -28,6 +28,7 @@ from enhanced_websocket_service.market.events import EPOCH_LIMIT
 from enhanced_websocket_service.market.source import world_of
 from enhanced_websocket_service.market.tick import Rejection, Tick
 from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.watermarks import Hop, Watermarks
 
 from .catalog import unaltered, writing_form
 from .fence import check
@@ -71,6 +72,7 @@ class JournalWriter:
     :param keep_s: journal segments behind the checkpoint stay for so many real seconds,
     :param keep_bytes: unless the journal is larger than this.
     :param failures: told when storing fails, and when it works again.
+    :param watermarks: told of what is committed, and of what had to be quarantined.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class JournalWriter:
         keep_bytes: int = GIGABYTE,
         metrics: Metrics | None = None,
         failures: Failures | None = None,
+        watermarks: Watermarks | None = None,
     ) -> None:
         self._journal = journal
         self._database = database
@@ -103,6 +106,10 @@ class JournalWriter:
         self._keep_bytes = keep_bytes
         self._metrics = metrics
         self._failures = failures or Failures(SystemClock())
+        self._watermarks = watermarks or Watermarks(symbols, monotonic)
+        self._refused: set[tuple[str, type]] = set()  # kinds of records, quarantined the last time
+        self._storing_since: float | None = None  # monotonic
+        self._backend: int | None = None  # the server's process that we talk to
         self._checkpoint = START  # as the database has it
         self._done: Position | None = None  # everything before is stored; None: not known yet
         self._backoff_s = FIRST_BACKOFF_S
@@ -191,6 +198,13 @@ class JournalWriter:
         """Why storing is interrupted; ``None`` while it is not."""
         return self._last_error
 
+    @property
+    def waits_for(self) -> tuple[int, float] | None:
+        """The server's process that has not answered to a batch yet, and for how many real seconds."""
+        if self._storing_since is None or self._backend is None:
+            return None
+        return self._backend, monotonic() - self._storing_since
+
     def status(self) -> dict[str, Any]:
         """For ``/status`` and ``system_health``."""
         now = monotonic()
@@ -212,6 +226,7 @@ class JournalWriter:
         await self._database.connect()
         async with self._database.connection("storing the journal") as connection:
             self._form, self._fingerprint = await writing_form(connection)
+            self._backend = connection.get_server_pid()
             await self._begin(connection)
             batch = Batch(self._database.zone)
             while True:
@@ -301,6 +316,7 @@ class JournalWriter:
         position = self._reader.position
         following = Batch(self._database.zone)
         storing = asyncio.create_task(self._store(connection, batch, position), name="writer-store")
+        self._storing_since = monotonic()
         try:
             while (
                 not storing.done()
@@ -311,10 +327,12 @@ class JournalWriter:
                 await asyncio.sleep(0)
             await storing
         finally:
+            self._storing_since = None
             if not storing.done():
                 storing.cancel()
                 await asyncio.wait({storing})
         self._done = position
+        self._watermarks.done(Hop.COMMITTED, position.record)
         return following
 
     async def _begin(self, connection: Any) -> None:
@@ -325,6 +343,7 @@ class JournalWriter:
             await connection.execute(WRITES["make_checkpoint"], journal_id, self._epoch)
             row = await connection.fetchrow(WRITES["checkpoint"], journal_id)
         self._checkpoint = self._done = Position(*row)
+        self._watermarks.done(Hop.COMMITTED, self._checkpoint.record)
         self._reader.seek(self._checkpoint)
         if self._checkpoint[:2] > self._journal.end[:2]:
             # An older copy of the journal was put back: its new segments reuse positions that the
@@ -361,6 +380,7 @@ class JournalWriter:
         self._stored_records += len(batch) - stored.quarantined - stored.duplicates
         self._note_quarantine(batch, stored)
         self._duplicates += stored.duplicates
+        self._tell_refused(batch, stored)
         self._last_commit = monotonic()
         self._most = min(self._most + SLICE_RECORDS, self._batch_records)
         if self._metrics is not None:
@@ -405,6 +425,18 @@ class JournalWriter:
             self._whole_batches += 1
             if self._whole_batches == WHOLE_BATCHES:
                 self._failures.forgotten(QUARANTINE)
+
+    def _tell_refused(self, batch: Batch, stored: Stored) -> None:
+        """What is in ``rejected_ticks`` instead of its table is not done, until the table takes its kind."""
+        if not stored.refused and not self._refused:
+            return
+        for (symbol, kind), count in stored.refused.items():
+            why = f"in rejected_ticks instead, {kind.__name__}: {stored.last_reason}"
+            self._watermarks.refused(symbol, Hop.COMMITTED, count, why)
+        mended = (self._refused & batch.kinds()) - stored.refused.keys()
+        self._refused = (self._refused - mended) | stored.refused.keys()
+        for symbol in {symbol for symbol, _ in mended} - {symbol for symbol, _ in self._refused}:
+            self._watermarks.worked(symbol, Hop.COMMITTED)
 
     async def _check_fence(self, connection: Any, end: Position) -> int:
         """The epoch to note. Raises ``EpochFenced``: what ends at ``end`` may not be stored now."""

@@ -283,3 +283,11 @@ ON CONFLICT (symbol, interval_s, datetime, source, epoch, revision) DO NOTHING
 UPDATE market_data SET bar_status = 'reconciled', updated_at = now()
 WHERE symbol = $1 AND source = $2
     AND datetime IN (SELECT to_timestamp(slot) FROM unnest($3::bigint[]) AS slot)
+
+-- name: note_probe
+INSERT INTO health_probes AS old (journal_id) VALUES ($1)
+ON CONFLICT (journal_id) DO UPDATE SET probed_at = now(), probes = old.probes + 1
+
+-- name: probe_patience
+-- $1 milliseconds. Whoever holds a lock for longer is named, in the server's words.
+SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $1, true)

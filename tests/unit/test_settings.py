@@ -265,6 +265,8 @@ BAD_VALUES = {
     **dict.fromkeys(("CLOSE_DRAIN_S", "BAR_CLOSE_DELAY_MS", "LATE_GRACE_S"), "-0.1"),
     **dict.fromkeys(("JOURNAL_KEEP_HOURS", "JOURNAL_KEEP_MB", "FUTURE_TOLERANCE_S"), "-1"),
     **dict.fromkeys(("HEALTH_INTERVAL_S", "SHUTDOWN_TIMEOUT_S", "CLIENT_BUFFER_AGE_S"), "0"),
+    **dict.fromkeys(("HEALTH_UNDONE_S", "HEALTH_HELD_S", "HEALTH_BAR_S"), "0"),
+    **{"HEALTH_PROBE_S": "-1", "HEALTH_RECONCILED_S": "0"},
     **dict.fromkeys(("CPU_LATENCY_US", "CLIENT_BUFFER_KB", "CLIENT_MESSAGE_MAX_BYTES"), "7.5"),
     **dict.fromkeys(("LOG_LEVEL", "LOG_FORMAT", "FEED_MODE", "L0_POLICY"), "loud"),
     **dict.fromkeys(("EMBEDDED", "CLIENT_COMPRESSION"), "perhaps"),
