@@ -100,25 +100,27 @@ class _Cached:
 
     def __init__(self, marks: Watermarks, bus: RedisBus, pipeline: Pipeline) -> None:
         self._marks, self._bus, self._pipeline = marks, bus, pipeline
-        self._told: dict[str, int] = {}
+        self._told: dict[str, Tick] = {}
         self._in_key: dict[str, Tick] = {}
 
     def told(self, tick: Tick) -> None:
-        if tick.epoch == self._pipeline.epoch:
-            self._told[tick.symbol] = tick.offset
-            self._mark(tick.symbol)
+        self._told[tick.symbol] = tick
+        self._mark(tick.symbol)
 
     def cached(self, tick: Tick) -> None:
-        if tick.epoch == self._pipeline.epoch:
-            self._in_key[tick.symbol] = tick
-            self._mark(tick.symbol)
+        self._in_key[tick.symbol] = tick
+        self._mark(tick.symbol)
 
     def _mark(self, symbol: str) -> None:
         told, in_key = self._told.get(symbol), self._in_key.get(symbol)
-        if told is None or in_key is None or in_key.epoch != self._pipeline.epoch:
+        if told is None or in_key is None:
+            return
+        if {told.epoch, in_key.epoch} != {self._pipeline.epoch}:
             return
         newest = in_key is self._bus.latest(symbol)
-        self._marks.reached(symbol, Hop.CACHED, told if newest else min(told, in_key.offset))
+        self._marks.reached(
+            symbol, Hop.CACHED, told.offset if newest else min(told.offset, in_key.offset)
+        )
 
 
 def _probes(it: Watched, loopback: Loopback) -> Mapping[Hop, Callable[[], Awaitable[str | None]]]:
