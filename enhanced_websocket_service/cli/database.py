@@ -9,6 +9,7 @@ from enhanced_websocket_service.errors import ConfigurationError, StorageError
 from enhanced_websocket_service.service import connections, worlds
 from enhanced_websocket_service.storage import rights
 from enhanced_websocket_service.storage.id_width import caveats
+from enhanced_websocket_service.storage.mend import mend_epochs
 from enhanced_websocket_service.storage.migrate import check, migrate, script
 
 from .console import JsonOption, err, load, out, print_json, run_to_end
@@ -44,14 +45,16 @@ def db_migrate(
             applied = await migrate(found, by_owner=True, rewrite=rewrite)
             for sentence in await check(found):
                 err.print(sentence, markup=False, soft_wrap=True)
+            mended = await mend_epochs(found)
             name = await found.fetchval("SELECT quote_ident(current_database())")
             role = await found.fetchval("SELECT current_user")
         if not applied:
-            return f"Database {name} is up to date."
-        return (
+            return " ".join([f"Database {name} is up to date.", *mended])
+        told = (
             f"Database {name}: applied {', '.join(map(str, applied))} as {role}. Give every other role "
             "that runs the service its rights with `db grants --role NAME`."
         )
+        return " ".join([told, *mended])
 
     typer.echo(run_to_end(work()))
 
