@@ -190,7 +190,9 @@ class Pipeline:
         :param symbol: only this one's feed was interrupted, and it is known afterwards: bars that were
             published meanwhile get a revision that says so, unless the vendor's have replaced them.
         """
-        if symbol is None:
+        if end < start:
+            self.clock_set(start, end)  # in between
+        elif symbol is None:
             for line in self._lines.values():
                 line.aggregator.interrupted(start, end)
         elif symbol in self._lines:

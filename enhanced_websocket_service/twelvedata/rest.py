@@ -43,6 +43,8 @@ log = structlog.get_logger(__name__)
 MAX_BODY_BYTES = 8_000_000
 """Ten times a page of 5,000 bars; a vendor (or a proxy) that sends more is not believed."""
 
+LOOK_S = 10.0
+"""How often somebody who waits for a key looks whether one is free after all."""
 _FAULTS_SHOWN = 3
 
 
@@ -204,7 +206,7 @@ class RestClient:
         retries = self._retries if retries is None else retries
         topic = topic_of(path, params.get("symbol", ""))
         last: VendorError | None = None
-        asked = self._clock.now()
+        asked = self._clock.elapsed()
         while True:
             lease = await self._lease(purpose, topic, asked, last)
             body, error = await self._call(lease, path, params)
@@ -239,16 +241,17 @@ class RestClient:
                         f"No usable API key is left ({last or answer.reason}). "
                         "Check the TWELVEDATA_API_KEY settings; each key is tried again once an hour."
                     )
-                if answer.until - asked > self._max_wait_s:
-                    scope: Literal["minute", "day"] = (
-                        "day" if answer.until - now > 3600 else "minute"
-                    )
+                wait_s = answer.until - now
+                if self._clock.elapsed() - asked + wait_s > self._max_wait_s:
+                    scope: Literal["minute", "day"] = "day" if wait_s > 3600 else "minute"
                     raise CreditsExhausted(
-                        f"No API key is free for another {answer.until - now:.0f} s "
+                        f"No API key is free for another {wait_s:.0f} s "
                         f"({answer.reason}); more keys or a larger plan would help.",
                         scope,
                     )
-                await self._clock.sleep_until(answer.until)
+                # Not in one go: how long was found by a clock that may be set meanwhile.
+                look_s = self._clock.span(LOOK_S, at_least_real=0.25)
+                await self._clock.sleep(max(0.001, min(wait_s, look_s)))
 
     async def _call(
         self, lease: Lease, path: str, params: dict[str, str]
