@@ -234,6 +234,9 @@ class Pipeline:
         :param afterwards: this is known only now: bars that were published meanwhile get a revision that
             says so, unless the vendor's have replaced them. ``None``: if a symbol is named.
         """
+        if end < start:
+            self.clock_set(start, end)  # in between
+            return
         published = symbol is not None if afterwards is None else afterwards
         for line in self._lines.values():
             if symbol in (None, line.symbol):

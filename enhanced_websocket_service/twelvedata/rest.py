@@ -43,6 +43,8 @@ log = structlog.get_logger(__name__)
 MAX_BODY_BYTES = 8_000_000
 """Ten times a page of 5,000 bars; a vendor (or a proxy) that sends more is not believed."""
 
+LOOK_S = 10.0
+"""How often somebody who waits for a key looks whether one is free after all."""
 _FAULTS_SHOWN = 3
 
 
@@ -215,7 +217,7 @@ class RestClient:
         retries = self._retries if retries is None else retries
         topic = topic_of(path, params.get("symbol", ""))
         last: VendorError | None = None
-        asked = self._clock.now()
+        asked = self._clock.elapsed()
         while True:
             lease = await self._lease(purpose, topic, asked, last)
             body, error = await self._call(lease, path, params)
@@ -256,7 +258,9 @@ class RestClient:
                 for one in self._waiting:
                     if one.yields:  # in vain, as it turned out: others have spent the credit
                         one.wake.set()
-                await self._pause(mine, answer.until)
+                # Not in one go: how long was found by a clock that may be set meanwhile.
+                look_s = self._clock.span(LOOK_S, at_least_real=0.25)
+                await self._pause(mine, max(0.001, min(answer.until - now, look_s)))
         finally:
             place = self._waiting.index(mine)
             del self._waiting[place]
@@ -281,17 +285,18 @@ class RestClient:
                 f"No usable API key is left ({last or answer.reason}). "
                 "Check the TWELVEDATA_API_KEY settings; each key is tried again once an hour."
             )
-        if answer.until - asked > self._max_wait_s:
-            scope: Literal["minute", "day"] = "day" if answer.until - now > 3600 else "minute"
+        wait_s = answer.until - now
+        if self._clock.elapsed() - asked + wait_s > self._max_wait_s:
+            scope: Literal["minute", "day"] = "day" if wait_s > 3600 else "minute"
             raise CreditsExhausted(
-                f"No API key is free for another {answer.until - now:.0f} s "
+                f"No API key is free for another {wait_s:.0f} s "
                 f"({answer.reason}); more keys or a larger plan would help.",
                 scope,
             )
 
-    async def _pause(self, mine: "_Waiting", until: float) -> None:
-        """Sleep until then, or until somebody ahead has left."""
-        sleeping = asyncio.create_task(self._clock.sleep_until(until), name="key-is-free")
+    async def _pause(self, mine: "_Waiting", seconds: float) -> None:
+        """Sleep so long, or until somebody ahead has left."""
+        sleeping = asyncio.create_task(self._clock.sleep(seconds), name="key-is-free")
         woken = asyncio.create_task(mine.wake.wait(), name="key-turn")
         try:
             await asyncio.wait({sleeping, woken}, return_when=asyncio.FIRST_COMPLETED)
