@@ -66,8 +66,6 @@ RETRY_AT_LEAST_REAL_S = 0.05
 KINDS_REMEMBERED = 100
 """Unknown kinds of frames are logged once each; beyond this many they are only counted."""
 
-_Seen = tuple[int, float, float | None, float | None]
-
 
 class StreamEvent(msgspec.Struct, frozen=True):
     """Why some symbols cannot be had from the stream now."""
@@ -147,7 +145,6 @@ class StreamFeed:
         # When to subscribe dead symbols anew; Clock.elapsed.
         self._revive_at: dict[str, float] = {}
         # Since the start.
-        self._last_seen: dict[str, _Seen] = {}
         self._revivals = {one: self._revival() for one in symbols}
         self._attempts = 0
         self._last_error: str | None = None
@@ -401,11 +398,9 @@ class StreamFeed:
         self._answered = True
         self._last_quote_at = quote.received_at
         first = symbol in self._first
-        seen = (quote.timestamp, quote.price, quote.bid, quote.ask)
-        # The vendor sends its last price upon a subscription: a sign of life only if it is new.
-        resent = first and self._last_seen.get(symbol, seen) == seen
-        self._last_seen[symbol] = seen
-        proves = self.liveness.price(quote, resent=resent)
+        # The vendor answers a subscription with its last price. It may come from elsewhere than the stream:
+        # however new it is, it says nothing about what follows.
+        proves = self.liveness.price(quote, resent=first)
         if first:
             self._first.discard(symbol)
             quote = msgspec.structs.replace(quote, first_after_subscribe=True)
