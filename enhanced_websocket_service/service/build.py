@@ -209,7 +209,7 @@ async def build_service(
         vendor=rest,
         stored=database,
         may_spend=may_spend,
-        is_open=calendar.is_open,
+        is_open=lambda _, at: calendar.is_open(at),
         failures=failures,
         on_failure=lambda error: lifecycle.interrupt(error),
     )
