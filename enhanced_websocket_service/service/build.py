@@ -252,7 +252,7 @@ async def build_service(
         vendor=rest,
         stored=database,
         may_spend=may_spend,
-        is_open=hours.is_open,
+        is_open=lambda symbol, at: calendars[symbol].is_open(at),
         failures=failures,
         on_failure=lambda error: lifecycle.interrupt(error),
     )

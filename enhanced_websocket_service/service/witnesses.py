@@ -36,6 +36,8 @@ ASK_AFTER_S: Final = 2.0
 MOVE_AFTER_S: Final = 30.0
 """A move outside the band is settled by the next prices; only where none come, somebody is asked."""
 FIRST_REST_PAUSE_S, LONGEST_REST_PAUSE_S = 30.0, 240.0
+FORGIVEN_AFTER_S: Final = 900.0
+"""So long after the last question the next ones are as close together as the first."""
 BAR_PAUSE_S: Final = 60.0
 STORED_PAUSE_S: Final = 30.0
 BAR_APPEARS_S: Final = 20
@@ -114,7 +116,7 @@ class PriceWitnesses:
         vendor: VendorPrices,
         stored: StoredPrices,
         may_spend: Callable[[str, float], bool],
-        is_open: Callable[[float], bool],
+        is_open: Callable[[str, float], bool],
         failures: Failures,
         on_failure: Callable[[JournalError], None],
     ) -> None:
@@ -228,6 +230,8 @@ class PriceWitnesses:
         if before is not None:  # the same trouble goes on with another quote
             search.unwitnessed = before.unwitnessed
             search.told, search.told_at = before.told, before.told_at
+        if now - self._asked_at.get((symbol, "rest"), -math.inf) > FORGIVEN_AFTER_S:
+            self._rest_pause[symbol] = FIRST_REST_PAUSE_S
         after = ASK_AFTER_S if doubt.needs_another_kind else MOVE_AFTER_S
         if "stream" in doubt.kinds:
             search.due["rest"] = self._no_sooner("rest", symbol, now + after)
@@ -315,13 +319,10 @@ class PriceWitnesses:
             search.calm_since = now
         accepted = self._pipeline.offsets[symbol] > search.offset
         quiet = now - search.calm_since >= calm_s
-        closed = not self._is_open(self._clock.now())
+        closed = not self._is_open(symbol, self._clock.now())
         if accepted or (quiet and (closed or not search.unwitnessed)):
-            if not accepted or search.told:
-                self._failures.succeeded(_part(symbol))
+            self._failures.succeeded(_part(symbol))
             del self._searches[symbol]
-            if quiet or self._asked_at.get((symbol, "rest"), -math.inf) < search.began:
-                self._rest_pause[symbol] = FIRST_REST_PAUSE_S
             return LOOK_S
         return max(1.0, calm_s - (now - search.calm_since))
 

@@ -354,9 +354,10 @@ def records_since(
         stamp: float
         if isinstance(record, BarUpdate):
             symbol, stamp = record.bar.symbol, record.bar.open_time
+        elif isinstance(record, Tick):
+            symbol, stamp = record.symbol, record.timestamp
         else:  # a refused quote may be stamped with anything
-            symbol = record.symbol
-            stamp = record.timestamp if isinstance(record, Tick) else record.received_at
+            symbol, stamp = record.symbol, record.received_at
         received = _received(record)
         if stamp >= wanted.get(symbol, instant) and (
             until is None or received is None or received <= until
