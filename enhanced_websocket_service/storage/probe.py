@@ -17,7 +17,8 @@ from .pool import QUERIES, WRITES
 from .postgres import Database
 from .record_store import UNSTORABLE, Batch, RecordStore, Witnesses
 
-PATIENCE_MS: Final = 4000
+LOCK_PATIENCE_MS: Final = 3500
+PATIENCE_MS: Final = 4500
 MARK: Final = "probe"
 """The flag of the row that is copied and rolled back."""
 
@@ -31,7 +32,8 @@ async def probe_writes(database: Database, journal_id: UUID, row: Tick | None) -
     """
     note = None if row is not None else "No COPY was made: no price is known yet."
     async with database.transaction("probing whether rows can be stored") as connection:
-        await connection.execute(WRITES["probe_patience"], str(PATIENCE_MS))
+        patience = (str(LOCK_PATIENCE_MS), str(PATIENCE_MS))
+        await connection.execute(WRITES["probe_patience"], *patience)
         triggers = [one[0] for one in await connection.fetch(QUERIES["foreign_triggers"])]
         if triggers:
             note = f"No COPY was made: it would set off the triggers of others ({', '.join(triggers)})."

@@ -289,5 +289,5 @@ INSERT INTO health_probes AS old (journal_id) VALUES ($1)
 ON CONFLICT (journal_id) DO UPDATE SET probed_at = now(), probes = old.probes + 1
 
 -- name: probe_patience
--- $1 milliseconds. Whoever holds a lock for longer is named, in the server's words.
-SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $1, true)
+-- $1, $2 milliseconds: the first is shorter, for the server to say that it was a lock.
+SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)
