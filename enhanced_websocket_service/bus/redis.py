@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 
 REDIS: Final = "Redis"
 """The part of ``Failures``. Everything on this machine goes on without it."""
+EPOCH: Final = "epoch in Redis"
+"""The part of ``Failures``: something else stands there."""
 PRICE_TTL_S: Final = 300
 FIRST_BACKOFF_S: Final = 0.1
 CHECK_EVERY_S: Final = 5.0
@@ -157,7 +159,11 @@ class RedisBus:
         except _UNAVAILABLE:
             return None
         except ValueError:
-            log.warning("The key of the epoch holds something else", key=self._names.epoch)
+            self._failures.failed(
+                EPOCH,
+                f"Key {self._names.epoch} holds something that is no epoch; ignored, and replaced by ours. "
+                "Somebody else wrote it; protect the Redis by a password.",
+            )
             return None
 
     async def check_world(self) -> None:

@@ -41,7 +41,14 @@ from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.settings import Settings
-from enhanced_websocket_service.storage.epochs import KnownEpochs, begin_epoch, highest_epoch
+from enhanced_websocket_service.storage.epochs import (
+    EPOCH_IN_JOURNAL,
+    JOURNAL_ALONE,
+    KnownEpochs,
+    begin_epoch,
+    highest_epoch,
+    impossible,
+)
 from enhanced_websocket_service.storage.fence import Fence
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import Recovery, records_since, recover
@@ -55,6 +62,7 @@ from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 from enhanced_websocket_service.twelvedata.spending import LIVENESS, REPAIR
 
+from .assessment_file import AssessmentFile
 from .connections import data_servers, l0_pipeline, vendor
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
@@ -156,13 +164,19 @@ async def build_service(
     try:
         # One process at a time has the journal: named after it, the lease of one that was killed is ours.
         owner = str(journal.journal_id)
-        leases = None if redis_url is None else RedisKeyLeases(redis_url, owner=owner, names=names)
+        leases = (
+            None
+            if redis_url is None
+            else RedisKeyLeases(redis_url, owner=owner, names=names, failures=failures)
+        )
         recovery = recover(journal.directory, settings.symbols)
         recovery.keep(provider.world)  # invented prices must not touch real ones
         if redis is not None:
             # Before the database, whose schema would be brought up to date for nothing.
             await _ask(redis.check_world(), "whose prices it holds")
         tenure = Tenure(settings.state_dir, journal, failures)
+        if recovery.impossible_epoch is not None:
+            failures.failed(EPOCH_IN_JOURNAL, impossible(recovery.impossible_epoch, JOURNAL_ALONE))
         known = KnownEpochs(
             journal=recovery.highest_epoch,
             database=await _ask(_highest_epoch(database), "its highest epoch"),
@@ -330,9 +344,13 @@ async def build_service(
         """Another instance has collected meanwhile: the stream goes on after its last tick."""
         known: dict[str, tuple[int, int]] = {}
         for symbol in settings.symbols:
-            own = (pipeline.epoch, pipeline.offsets[symbol])
-            newest = await _ask(database.ticks(symbol, limit=1), "the last tick") or ()
-            known[symbol] = max([own, *((tick.epoch, tick.offset) for tick in newest)])
+            stored = await _ask(database.ticks(symbol, limit=1), "the last tick") or []
+            last = [*stored, *(t for t in (recovery.last.get(symbol),) if t is not None)]
+            places = [(tick.epoch, tick.offset) for tick in last]
+            if (offset := pipeline.offsets[symbol]) > 0:
+                places.append((pipeline.epoch, offset))
+            if places:
+                known[symbol] = max(places)
         pipeline.begin_epoch(epoch, known)
         monitor.epoch = continuity.epoch = epoch
 
@@ -385,6 +403,7 @@ async def build_service(
         ),
         failures=failures,
         leadership=leadership,
+        kept=AssessmentFile(settings.state_dir, calendars, failures, simulated=provider.simulated),
     )
     database.on_wrong_world = lifecycle.interrupt
     if redis is not None:

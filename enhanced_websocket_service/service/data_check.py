@@ -17,7 +17,9 @@ from enhanced_websocket_service.errors import (
 )
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.l0.validator import Assessment
-from enhanced_websocket_service.market.calendar import iso_local
+from enhanced_websocket_service.market.calendar import Session, iso_local
+
+from .assessment_file import AssessmentFile
 
 FIRST_REPAIR_PAUSE_S, LONGEST_REPAIR_PAUSE_S = 60.0, 900.0
 REPAIR, MEASUREMENT = "L0 repair", "L0 measurement"
@@ -43,11 +45,19 @@ class History(Protocol):
 class DataCheck:
     """The history of ``symbol``; ``assessment`` is what was found last, ``assessed_at`` when.
 
+    :param kept: remembers over restarts when it was found good; ``None``: nothing does.
     :param alone: whether it is the only symbol, and need not be named.
     """
 
     def __init__(
-        self, symbol: str, history: History, clock: Clock, failures: Failures, *, alone: bool
+        self,
+        symbol: str,
+        history: History,
+        clock: Clock,
+        failures: Failures,
+        *,
+        kept: AssessmentFile | None = None,
+        alone: bool,
     ) -> None:
         self.assessment: Assessment | None = None
         self.assessed_at: float | None = None
@@ -55,6 +65,8 @@ class DataCheck:
         self._history = history
         self._clock = clock
         self._failures = failures
+        self._kept = kept
+        self.overdue = False  # a session goes on on what was found before, as PostgreSQL was away
         of = "" if alone else f" of {symbol}"
         self._repair, self._measurement = f"{REPAIR}{of}", f"{MEASUREMENT}{of}"
         self._next_repair = -math.inf
@@ -66,6 +78,10 @@ class DataCheck:
         """Measure now. Raises ``StorageError``."""
         self.assessment = await self._history.assess(self._symbol)
         self.assessed_at = self._clock.now()
+        self.overdue = False
+        if self._kept is not None:
+            good = usable(self.assessment)
+            self._kept.note(self._symbol, self.assessed_at, good=good)
         self._failures.succeeded(self._measurement)
         if usable(self.assessment):
             self._repaired_at = None
@@ -74,12 +90,28 @@ class DataCheck:
 
     async def look_again(self) -> None:
         """Measure what was measured before, so that others see the present. Never raises."""
-        if self.assessment is None:
+        if self.assessment is None and not self.overdue:
             return
         try:
             await self.assess()
         except StorageError as error:
             self._failures.failed(self._measurement, str(error))
+
+    def good_at(self, session: Session) -> float | None:
+        """When the data was found good that ``session`` may be collected on without looking again."""
+        if self._kept is None:
+            return None
+        return self._kept.good_at(self._symbol, session, self._clock.now())
+
+    def cleared(self, session: Session) -> None:
+        """``session`` is collected on what was found."""
+        if self._kept is not None:
+            self._kept.cleared(self._symbol, self._clock.now(), session)
+
+    def go_on(self, error: StorageError) -> None:
+        """It cannot be measured now, and is good as far as is known; it is measured later."""
+        self.overdue = True
+        self._failures.failed(self._measurement, str(error))
 
     @property
     def repair_is_due(self) -> bool:

@@ -25,7 +25,7 @@ from enhanced_websocket_service.errors import (
 )
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.events import EPOCH_LIMIT
-from enhanced_websocket_service.storage.epochs import MEND
+from enhanced_websocket_service.storage.epochs import EPOCH_IN_DATABASE, MEND
 from enhanced_websocket_service.storage.fence import (
     LEASE_S,
     RENEW_S,
@@ -247,7 +247,11 @@ class Leadership:
         highest = max((row.epoch for row in rows), default=0)
         if highest >= EPOCH_LIMIT:
             self._fail(StorageError(f"Table epoch_fence holds the epoch {highest}. {MEND}"))
-        elif holder is not None:
+        else:
+            self._failures.succeeded(EPOCH_IN_DATABASE)
+        if highest >= EPOCH_LIMIT:
+            return
+        if holder is not None:
             self._wait_for(holder)
         elif self._wanted:
             await self._claim(rows, highest)

@@ -23,6 +23,7 @@ from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.validator import Assessment, worst
 from enhanced_websocket_service.market.calendar import TradingCalendar
 
+from .assessment_file import AssessmentFile
 from .collector import Collector
 from .data_check import History
 from .leadership import Leadership
@@ -57,6 +58,7 @@ class Lifecycle:
     :param make_feed: a fresh feed; it is told its symbols.
     :param on_change: told of every change of the service's state; must not block.
     :param leadership: whether this instance is the one that collects; ``None``: there is no other.
+    :param kept: remembers over restarts when the data was found good; ``None``: nothing does.
     :param collected_until: by symbol, until when it was collected; unix seconds UTC.
     :param check: raises ``EwsError`` while trying again would be useless; the state stays ERROR then.
     """
@@ -76,6 +78,7 @@ class Lifecycle:
         schedule: Schedule,
         failures: Failures,
         leadership: Leadership | None = None,
+        kept: AssessmentFile | None = None,
         collected_until: Mapping[str, float] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
@@ -103,6 +106,7 @@ class Lifecycle:
             schedule=schedule,
             collector=self._collector,
             leadership=leadership,
+            kept=kept,
             connect=self._connected,
             changed=self._symbol_changed,
             failed_again=self._stand_back,
@@ -193,7 +197,7 @@ class Lifecycle:
             note_folder(self._flag.read(), self._failures)
             await self._clock.sleep(self._clock.span(every_s, at_least_real=5.0))
             for one in self.symbols.values():
-                await one.data.look_again()
+                await one.look_again()
 
     async def _connected(self) -> None:
         """Open the database, for whoever asks first; ``INITIALIZING_FOR_S`` it may take at the start."""

@@ -7,23 +7,33 @@ Owns the order of things, not the things: they are handed in. No symbol knows of
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import structlog
 
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import DatabaseUnavailable, EwsError, L0Error, sentences
+from enhanced_websocket_service.errors import (
+    DatabaseUnavailable,
+    EwsError,
+    L0Error,
+    StorageError,
+    sentences,
+)
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.l0.readiness import FlagState, ReadyFlag
 from enhanced_websocket_service.l0.validator import Assessment
 from enhanced_websocket_service.market.calendar import Session, TradingCalendar, iso_local
 
+from .assessment_file import AssessmentFile
 from .collector import Collector
 from .data_check import DataCheck, History, usable
 from .leadership import Leadership
 from .states import ServiceState, StateChange, StateMachine
+
+Answer = TypeVar("Answer")
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +48,9 @@ CLOCK_LOOK_S = 1.0
 """Real seconds after which somebody who waits for a far instant looks whether the clock was set."""
 LOOK_WITHOUT_FLAG_S = 60.0
 """How often the data is measured once the flag is overdue."""
+
+PATIENCE_S = 5.0
+"""Real seconds for an answer of PostgreSQL that a session need not wait for."""
 
 _IRREPLACEABLE = (
     "No API key may ask the vendor for whole bars in their place: L0 has to bring them, or "
@@ -63,6 +76,7 @@ class Surroundings:
     """What the lifecycles of all symbols share.
 
     :param leadership: whether this instance is the one that collects; ``None``: there is no other.
+    :param kept: remembers when the data was found good; ``None``: nothing does.
     :param connect: opens the database, waiting a while for it; raises ``EwsError``.
     :param changed: told the symbol of every change of a state; must not block.
     :param failed_again: told of a failure that follows another.
@@ -75,6 +89,7 @@ class Surroundings:
     schedule: Schedule
     collector: Collector
     leadership: Leadership | None
+    kept: AssessmentFile | None
     connect: Callable[[], Awaitable[None]]
     changed: Callable[[str, StateChange], None]
     failed_again: Callable[[], None]
@@ -108,7 +123,9 @@ class SymbolLifecycle:
     ) -> None:
         self.symbol = symbol
         self.states = StateMachine(around.clock.now())
-        self.data = DataCheck(symbol, around.history, around.clock, around.failures, alone=alone)
+        self.data = DataCheck(
+            symbol, around.history, around.clock, around.failures, kept=around.kept, alone=alone
+        )
         self._calendar = calendar
         self._around = around
         self._clock, self._schedule = around.clock, around.schedule
@@ -152,7 +169,7 @@ class SymbolLifecycle:
             self._around.changed(self.symbol, change)
 
     async def _sessions(self) -> None:
-        await self._around.connect()
+        await self._reach_database()
         while True:
             session = self._calendar.current_or_next(self._clock.now())
             if session == self._checked and session.opens <= self._clock.now():
@@ -187,6 +204,27 @@ class SymbolLifecycle:
                 f"The session of {session.day} is over; the next opens {self._local(following.opens)}.",
             )
             await self._until_near(following)
+
+    async def _reach_database(self) -> None:
+        """Connect; a session whose data was found good does not wait for that."""
+        session = self._calendar.current_or_next(self._clock.now())
+        if self.data.good_at(session) is None:
+            await self._around.connect()
+            return
+        with contextlib.suppress(DatabaseUnavailable):  # it is told by whoever needs it
+            await _soon(self._around.connect())
+
+    async def look_again(self) -> None:
+        """Measure what was measured before; what could not be before the session is mended now."""
+        overdue = self.data.overdue
+        await self.data.look_again()
+        if not overdue or self.data.overdue:
+            return
+        with contextlib.suppress(StorageError):
+            await self._measured(show=False)
+        current, self._caveat, caveat = self.states.current, "", self._caveat
+        if caveat:
+            self.change(current.state, current.reason.replace(caveat, ""))
 
     async def _until_near(self, session: Session) -> None:
         """Return ``pre_open_s`` before ``session``, the next one. Or as soon as it is not: a clock
@@ -257,15 +295,17 @@ class SymbolLifecycle:
     async def _check_data(self) -> None:
         self._check_on("Measuring freshness and completeness of L0.")
         self._caveat = ""
-        assessment = await self._measured()
-        while not usable(assessment) and self._schedule.l0_policy == "strict":
-            why = self.data.why(assessment)
-            if not self.data.irreplaceable(assessment):
-                raise L0Error(why)
-            # Nothing has failed: somebody else may bring whole bars, or allow to go on without.
-            self.change(ServiceState.WAITING_L0, sentences(why, _IRREPLACEABLE))
-            await self._clock.sleep(self._clock.span(LOOK_WITHOUT_FLAG_S, at_least_real=1.0))
-            assessment = await self._measured()
+        session = self._calendar.current_or_next(self._clock.now())
+        good_at = self.data.good_at(session)
+        try:
+            assessment = await self._measured(soon=good_at is not None)
+        except DatabaseUnavailable as error:
+            if good_at is None:
+                raise
+            self._go_on(error, good_at)
+            return
+        if self._schedule.l0_policy == "strict":
+            assessment = await self._replaced(assessment)
         self.data.settle()
         if not usable(assessment):
             # Whoever looks at the state must not take it for the usual one.
@@ -286,13 +326,47 @@ class SymbolLifecycle:
             missing_slots=assessment.missing_slots,
         )
 
-    async def _measured(self) -> Assessment:
-        """The data as it is, repaired where that is needed and due, and ours to do."""
-        assessment = await self.data.assess()
+    def _go_on(self, error: DatabaseUnavailable, good_at: float) -> None:
+        """PostgreSQL is away, and since the data was found good no slot has been due."""
+        self._caveat = (
+            f" PostgreSQL cannot be reached; the data was found good at {self._local(int(good_at))}, and no "
+            "slot was due since. It is measured when PostgreSQL is back."
+        )
+        self.data.go_on(error)
+        self.change(ServiceState.CHECKING_DATA, f"Going on.{self._caveat}")
+        log.warning(
+            "Going on without PostgreSQL, on data found good before",
+            symbol=self.symbol,
+            reason=str(error),
+        )
+
+    async def _replaced(self, assessment: Assessment) -> Assessment:
+        """Data that can be used. Waits while nothing has failed, and yet whole bars lack.
+
+        :raises L0Error: why it cannot be used.
+        """
+        while not usable(assessment):
+            why = self.data.why(assessment)
+            if not self.data.irreplaceable(assessment):
+                raise L0Error(why)
+            # Somebody else may bring whole bars, or allow to go on without them.
+            self.change(ServiceState.WAITING_L0, sentences(why, _IRREPLACEABLE))
+            await self._clock.sleep(self._clock.span(LOOK_WITHOUT_FLAG_S, at_least_real=1.0))
+            assessment = await self._measured()
+        return assessment
+
+    async def _measured(self, *, show: bool = True, soon: bool = False) -> Assessment:
+        """The data as it is, repaired where that is needed and due, and ours to do.
+
+        :param show: in the state, what is done.
+        :param soon: nobody waits for a PostgreSQL that hangs.
+        """
+        assessment = await (_soon(self.data.assess()) if soon else self.data.assess())
         leadership = self._around.leadership
         may_work = leadership is None or leadership.may_work
         if not usable(assessment) and self.data.repair_is_due and may_work:
-            self._check_on(f"Repairing by L0 incremental: {self.data.why(assessment)}")
+            if show:
+                self._check_on(f"Repairing by L0 incremental: {self.data.why(assessment)}")
             assessment = await self.data.repair()
         return assessment
 
@@ -354,6 +428,7 @@ class SymbolLifecycle:
         following: Session | None = session
         while following is not None:
             session = self._checked = following
+            self.data.cleared(session)
             await clock.sleep_until(session.opens)
             self.change(
                 ServiceState.ACTIVE,
@@ -378,6 +453,23 @@ class SymbolLifecycle:
 
     def _local(self, instant: int) -> str:
         return iso_local(instant, self._calendar.zone)
+
+
+async def _soon(asked: Awaitable[Answer]) -> Answer:
+    """What is asked of PostgreSQL, within ``PATIENCE_S``. Not awaited longer, whatever holds it up.
+
+    :raises DatabaseUnavailable: there was no answer.
+    """
+    task = asyncio.ensure_future(asked)
+    try:
+        await asyncio.wait({task}, timeout=PATIENCE_S)
+    finally:
+        if not task.done():
+            task.cancel()
+            task.add_done_callback(lambda one: one.cancelled() or one.exception())
+    if not task.done():
+        raise DatabaseUnavailable(f"PostgreSQL did not answer within {PATIENCE_S:g} s.")
+    return task.result()
 
 
 def note_folder(flag: FlagState, failures: Failures) -> None:

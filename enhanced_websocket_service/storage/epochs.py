@@ -23,6 +23,7 @@ EPOCH_IN_DATABASE: Final = "epochs in PostgreSQL"
 EPOCH_IN_REDIS: Final = "epoch in Redis"
 """Parts of ``Failures``: where an epoch stands that none of ours can be."""
 MEND: Final = "Run `db migrate` as the owner of the tables, which mends it."
+JOURNAL_ALONE: Final = "Its records stay in the journal alone; see `journal inspect`."
 FOREIGN_REDIS: Final = "Somebody else wrote it; protect the Redis by a password."
 _DAY_MS: Final = 86_400_000
 """Anybody may write to Redis: alone, it is not believed further ahead of real time."""
@@ -35,6 +36,11 @@ class KnownEpochs:
     journal: int = 0
     database: int | None = None
     redis: int | None = None
+
+
+def impossible(epoch: int, remedy: str) -> str:
+    """A sentence on an epoch that none of ours can be."""
+    return f"The epoch {epoch} there is none that a service begins; ignored. {remedy}"
 
 
 def highest_epoch(state_dir: Path, failures: Failures | None = None) -> int:
@@ -77,18 +83,15 @@ def begin_epoch(
     """
     real_ms = int(real_time() * 1000)
     highest = highest_epoch(state_dir, failures)
-    for part, value, limit, remedy in (
-        (EPOCH_IN_JOURNAL, known.journal, EPOCH_LIMIT, "Its records stay in the journal alone."),
-        (EPOCH_IN_DATABASE, known.database, EPOCH_LIMIT, MEND),
-        (EPOCH_IN_REDIS, known.redis, max(real_ms + _DAY_MS, highest + 1), FOREIGN_REDIS),
-    ):
+    limits = (EPOCH_LIMIT, EPOCH_LIMIT, max(real_ms + _DAY_MS, highest + 1))
+    values = (known.journal, known.database, known.redis)
+    parts = (EPOCH_IN_JOURNAL, EPOCH_IN_DATABASE, EPOCH_IN_REDIS)
+    remedies = (JOURNAL_ALONE, MEND, FOREIGN_REDIS)
+    for part, value, limit, remedy in zip(parts, values, limits, remedies, strict=True):
         if value is not None and value >= limit:
-            failures.failed(
-                part, f"The epoch {value} there is none that a service begins; ignored. {remedy}"
-            )
+            failures.failed(part, impossible(value, remedy))
         elif value is not None:
             highest = max(highest, value)
-            failures.succeeded(part)
     epoch = max(real_ms, highest + 1)
     if epoch >= EPOCH_LIMIT:
         raise StorageError(f"No epoch is left after {epoch - 1} in {state_dir}: {MEND}")

@@ -19,10 +19,12 @@ from enhanced_websocket_service.errors import DataError
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.bar import INTERVALS, Bar, BarStatus, Certificate
 from enhanced_websocket_service.market.calendar import BOGOTA, utc
+from enhanced_websocket_service.market.events import EPOCH_LIMIT
 from enhanced_websocket_service.market.source import Provider, is_simulated
 from enhanced_websocket_service.market.tick import Tick
 
 from .binary_copy import BAR_COLUMNS, UNENCODABLE, bar_rows
+from .epochs import EPOCH_IN_DATABASE, MEND, impossible
 from .pool import WRITES, Pool
 
 STORED_INTERVAL_S: Final = 300
@@ -212,8 +214,14 @@ class Database(Pool):
         ]
 
     async def highest_epoch(self) -> int:
-        """The highest epoch that ever claimed or wrote to this database; 0 without one."""
-        return cast(int, (await self.fetch("highest_epoch"))[0][0])
+        """The highest epoch that ever claimed or wrote to this database; 0 without one.
+
+        One that none of ours can be is told in ``failures`` and left out.
+        """
+        ((highest, foreign),) = await self.fetch("highest_epoch", EPOCH_LIMIT)
+        if foreign is not None:
+            self._failures.failed(EPOCH_IN_DATABASE, impossible(foreign, MEND))
+        return cast(int, highest)
 
     async def record_health(
         self,

@@ -212,7 +212,8 @@ SELECT epoch, previous_epoch, previous_last_offset FROM tick_epochs
 WHERE symbol = $1 AND epoch > $2 ORDER BY epoch
 
 -- name: highest_epoch
-SELECT coalesce(max(epoch), 0) FROM (
+-- $1 what epochs are lower than; the second: the highest that is not.
+SELECT coalesce(max(epoch) FILTER (WHERE epoch < $1), 0), max(epoch) FILTER (WHERE epoch >= $1) FROM (
     SELECT epoch FROM epoch_fence UNION ALL SELECT epoch FROM tick_epochs
 ) AS known
 

@@ -24,8 +24,9 @@ from enhanced_websocket_service.errors import (
     StorageError,
 )
 from enhanced_websocket_service.failures import Failures
+from enhanced_websocket_service.market.events import EPOCH_LIMIT
 from enhanced_websocket_service.market.source import world_of
-from enhanced_websocket_service.market.tick import Tick
+from enhanced_websocket_service.market.tick import Rejection, Tick
 from enhanced_websocket_service.telemetry import Metrics
 
 from .fence import check
@@ -85,6 +86,7 @@ class JournalWriter:
         self._journal = journal
         self._database = database
         self._reader = journal.reader()
+        self._inherited = journal.end.record  # records of earlier processes
         self._epoch = epoch
         self._symbols = list(symbols)
         self._tenure = tenure
@@ -248,10 +250,16 @@ class JournalWriter:
     def _read_into(self, batch: Batch) -> None:
         before = self._reader.position
         records = self._reader.read(min(SLICE_RECORDS, self._room(), self._most - len(batch)))
-        records = self._of_our_world(records)
+        records = self._of_our_world(self._possible(records, before))
         after = self._reader.position
         start = before.offset if before.segment == after.segment else 0
         batch.add(records, size=after.offset - start)
+
+    def _possible(self, records: list[Record], before: Position) -> list[Record]:
+        """Without what an older release numbered under an epoch that none can be; it stays there."""
+        if before.record >= self._inherited:
+            return records
+        return [one for one in records if isinstance(one, Rejection) or one.epoch < EPOCH_LIMIT]
 
     def _of_our_world(self, records: list[Record]) -> list[Record]:
         """Without what an instance of the other world left in this journal; it stays there."""
