@@ -304,14 +304,8 @@ class SymbolLifecycle:
                 raise
             self._go_on(error, good_at)
             return
-        while not usable(assessment) and self._schedule.l0_policy == "strict":
-            why = self.data.why(assessment)
-            if not self.data.irreplaceable(assessment):
-                raise L0Error(why)
-            # Nothing has failed: somebody else may bring whole bars, or allow to go on without.
-            self.change(ServiceState.WAITING_L0, sentences(why, _IRREPLACEABLE))
-            await self._clock.sleep(self._clock.span(LOOK_WITHOUT_FLAG_S, at_least_real=1.0))
-            assessment = await self._measured()
+        if self._schedule.l0_policy == "strict":
+            assessment = await self._replaced(assessment)
         self.data.settle()
         if not usable(assessment):
             # Whoever looks at the state must not take it for the usual one.
@@ -345,6 +339,21 @@ class SymbolLifecycle:
             symbol=self.symbol,
             reason=str(error),
         )
+
+    async def _replaced(self, assessment: Assessment) -> Assessment:
+        """Data that can be used. Waits while nothing has failed, and yet whole bars lack.
+
+        :raises L0Error: why it cannot be used.
+        """
+        while not usable(assessment):
+            why = self.data.why(assessment)
+            if not self.data.irreplaceable(assessment):
+                raise L0Error(why)
+            # Somebody else may bring whole bars, or allow to go on without them.
+            self.change(ServiceState.WAITING_L0, sentences(why, _IRREPLACEABLE))
+            await self._clock.sleep(self._clock.span(LOOK_WITHOUT_FLAG_S, at_least_real=1.0))
+            assessment = await self._measured()
+        return assessment
 
     async def _measured(self, *, show: bool = True, soon: bool = False) -> Assessment:
         """The data as it is, repaired where that is needed and due, and ours to do.
