@@ -68,7 +68,7 @@ async def _database(settings: Settings) -> Findings:
     except WrongWorld as error:
         return Findings((str(error),))
     except StorageError as error:
-        return Findings((), (f"DATABASE_URL: {error} Until then ticks are journaled.",))
+        return Findings((), (f"DATABASE_URL: {error} `run` waits for it.",))
     return Findings()
 
 

@@ -50,15 +50,14 @@ async def understand(dsn: str) -> None:
 
 
 async def answer_of(dsn: str, timeout_s: float, world: World) -> None:
-    """Log in, ask a trifle, and look whether prices of ``world`` may go there; nothing is changed.
+    """Log in and look whether prices of ``world`` may go there, as this role; nothing is changed.
 
     :param timeout_s: real seconds for the connection and for the answer.
-    :raises StorageError: what PostgreSQL, or the way to it, answered instead.
+    :raises StorageError: what PostgreSQL, or the way to it, answered instead; the right that is lacking.
     :raises WrongWorld: the database belongs to the other world.
     """
     pool = Pool(dsn, world=world, max_size=1, timeout_s=timeout_s)
     try:
-        async with pool.bare_connection("connecting") as connection:
-            await connection.fetchval("SELECT 1")
+        await pool.look()
     finally:
         await pool.close(timeout_s)
