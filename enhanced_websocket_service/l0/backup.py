@@ -81,7 +81,7 @@ class BackupSet:
     @property
     def exists(self) -> bool:
         """Whether there is a set, as far as can be seen."""
-        return _is_there(self.metadata)
+        return _is_there(self.metadata) and _is_there(self.parquet)
 
     def world(self) -> World | None:
         """Whose bars the set holds; ``None``: there is none. One that does not say so counts as real."""
@@ -123,6 +123,23 @@ class BackupSet:
     async def verify(self) -> list[str]:
         """What is wrong with the set, one sentence each; empty when file and metadata agree."""
         return await asyncio.to_thread(self._verify)
+
+    async def lacks(self, bars: Sequence[Bar]) -> bool:
+        """Whether one of ``bars`` is absent from the set, or another there; a set that does not verify
+        has none.
+
+        What the set has beyond them is no fault: it may be the only copy.
+        """
+        return await asyncio.to_thread(self._lacks, bars)
+
+    def _lacks(self, bars: Sequence[Bar]) -> bool:
+        if not bars:
+            return False
+        try:
+            frame, _ = self._read()
+        except DataError:
+            return True
+        return not to_frame(bars).join(frame, on=SCHEMA.names(), how="anti").is_empty()
 
     def _write(self, bars: Sequence[Bar], provider: str, source: str, now: float) -> BackupMetadata:
         ordered = sorted(bars, key=lambda bar: bar.open_time)

@@ -119,7 +119,7 @@ class L0Pipeline:
         self._backup_dir, self._window_days = backup_dir, window_days
         self._keys = keys
         self._failures = failures
-        self._owed: set[str] = set()  # symbols whose set could not be written
+        self._kept: set[str] = set()  # symbols whose set is known to hold the database's bars
         # They outlive a job: what could not be put on file is remembered.
         self._absences = {
             symbol: Absences(backup_dir, symbol, provider.bars, calendar, failures)
@@ -195,7 +195,8 @@ class L0Pipeline:
             await self.write_backup(symbol)
 
     async def check_files(self) -> None:
-        """Find out whether files can be written, and write those that could not be before.
+        """Find out whether files can be written, and write the sets that are owed: that could not be written,
+        are gone or, after a start, do not hold what the database has. A database without bars owes none.
 
         Never raises for a file or the database; ``failures`` hears how it is.
         """
@@ -204,13 +205,19 @@ class L0Pipeline:
             return
         for absences in self._absences.values():
             absences.try_again()
-        if not self._owed:
-            self._failures.succeeded(BACKUP_FILES)
-        for symbol in sorted(self._owed):
+        for symbol in self._symbols:
+            if symbol in self._kept and self._set(symbol).exists:
+                continue
+            self._kept.discard(symbol)
             try:
-                await self.write_backup(symbol)
+                bars = await self._bars_to_back_up(symbol)
+                if await self._set(symbol).lacks(bars) and await self.write_backup(symbol) is None:
+                    return
             except L0Error:
-                return  # the database is away, which is told elsewhere; the set is still owed
+                return  # the database is away, which is told elsewhere; what is owed is still owed
+            if bars:
+                self._kept.add(symbol)
+        self._failures.succeeded(BACKUP_FILES)
 
     async def status(self) -> L0Report:
         """Everything ``l0 status`` shows. Raises ``StorageError``."""
@@ -264,27 +271,32 @@ class L0Pipeline:
             ``check_files`` tries again.
         :raises L0Error: the database cannot be read.
         """
-        now = self._clock.now()
-        source = self._provider.bars
-        try:
-            bars = await self._database.vendor_bars(symbol, 0, int(now))
-        except StorageError as error:
-            raise L0Error(f"{symbol}: the bars to back up cannot be read: {error}") from error
-        own = [bar for bar in bars if bar.source == source]
+        bars = await self._bars_to_back_up(symbol)
         try:
             self._check_world()
             metadata = await self._set(symbol).write(
-                own, provider=self._provider.name, source=source, now=now
+                bars,
+                provider=self._provider.name,
+                source=self._provider.bars,
+                now=self._clock.now(),
             )
         except (L0Error, WrongWorld) as error:
-            self._owed.add(symbol)
+            self._kept.discard(symbol)
             self._failures.failed(BACKUP_FILES, str(error))
             return None
-        self._owed.discard(symbol)
-        if not self._owed:
+        self._kept.add(symbol)
+        if self._kept.issuperset(self._symbols):
             self._failures.succeeded(BACKUP_FILES)
         log.info("backup set written", symbol=symbol, rows=metadata.rows, file=metadata.file)
         return metadata
+
+    async def _bars_to_back_up(self, symbol: str) -> list[Bar]:
+        """:raises L0Error: the database cannot be read."""
+        try:
+            bars = await self._database.vendor_bars(symbol, 0, int(self._clock.now()))
+        except StorageError as error:
+            raise L0Error(f"{symbol}: the bars to back up cannot be read: {error}") from error
+        return [bar for bar in bars if bar.source == self._provider.bars]
 
     async def _command(
         self, name: str, fetch: Callable[[str], Awaitable[BackfillResult]]

@@ -71,7 +71,7 @@ async def _database(settings: Settings) -> Findings:
     except UnfitTables as error:
         return Findings((f"DATABASE_URL: {error}",))
     except StorageError as error:
-        return Findings((), (f"DATABASE_URL: {error} Until then ticks are journaled.",))
+        return Findings((), (f"DATABASE_URL: {error} `run` waits for it.",))
     return Findings((), tuple(f"DATABASE_URL: {one}" for one in caveats))
 
 

@@ -56,11 +56,12 @@ async def answer_of(dsn: str, timeout_s: float, world: World) -> tuple[str, ...]
     :param timeout_s: real seconds for the connection and for the answer.
     :returns: sentences on what works and yet should be known.
     :raises UnfitTables: tables cannot hold what is written.
-    :raises StorageError: what PostgreSQL, or the way to it, answered instead.
+    :raises StorageError: what PostgreSQL, or the way to it, answered instead; the right that is lacking.
     :raises WrongWorld: the database belongs to the other world.
     """
     pool = Pool(dsn, world=world, max_size=1, timeout_s=timeout_s)
     try:
+        await pool.look()
         async with pool.bare_connection("connecting") as connection:
             return await check(connection)
     finally:

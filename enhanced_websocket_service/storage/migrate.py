@@ -136,7 +136,8 @@ async def migrate(
             judgement = await look(connection)
             await refuse(connection, judgement.refusals)
     except (asyncpg.InsufficientPrivilegeError, asyncpg.InvalidSchemaNameError) as error:
-        raise StorageError(await _not_allowed(connection, missing, error)) from error
+        said = str(error).partition("\n")[0]
+        raise StorageError(await _not_allowed(connection, missing, said)) from error
     if missing:
         log.info("Database schema brought up to date", migrations=[one.version for one in missing])
     _tell(judgement)
@@ -283,7 +284,22 @@ async def pending(connection: Any) -> list[Migration]:
     return missing
 
 
-async def _not_allowed(connection: Any, missing: list[Migration], error: Exception) -> str:
+async def obstacle(connection: Any) -> str | None:
+    """What a service that connects as this role waits for: whoever must bring the schema up to date or give
+    it a right; ``None``: nothing. Only reads, so it knows of rights as far as the catalog tells.
+    """
+    if not (missing := await pending(connection)):
+        return complaint(await needed(connection))
+    found = await who_may_migrate(connection, list(RIGHTS))
+    if not found["may_create"]:
+        return await _not_allowed(connection, missing, "it may create no table there")
+    if found["foreign_tables"]:
+        said = f"it does not own {', '.join(found['foreign_tables'])}"
+        return await _not_allowed(connection, missing, said)
+    return None
+
+
+async def _not_allowed(connection: Any, missing: list[Migration], said: str) -> str:
     """Who has to do what, for a role that may not apply ``missing``."""
     schemas = [one for one in await needed(connection) if one.kind == "SCHEMA"]
     if hidden := complaint(schemas):
@@ -296,7 +312,6 @@ async def _not_allowed(connection: Any, missing: list[Migration], error: Excepti
         else f"{found['database_owner']}, who owns the database,"
     )
     names = ", ".join(str(one) for one in missing)
-    said = str(error).partition("\n")[0]
     return (
         f"Database {found['database']} lacks the migrations {names}, and role {found['role']} may not "
         f"apply them in schema {found['schemas'] or '(none)'}: {said}. Run `db migrate` as {who} then "

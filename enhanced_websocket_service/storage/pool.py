@@ -25,7 +25,7 @@ from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.calendar import iso_local
 from enhanced_websocket_service.market.source import World
 
-from .migrate import migrate
+from .migrate import migrate, obstacle
 from .reasons import ANSWERS, translated
 from .rights import complaint, needed
 from .sql import load
@@ -115,6 +115,22 @@ class Pool:
                 raise told from error
             self._ready = True
             self._failures.succeeded(POSTGRESQL)
+
+    async def look(self) -> None:
+        """Reach the database as it is and change nothing.
+
+        :raises StorageError: what a service that connects would wait for.
+        :raises WrongWorld: the database belongs to the other world.
+        """
+        try:
+            async with self.bare_connection("looking at schema and rights") as connection:
+                lacking = await obstacle(connection)
+        except StorageError as error:
+            if (told := await self._explained(error)) is None:
+                raise
+            raise told from error
+        if lacking is not None:
+            raise StorageError(lacking)
 
     @asynccontextmanager
     async def bare_connection(self, doing: str) -> AsyncIterator[Any]:

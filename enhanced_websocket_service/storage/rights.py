@@ -102,8 +102,9 @@ def complaint(rights: list[Right]) -> str | None:
             f"role {first.role} can see. Run `db migrate` as the owner of the tables."
         )
     what = _listed([f"{one.privilege} on {one.kind.lower()} {one.object}" for one in lacking])
+    where = "" if first.kind == "DATABASE" else f" in database {first.database}"
     return (
-        f"Role {first.role} lacks {what} in database {first.database}. Run "
+        f"Role {first.role} lacks {what}{where}. Run "
         f"{grants_command(first.role)} as {first.owner}, who owns it, and then the SQL that it prints."
     )
 
@@ -118,8 +119,8 @@ def grants_command(role: str) -> str:
 
 
 async def who_may_migrate(connection: Any, tables: list[str]) -> Any:
-    """``role``, ``database``, ``schemas``, ``database_owner`` and ``table_owners``: those of ``tables``
-    whose rights the role that asks does not have.
+    """``role``, ``database``, ``schemas``, ``database_owner``, ``may_create`` (in the first schema) and, of
+    those of ``tables`` that the role that asks may not alter, ``foreign_tables`` and ``table_owners``.
     """
     return await connection.fetchrow(_STATEMENTS["owners"], tables)
 

@@ -73,10 +73,13 @@ SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)
 SELECT current_user AS role, quote_ident(current_database()) AS database,
     array_to_string(current_schemas(false), ', ') AS schemas,
     pg_get_userbyid(datdba) AS database_owner,
-    ARRAY(
-        SELECT DISTINCT pg_get_userbyid(c.relowner) FROM pg_class AS c
-        WHERE c.oid IN (SELECT to_regclass(quote_ident(name)) FROM unnest($1::text[]) AS name)
-            AND NOT pg_has_role(c.relowner, 'USAGE')
-        ORDER BY 1
-    )::text[] AS table_owners
-FROM pg_database WHERE datname = current_database()
+    current_schema() IS NOT NULL AND has_schema_privilege(current_schema(), 'CREATE') AS may_create,
+    foreign_tables, table_owners
+FROM pg_database, (
+    SELECT coalesce(array_agg(DISTINCT pg_get_userbyid(relowner)::text), '{}') AS table_owners,
+        coalesce(array_agg(relname::text ORDER BY relname), '{}') AS foreign_tables
+    FROM pg_class
+    WHERE oid IN (SELECT to_regclass(quote_ident(name)) FROM unnest($1::text[]) AS name)
+        AND NOT pg_has_role(relowner, 'USAGE')
+) AS of_others
+WHERE datname = current_database()

@@ -115,6 +115,31 @@ async def test_the_container_with_mounts_of_somebody_else_collects(
     assert await process.stop() == 0, process.text()[-3000:]
 
 
+async def test_a_set_that_is_owed_is_written_after_a_restart_too(
+    plain: Rig, close: Callable[[Path], None], connection: asyncpg.Connection
+) -> None:
+    """In the session whose data is complete, so that nothing else has a reason to write it."""
+    backups = plain.folder / "backups"
+    (plain.signals / "l0_ready.flag").write_text(READY)
+    close(backups)
+    before = await plain.run()
+    await plain.state("active")
+    assert await connection.fetchval("SELECT count(*) FROM market_data") > 300
+    assert await before.stop() == 0, before.text()[-3000:]
+
+    await plain.run()
+    await plain.state("active")
+    await problems(plain, failing("backup files"))
+    assert list(backups.iterdir()) == []
+    backups.chmod(0o755)
+    health = await problems(plain, working("backup files"))
+    assert health["service_info"]["status"] == "active"
+    assert {one.name for one in backups.iterdir()} >= {
+        "usdcop_m5_complete_backup.parquet",
+        "usdcop_m5_backup_metadata.json",
+    }
+
+
 @pytest.mark.parametrize("kind", ["a file in its place", "below a file"])
 async def test_a_backup_folder_that_cannot_be_made_keeps_no_bar_out(
     rig: Rig, connection: asyncpg.Connection, kind: str

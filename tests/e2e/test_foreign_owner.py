@@ -32,6 +32,15 @@ async def output(rig: Rig, dsn: str, *arguments: str, code: int = 0) -> str:
     return process.text()
 
 
+async def checked(rig: Rig, place: ForeignOwner) -> str:
+    """What ``config check`` says of this database, with a STATE_DIR that nobody has."""
+    process = await rig.command(
+        *("config", "check"), DATABASE_URL=place.service_dsn, STATE_DIR=str(rig.folder / "checked")
+    )
+    assert await process.finished(WITHIN_S) == 0, process.text()
+    return process.text()
+
+
 async def health(rig: Rig) -> dict[str, Any] | None:
     async with rig.client() as client:
         try:
@@ -65,7 +74,11 @@ async def test_a_role_that_owns_nothing_runs_the_service(rig: Rig, place: Foreig
     assert reason in found["connectivity"]["database"]["error"]
     assert len([one for one in found["problems"] if reason in one]) == 2  # state, connection
 
-    # The service's own role cannot, and says so in the same words; `l0 status` too.
+    # The service's own role cannot, and says so in the same words; `l0 status` too. It was told before.
+    warned = await checked(rig, place)
+    assert "warning: DATABASE_URL: Database " in warned
+    assert reason.partition(" may not apply them in schema public: ")[0] in warned
+    assert f"Run `db migrate` as {place.owner}, who " in warned
     assert "db migrate" in await output(rig, place.service_dsn, "db", "migrate", code=1)
     assert "db migrate" in await output(rig, place.service_dsn, "l0", "status", code=1)
     assert "lacks table" in await output(
@@ -94,6 +107,8 @@ async def test_a_role_that_owns_nothing_runs_the_service(rig: Rig, place: Foreig
 
     await eventually(stored, WITHIN_S, "ticks and bars")
 
+    assert "warning: DATABASE_URL" not in await checked(rig, place)
+
     # One right less, later: named in /health for as long as it lasts.
     async def problems() -> list[str]:
         found = await health(rig)
@@ -110,6 +125,11 @@ async def test_a_role_that_owns_nothing_runs_the_service(rig: Rig, place: Foreig
 
     await place.as_owner(f'REVOKE INSERT ON system_health FROM "{place.service}"')
     await eventually(named, WITHIN_S, "the right that is lacking")
+    right = next(one for one in await problems() if "lacks INSERT" in one)
+    sentence = right.partition("Role ")[2]
+    warned = await checked(rig, place)
+    assert f"warning: DATABASE_URL: Role {sentence[: sentence.index('that it prints.')]}" in warned
+    assert "ready to run: " in warned
     await place.as_owner(f'GRANT INSERT ON system_health TO "{place.service}"')
     await eventually(gone, WITHIN_S, "no more complaint")
     await connection.close()

@@ -180,6 +180,10 @@ async def test_tables_of_another_owner_without_migrations_name_who_has_to_do_wha
     with pytest.raises(StorageError) as caught:
         await database.connect()
     said = str(caught.value)
+    with pytest.raises(StorageError) as looked:  # without trying, for `config check`
+        await database.look()
+    assert said.partition(": ")[0] == str(looked.value).partition(": ")[0]
+    assert "it does not own market_data, realtime_market_data, system_health. " in str(looked.value)
     assert "lacks the migrations 0001_requirements_tables, 0002_ticks, " in said
     assert "must be owner of table realtime_market_data" in said
     assert (
@@ -193,8 +197,11 @@ async def test_tables_of_another_owner_without_migrations_name_who_has_to_do_wha
     await place.migrated(granted=False)
     with pytest.raises(StorageError, match=r"lacks TEMPORARY .*ews_schema_migrations.*`db grants"):
         await database.connect()
+    with pytest.raises(StorageError, match=r"lacks TEMPORARY .*ews_schema_migrations.*`db grants"):
+        await database.look()
     await place.migrated()
     await database.connect()
+    await database.look()
 
 
 async def place_role(place: ForeignOwner) -> str:
@@ -247,8 +254,9 @@ async def test_reads_name_the_right_too(place: ForeignOwner, database: Database)
     await place.as_admin(
         f"REVOKE TEMPORARY ON DATABASE {await database_name(place)} FROM {await place_role(place)}"
     )
-    with pytest.raises(StorageError, match="lacks TEMPORARY on database"):
+    with pytest.raises(StorageError, match="lacks TEMPORARY on database") as caught:
         await database.upsert_vendor_bars([bar()])
+    assert " in database" not in str(caught.value), "the right itself names the database"
 
 
 async def database_name(place: ForeignOwner) -> str:

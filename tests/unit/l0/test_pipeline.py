@@ -11,7 +11,7 @@ from rich.console import Console
 
 from enhanced_websocket_service.errors import ConfigurationError, DatabaseUnavailable, L0Error
 from enhanced_websocket_service.failures import Failures
-from enhanced_websocket_service.l0.backup import BackupSet
+from enhanced_websocket_service.l0.backup import BackupSet, to_bars
 from enhanced_websocket_service.l0.pipeline import L0Pipeline
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.report import render, result_dict
@@ -172,6 +172,72 @@ async def test_what_the_folder_lacks_is_seen_again_when_it_is_gone_later(tmp_pat
     house.backups.unlink()
     await house.pipeline.check_files()
     assert house.failures.present == ()
+    assert (await house.set.read())[1].rows == 240
+
+
+def spoil(backups: Path, how: str) -> None:
+    """Make the set in ``backups`` one that is owed."""
+    parquet = backups / "usdcop_m5_complete_backup.parquet"
+    if how == "folder closed":
+        shutil.rmtree(backups)
+        backups.write_text("a file in its place")
+    elif how == "no parquet":
+        parquet.unlink()
+    elif how == "other parquet":
+        parquet.write_bytes(b"PAR1" + parquet.read_bytes()[4:-1])
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["folder closed", "no parquet", "other parquet", "bar added", "bar corrected"],
+)
+async def test_a_set_that_is_owed_is_written_by_the_next_process_too(
+    tmp_path: Path, how: str
+) -> None:
+    before = House(tmp_path, FakeVendor(session_bars(*WEEK)))
+    await before.pipeline.repair()
+    spoil(before.backups, how)
+    if how == "bar added":
+        await before.store.upsert_vendor_bars(session_bars("2025-06-02"))
+    elif how == "bar corrected":
+        (one,) = session_bars("2025-06-03")[:1]
+        await before.store.upsert_vendor_bars([bar(one.open_time, price=3900.0)])
+
+    house = House(tmp_path, before.vendor, before.store)  # it was restarted
+    await house.pipeline.check_files()
+    if how == "folder closed":
+        assert [one.part for one in house.failures.present] == ["backup files"]
+        house.backups.unlink()
+        await house.pipeline.check_files()
+    assert house.failures.present == ()
+    frame, metadata = await house.set.read()
+    assert metadata.rows == len(house.store.rows)
+    assert to_bars(frame) == [one for _, one in sorted(house.store.rows.items())]
+    assert len(house.vendor.calls) == len(before.vendor.calls), "nothing is asked for again"
+
+
+async def test_a_set_that_has_what_the_database_lacks_is_left_alone(tmp_path: Path) -> None:
+    """It may be the only copy of a history whose database is a new one."""
+    before = House(tmp_path, FakeVendor(session_bars(*WEEK)))
+    await before.pipeline.repair()
+    written = before.set.parquet.read_bytes()
+    for store in (FakeStore(), FakeStore(session_bars("2025-06-05"))):
+        house = House(tmp_path, before.vendor, store)
+        await house.pipeline.check_files()
+        assert house.failures.present == ()
+    assert before.set.parquet.read_bytes() == written
+
+
+async def test_no_set_is_owed_of_a_database_that_is_empty_or_away(tmp_path: Path) -> None:
+    class Away(FakeStore):
+        async def vendor_bars(self, symbol: str, start: int, end: int) -> list[Bar]:
+            raise DatabaseUnavailable("PostgreSQL does not answer.")
+
+    for store in (FakeStore(), Away(session_bars(*WEEK))):
+        house = House(tmp_path, FakeVendor([]), store)
+        await house.pipeline.check_files()
+        assert house.failures.present == ()
+        assert not house.set.exists
 
 
 @pytest.mark.parametrize("mended", ["read", "removed"])
