@@ -91,7 +91,7 @@ def inject(faults: Faults) -> None:
 
 def _is_journal(fd: int) -> bool:
     try:
-        return os.readlink(f"/proc/self/fd/{fd}").endswith(".journal")
+        return Path(f"/proc/self/fd/{fd}").readlink().suffix == ".journal"
     except OSError:
         return False
 

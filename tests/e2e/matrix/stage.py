@@ -25,9 +25,8 @@ from websockets.exceptions import WebSocketException
 from enhanced_websocket_service.chaos.parts import Part
 from enhanced_websocket_service.clock import VirtualClock, parse_virtual_clock
 from enhanced_websocket_service.market.calendar import TradingCalendar
+from tests.e2e.playback import Process, answer_of, free_port
 from tests.waiting import eventually
-
-from ..playback import Process, answer_of, free_port
 
 DAY = date(2025, 6, 25)
 HOURS = {"MARKET_OPEN": "07:00", "MARKET_CLOSE": "18:55"}
