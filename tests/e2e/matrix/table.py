@@ -12,10 +12,11 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "fault-matri
 _HEAD = """\
 # When a part does not do its work
 
-Written by `python -m tests.e2e.matrix.table` from what `tests/e2e/matrix` judges by: do not edit it. Every row
-is a test on real processes: while it lasts `/health` is not `healthy`, a line of its `problems` says which part
-and why, and its HTTP status stays 200 outside ERROR and SHUTDOWN. Afterwards it is `healthy` again within the
-longest wait between two attempts ({back:g} s) and the time that the backlog takes; no tick is lost or doubled.
+Written by `python -m tests.e2e.matrix.table` from what `tests/e2e/matrix` judges by: do not edit it.
+Every row is a test on real processes. While it lasts, `/health` is not `healthy`, and a line of its
+`problems` says which part and why; its HTTP status stays 200 outside ERROR and SHUTDOWN. Afterwards it is
+`healthy` again within the longest wait between two attempts ({back:g} s) and the time that the backlog
+takes; no tick is lost or doubled.
 
 """
 
