@@ -23,7 +23,7 @@ from enhanced_websocket_service.market.calendar import iso_local
 from .atomic_file import replace_file
 from .fence import LEASE_S
 from .journal import Journal
-from .journal_reader import segment_path
+from .journal_reader import segment_numbers
 from .segment import Position
 
 log = structlog.get_logger(__name__)
@@ -218,8 +218,11 @@ class Tenure:
         self._tell_kept()
 
     def _tell_kept(self) -> None:
+        there = segment_numbers(self._journal.directory)
         self._kept = [
-            one for one in self._kept if one.end is None or self._is_there(one.end.segment)
+            one
+            for one in self._kept
+            if one.end is None or any(one.first.segment <= n <= one.end.segment for n in there)
         ]
         told = [one for one in self._kept if one.collected]
         count = sum(one.count(self._journal.end) for one in told)
@@ -234,9 +237,6 @@ class Tenure:
             f"`journal inspect {self._journal.directory}` and `journal export`, as long as they are kept "
             "(JOURNAL_KEEP_HOURS).",
         )
-
-    def _is_there(self, segment: int) -> bool:
-        return segment_path(self._journal.directory, segment).exists()
 
     def _load(self) -> _Saved:
         owner = str(self._journal.journal_id)
