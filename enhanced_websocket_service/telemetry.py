@@ -178,6 +178,12 @@ class Metrics:
         self.resent = Counter(
             "ews_ticks_resent", "Last prices the vendor sent again", registry=self.registry
         )
+        self.withheld = Counter(
+            "ews_quotes_withheld",
+            "Quotes of a stream that has not proved itself, while REST serves the symbol",
+            ["symbol"],
+            registry=self.registry,
+        )
         self.late = Counter(
             "ews_ticks_late", "Ticks too late for their bar", registry=self.registry
         )

@@ -10,6 +10,7 @@ import asyncio
 import math
 from collections.abc import Callable, Collection, Sequence
 from time import monotonic
+from typing import Protocol
 
 import structlog
 
@@ -23,7 +24,7 @@ from enhanced_websocket_service.twelvedata.backoff import Backoff
 from enhanced_websocket_service.twelvedata.rest import RestClient
 from enhanced_websocket_service.twelvedata.spending import POLL
 
-from .base import BackgroundFeed, FeedStatus, Verdict
+from .base import FeedStatus, Intake, Verdict
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +34,19 @@ STALE_S = 60.0
 """Without a successful poll for this long (or three polls, if that is longer) the feed is dead."""
 
 
-class PollingFeed(BackgroundFeed):
+class PollingReceiver(Intake, Protocol):
+    """Whom the polls tell what they bring, at once; nothing of it may block."""
+
+    def on_polled(self, quote: Quote) -> None:
+        """A changed price."""
+        ...
+
+    def on_answer(self, symbol: str, price: float, asked_at: float) -> None:
+        """Every price that was answered, changed or not, and when it was asked (unix seconds UTC)."""
+        ...
+
+
+class PollingFeed:
     """Quotes of the active symbols (at first: all), polled in turn.
 
     As many polls may be under way as there are usable keys. One that fails is repeated with another key,
@@ -55,7 +68,6 @@ class PollingFeed(BackgroundFeed):
         backoff: Backoff | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        super().__init__("feed-polling")
         self.symbols = tuple(symbols)
         self._active = self.symbols
         self._wanted = asyncio.Event()
@@ -69,8 +81,7 @@ class PollingFeed(BackgroundFeed):
         self._asked = 0  # polls so far: each has its number
         self._answered = 0  # the highest number that was answered, or failed
         self._newest: dict[str, int] = {}  # by symbol: answers up to this number are old
-        self.on_answer: Callable[[str, float, float], None] | None = None
-        """Told every price that was answered, changed or not, and when it was asked."""
+        self._receiver: PollingReceiver | None = None  # while it runs
         self._known: dict[str, float] = {}  # the last price by symbol, whoever brought it
         self._under_way = 0
         self._ended = asyncio.Event()
@@ -80,6 +91,10 @@ class PollingFeed(BackgroundFeed):
         self._rarely = Rarely()  # real time: the log is read by people
         self._last_success: float | None = None
         self._began = 0.0
+
+    def collect(self, symbols: Collection[str]) -> None:
+        """These may be polled from now on; ``set_symbols`` says which of them are."""
+        self.symbols = tuple(symbols)
 
     def set_symbols(self, symbols: Collection[str]) -> None:
         """Poll these from now on; none: rest. Answers still under way for others are dropped."""
@@ -111,7 +126,7 @@ class PollingFeed(BackgroundFeed):
 
     def _verdict(self) -> tuple[Verdict, str]:
         now = self._clock.now()
-        if not self.running or not self._active:
+        if self._receiver is None or not self._active:
             return "closed", "not polling"
         if not self._is_open(now):
             return "closed", "the market is closed"
@@ -126,7 +141,15 @@ class PollingFeed(BackgroundFeed):
         answering = self._last_success is not None and self._last_error is None
         return ("live" if answering else "suspect"), detail
 
-    async def _run(self) -> None:
+    async def run(self, receiver: PollingReceiver) -> None:
+        """Poll into ``receiver`` until cancelled. One run at a time."""
+        self._receiver = receiver
+        try:
+            await self._poll_for_ever()
+        finally:
+            self._receiver = None
+
+    async def _poll_for_ever(self) -> None:
         self._began = due = self._clock.now()
         async with asyncio.TaskGroup() as polls:
             while True:
@@ -189,9 +212,10 @@ class PollingFeed(BackgroundFeed):
         except VendorError as error:
             self._on_failure(number, symbol, error)
         else:
-            if self.on_answer is not None:
-                self.on_answer(symbol, price, asked_at)
-            await self._on_price(number, symbol, price)
+            if (receiver := self._receiver) is not None:
+                receiver.on_answer(symbol, price, asked_at)
+                self._on_price(number, symbol, price, receiver)
+                await receiver.room()
         finally:
             self._under_way -= 1
             self._ended.set()
@@ -208,7 +232,7 @@ class PollingFeed(BackgroundFeed):
             log.warning("Price poll failed", symbol=symbol, error=str(error), times=times)
         self._last_error = str(error)
 
-    async def _on_price(self, number: int, symbol: str, price: float) -> None:
+    def _on_price(self, number: int, symbol: str, price: float, receiver: PollingReceiver) -> None:
         received_at = self._clock.now()
         self._last_success = max(received_at, self._last_success or received_at)
         if number > self._answered:
@@ -225,15 +249,13 @@ class PollingFeed(BackgroundFeed):
             return
         self._polls("changed").inc()
         self._known[symbol] = price
-        await self._deliver(
-            [
-                Quote(
-                    symbol=symbol,
-                    timestamp=int(received_at),
-                    price=price,
-                    source=self._source,
-                    received_at=received_at,
-                    stamped=False,
-                )
-            ]
+        receiver.on_polled(
+            Quote(
+                symbol=symbol,
+                timestamp=int(received_at),
+                price=price,
+                source=self._source,
+                received_at=received_at,
+                stamped=False,
+            )
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import os
 import socket
 import time
@@ -21,17 +22,17 @@ from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import ConfigurationError, EwsError, JournalError
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.feeds.base import Feed, FeedGap
-from enhanced_websocket_service.feeds.failover import FailoverFeed
-from enhanced_websocket_service.feeds.liveness import Liveness
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor
 from enhanced_websocket_service.feeds.polling import PollingFeed
+from enhanced_websocket_service.feeds.router import FeedRouter
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.l0.continuity import Continuity
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, iso_local
 from enhanced_websocket_service.market.hours import MarketHours
+from enhanced_websocket_service.market.liveness.baseline import InactivityBaseline
 from enhanced_websocket_service.market.reconciliation import Credits
-from enhanced_websocket_service.market.silence import SilenceProfile
 from enhanced_websocket_service.market.source import is_simulated
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.admission import Admission
@@ -194,6 +195,7 @@ async def build_service(
             bar_close_delay_s=settings.bar_close_delay_ms / 1000,
             future_tolerance_s=settings.future_tolerance_s,
             incomplete=lambda symbol, start, end: reconciler.repair(symbol, start, end),
+            reached=lambda symbol: liveness.reached(symbol),
         )
         now = clock.now()
 
@@ -215,7 +217,7 @@ async def build_service(
     bus.subscribe(hub.on_events)
     supervisor = Supervisor(metrics)
 
-    profile = SilenceProfile()
+    baseline = InactivityBaseline()
 
     def may_spend(purpose: str, at: float) -> bool:
         opening = hours.opening(at)
@@ -230,11 +232,11 @@ async def build_service(
             lifecycle.interrupt(error)
         return price
 
-    liveness = Liveness(
+    liveness = LivenessMonitor(
         settings.symbols,
         clock,
         metrics,
-        profile=profile,
+        baseline=baseline,
         session_at=lambda symbol, at: calendars[symbol].open_session(at),
         ask=compare,
         may_ask=lambda at: may_spend(LIVENESS, at),
@@ -243,7 +245,12 @@ async def build_service(
 
     def on_gap(gap: FeedGap) -> None:
         pipeline.interrupted(gap.start, gap.end, gap.symbol)
-        reconciler.repair(gap.symbol, gap.start, gap.end)
+        calendar = calendars[gap.symbol]
+        if calendar.is_open(gap.end) or calendar.is_open(gap.start):
+            reconciler.repair(gap.symbol, gap.start, gap.end)
+
+    def on_outage(symbol: str, start: float) -> None:
+        pipeline.interrupted(start, math.inf, symbol)
 
     def make_feed() -> Feed:
         def pace(at: float) -> float:
@@ -272,7 +279,14 @@ async def build_service(
         for symbol in settings.symbols:
             if (known := bus.latest(symbol)) is not None:
                 polling.note_price(symbol, known.price)  # polled again, it is no change
-        return FailoverFeed(stream, polling, metrics, settings.feed_mode, on_gap=on_gap)
+        return FeedRouter(
+            stream,
+            polling,
+            metrics,
+            settings.feed_mode,
+            on_gap=on_gap,
+            on_outage=on_outage,
+        )
 
     monitor = HealthMonitor(
         clock=clock,
@@ -473,7 +487,7 @@ async def build_service(
         key_health=key_health,
         liveness=liveness,
         cpu_latency=CpuLatency(settings.cpu_latency_us),
-        silences=SilenceFile(profile, settings.state_dir, failures, simulated=provider.simulated),
+        silences=SilenceFile(baseline, settings.state_dir, failures, simulated=provider.simulated),
         hours=hours,
         reconciler=reconciler,
         last_ticks=recovery.last,

@@ -8,7 +8,13 @@ import math
 from typing import Protocol
 
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import EwsError, StorageError, sentences
+from enhanced_websocket_service.errors import (
+    EwsError,
+    InvalidKey,
+    NotEntitled,
+    StorageError,
+    sentences,
+)
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.l0.validator import Assessment
 from enhanced_websocket_service.market.calendar import Session, iso_local
@@ -66,6 +72,7 @@ class DataCheck:
         self._next_repair = -math.inf
         self._repair_pause_s = FIRST_REPAIR_PAUSE_S / 2
         self._repaired_at: float | None = None  # by the last repair, the data is still not usable
+        self._refused = False  # by the vendor, to every key, when it was asked last
 
     async def assess(self) -> Assessment:
         """Measure now. Raises ``StorageError``."""
@@ -118,13 +125,19 @@ class DataCheck:
         try:
             await self._history.repair(self._symbol)
         except EwsError as error:
+            self._refused = isinstance(error.__cause__, InvalidKey | NotEntitled)
             self._failures.failed(self._repair, str(error))
         else:
+            self._refused = False
             self._failures.succeeded(self._repair)
         self._repaired_at = self._clock.now()
         self._repair_pause_s = min(2 * self._repair_pause_s, LONGEST_REPAIR_PAUSE_S)
         self._next_repair = self._repaired_at + self._repair_pause_s
         return await self.assess()
+
+    def irreplaceable(self, assessment: Assessment) -> bool:
+        """Whether all that lacks are whole bars in place of partial ones, and no key may ask for them."""
+        return self._refused and assessment.lacks_whole_bars_only
 
     def settle(self) -> None:
         """The data is good enough to go on: no repair is due until the next session is near."""

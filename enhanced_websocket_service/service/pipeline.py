@@ -6,6 +6,7 @@ journal write fails changes neither offsets nor bars and is not published. Does 
 PostgreSQL, Redis and the sockets of clients, which all follow at their own pace.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -67,6 +68,8 @@ class Pipeline:
     :param future_tolerance_s: how far ahead of our clock a stamp may be.
     :param incomplete: told ``symbol, start, end`` of a slot whose live bar lacks a tick that came too
         late: the vendor's bar is wanted soon. Must not block.
+    :param reached: the stamp up to which the feed of a symbol has told everything; infinite where nothing is
+        known to be late.
     """
 
     def __init__(
@@ -81,11 +84,13 @@ class Pipeline:
         bar_close_delay_s: float = 1.0,
         future_tolerance_s: float = 5.0,
         incomplete: Callable[[str, float, float], None] = lambda *_: None,
+        reached: Callable[[str], float] = lambda _: math.inf,
     ) -> None:
         self.epoch = epoch
         self._strangers = 0  # quotes of symbols that are not ours
         self._bars_published = 0
         self._incomplete = incomplete
+        self._reached = reached
         self._meter = TickMeter(metrics)
         self._journal = journal
         self._publish = publish
@@ -190,6 +195,7 @@ class Pipeline:
     ) -> None:
         """Nothing was collected in ``[start, end)``: bars touching it will say ``partial``.
 
+        :param end: infinite, for one ``symbol``: it is not over; the next call for it says when it was.
         :param symbol: only this one was interrupted; ``None``: all.
         :param afterwards: this is known only now: bars that were published meanwhile get a revision that
             says so, unless the vendor's have replaced them. ``None``: if a symbol is named.
@@ -273,7 +279,9 @@ class Pipeline:
         self._closed += [
             BarUpdate(bar, self.epoch, line.offset, now)
             for line in self._lines.values()
-            for bar in line.aggregator.advance(now, grace, line.validator.held_stamps)
+            for bar in line.aggregator.advance(
+                now, grace, line.validator.held_stamps, self._reached(line.symbol)
+            )
         ]
         if not self._closed:
             return

@@ -14,12 +14,12 @@ from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import EwsError
 from enhanced_websocket_service.feeds.base import FeedStatus
-from enhanced_websocket_service.feeds.liveness import Liveness, VerdictNews
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor, VerdictNews
 from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.events import StatusChanged
 from enhanced_websocket_service.market.hours import MarketHours
+from enhanced_websocket_service.market.liveness.status import is_news
 from enhanced_websocket_service.market.tick import Tick
-from enhanced_websocket_service.market.verdict import is_news
 from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.storage.fence import Fence
@@ -73,7 +73,7 @@ class Service:
         rest: RestClient,
         ledgers: KeyLedgers,
         key_health: KeyHealth,
-        liveness: Liveness,
+        liveness: LivenessMonitor,
         cpu_latency: CpuLatency,
         silences: SilenceFile,
         hours: MarketHours,
@@ -105,7 +105,7 @@ class Service:
         self._cpu_latency = cpu_latency
         self._silences = silences
         self._hours = hours
-        liveness.on_news = self._on_verdict
+        liveness.subscribe(self._on_verdict)
         self._reconciler = reconciler
         self._last_ticks = last_ticks
         self._late_grace_s = late_grace_s

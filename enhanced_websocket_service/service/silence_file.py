@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 
 from enhanced_websocket_service.failures import Failures
-from enhanced_websocket_service.market.silence import SilenceProfile
+from enhanced_websocket_service.market.liveness.baseline import InactivityBaseline
 from enhanced_websocket_service.storage.atomic_file import replace_file
 
 SAVE_EVERY_S = 60.0  # real seconds
@@ -22,7 +22,7 @@ class SilenceFile:
     """
 
     def __init__(
-        self, profile: SilenceProfile, state_dir: Path, failures: Failures, *, simulated: bool
+        self, profile: InactivityBaseline, state_dir: Path, failures: Failures, *, simulated: bool
     ) -> None:
         self._profile = profile
         self._failures = failures

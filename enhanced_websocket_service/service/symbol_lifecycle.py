@@ -52,6 +52,10 @@ LOOK_WITHOUT_FLAG_S = 60.0
 PATIENCE_S = 5.0
 """Real seconds for an answer of PostgreSQL that a session need not wait for."""
 
+_IRREPLACEABLE = (
+    "No API key may ask the vendor for whole bars in their place: L0 has to bring them, or "
+    "L0_POLICY=degraded goes live without them."
+)
 SIGNALS = "ready signals folder"
 """The part of ``Failures``."""
 
@@ -282,6 +286,9 @@ class SymbolLifecycle:
             f"No L0 ready signal after {minutes:g} minutes, and the data is not usable without "
             f"it: {self.data.why(assessment)}"
         )
+        if self.data.irreplaceable(assessment):
+            self.change(ServiceState.WAITING_L0, sentences(reason, _IRREPLACEABLE))
+            return False
         self._missed = (self._around.flag.read().problem, sentences(reason))
         self.failed(sentences(reason))
         return False
@@ -298,8 +305,8 @@ class SymbolLifecycle:
                 raise
             self._go_on(error, good_at)
             return
-        if not usable(assessment) and self._schedule.l0_policy == "strict":
-            raise L0Error(self.data.why(assessment))
+        if self._schedule.l0_policy == "strict":
+            assessment = await self._replaced(assessment)
         self.data.settle()
         if not usable(assessment):
             # Whoever looks at the state must not take it for the usual one.
@@ -310,7 +317,7 @@ class SymbolLifecycle:
                 symbol=self.symbol,
                 why=reason,
             )
-        if self.states.state is ServiceState.ERROR:
+        if self.states.state in (ServiceState.ERROR, ServiceState.WAITING_L0):
             self.change(ServiceState.CHECKING_DATA, f"Measured again; going on.{self._caveat}")
         log.info(
             "L0 data checked",
@@ -333,6 +340,21 @@ class SymbolLifecycle:
             symbol=self.symbol,
             reason=str(error),
         )
+
+    async def _replaced(self, assessment: Assessment) -> Assessment:
+        """Data that can be used. Waits while nothing has failed, and yet whole bars lack.
+
+        :raises L0Error: why it cannot be used.
+        """
+        while not usable(assessment):
+            why = self.data.why(assessment)
+            if not self.data.irreplaceable(assessment):
+                raise L0Error(why)
+            # Somebody else may bring whole bars, or allow to go on without them.
+            self.change(ServiceState.WAITING_L0, sentences(why, _IRREPLACEABLE))
+            await self._clock.sleep(self._clock.span(LOOK_WITHOUT_FLAG_S, at_least_real=1.0))
+            assessment = await self._measured()
+        return assessment
 
     async def _measured(self, *, show: bool = True, soon: bool = False) -> Assessment:
         """The data as it is, repaired where that is needed and due, and ours to do.

@@ -10,7 +10,7 @@ from enhanced_websocket_service.bus.base import Bus
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.failures import Failure, Failures
 from enhanced_websocket_service.feeds.base import FeedStatus
-from enhanced_websocket_service.feeds.liveness import Liveness
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor
 from enhanced_websocket_service.l0.continuity import Continuity
 from enhanced_websocket_service.l0.continuity_page import summary_dict
 from enhanced_websocket_service.l0.readiness import FlagState, ReadyFlag
@@ -19,9 +19,9 @@ from enhanced_websocket_service.l0.validator import Assessment
 from enhanced_websocket_service.market.bar import INTERVALS, Bar
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar, iso_local
 from enhanced_websocket_service.market.hours import MarketHours
+from enhanced_websocket_service.market.liveness.status import SymbolVerdict
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Tick
-from enhanced_websocket_service.market.verdict import SymbolVerdict
 from enhanced_websocket_service.serving.models import (
     ApiKeyUsage,
     ComparisonCounts,
@@ -29,6 +29,7 @@ from enhanced_websocket_service.serving.models import (
     ContinuityRangeView,
     ContinuityView,
     DayNumbers,
+    DeadSpanView,
     FailureView,
     FeedHealth,
     KeyView,
@@ -89,7 +90,7 @@ class View:
         planner: CreditPlanner,
         continuity: Continuity,
         reconciler: Reconciler,
-        liveness: Liveness,
+        liveness: LivenessMonitor,
         failures: Failures,
     ) -> None:
         self.symbols = tuple(calendars)
@@ -407,12 +408,21 @@ def _symbol_verdict(one: SymbolVerdict, source: str | None) -> SymbolVerdictView
         usual_gap_s=round(one.usual_gap_s, 2),
         learned_days=one.learned_days,
         last_price_at=one.last_price_at,
+        last_new_price_at=one.last_new_price_at,
+        lag_s=round(one.lag_s, 1),
+        rest_fault=one.rest_fault,
         rest_price=one.rest_price,
         rest_asked_at=one.rest_asked_at,
         samples=ComparisonCounts(**one.samples),
         history=[
             VerdictChange(verdict=change.verdict, evidence=change.evidence, at=change.at)
             for change in one.history
+        ],
+        dead_spans=[
+            DeadSpanView(
+                start=span.start, found_at=span.found_at, end=span.end, evidence=span.evidence
+            )
+            for span in one.dead_spans
         ],
     )
 

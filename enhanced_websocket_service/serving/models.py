@@ -208,6 +208,15 @@ class VerdictChange(View):
     at: Instant
 
 
+class DeadSpanView(View):
+    """A stretch for which the stream was not to be believed: from its last new price to the next."""
+
+    start: Instant
+    found_at: Instant
+    end: Instant | None
+    evidence: str
+
+
 class ComparisonCounts(View):
     """REST prices compared with the stream's, since the start of the process, by result."""
 
@@ -235,10 +244,17 @@ class SymbolVerdictView(View):
     usual_gap_s: float
     learned_days: int
     last_price_at: Instant | None
+    last_new_price_at: Instant | None = None
+    """The last price that proved the stream: a new one, with a stamp at most two minutes old."""
+    lag_s: float = 0.0
+    """How far the stamps steadily lie behind our clock; less a minute where all are whole minutes."""
+    rest_fault: str | None = None
+    """Why the REST price is no witness now."""
     rest_price: float | None
     rest_asked_at: Instant | None
     samples: ComparisonCounts
     history: list[VerdictChange]
+    dead_spans: list[DeadSpanView] = []
 
 
 class RealtimeCollection(View):

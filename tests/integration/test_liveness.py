@@ -3,7 +3,7 @@
 import pytest
 
 from enhanced_websocket_service.feeds.base import FeedGap
-from enhanced_websocket_service.market.verdict import Change, SymbolVerdict
+from enhanced_websocket_service.market.liveness.status import Change, SymbolVerdict
 from tests.unit.feeds.vendor import until
 
 from .test_feeds import OPENS, Stage, stage
@@ -32,7 +32,8 @@ async def test_mute_in_mid_session_is_dead_within_thirty_seconds() -> None:
         it.simulator.inject({"mute": False})
         await it.delivered("simulator_websocket", 3)
         assert shown(it).verdict == "live"
-        (gap,) = it.gaps
+        starting, gap = it.gaps
+        assert starting.cause == "connecting"
         assert gap == FeedGap("USDCOP", gap.start, gap.end, "silent")
         assert gap.start <= muted < dead(it)[0].at < gap.end
         assert it.simulator.status()["answers"].get("429", 0) == 0

@@ -6,9 +6,9 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enhanced_websocket_service.market.liveness import SymbolJudge
-from enhanced_websocket_service.market.silence import SilenceProfile
-from tests.unit.market.judging import START, Market, play
+from enhanced_websocket_service.market.liveness.baseline import InactivityBaseline
+from enhanced_websocket_service.market.liveness.detector import LivenessDetector
+from tests.unit.market.liveness.playing import START, Market, play
 
 seeds = st.integers(0, 2**32)
 roundings = st.tuples(st.integers(2, 5), st.booleans())
@@ -50,7 +50,9 @@ def test_a_random_market_is_never_dead(
         decimals=rounding[0],
         noise=rounding[1],
     )
-    course = play(SymbolJudge("USDCOP", SilenceProfile()), market, START + 1500, latency=latency)
+    course = play(
+        LivenessDetector("USDCOP", InactivityBaseline()), market, START + 1500, latency=latency
+    )
     assert course.first("dead") is None, course.verdicts
 
 
@@ -63,7 +65,7 @@ def test_a_socket_that_goes_mute_is_dead_within_thirty_seconds(
     market = Market(brisk(rng, 400), lag=lambda _: lag, decimals=rounding[0], noise=rounding[1])
     mute = START + after
     course = play(
-        SymbolJudge("USDCOP", SilenceProfile()),
+        LivenessDetector("USDCOP", InactivityBaseline()),
         market,
         START + 390,
         mute_from=mute,
@@ -82,11 +84,11 @@ def test_a_socket_mute_from_birth_is_dead_within_thirty_seconds(
     rng = random.Random(seed)
     ticks = brisk(rng, 100)
     market = Market(ticks, lag=lambda _: lag, decimals=rounding[0], noise=rounding[1])
-    judge = SymbolJudge("USDCOP", SilenceProfile())
+    detector = LivenessDetector("USDCOP", InactivityBaseline())
     if resent:
-        judge.connected(START)
-        judge.price([price for at, price in ticks if at <= START][-1], START, resent=True)
-    course = play(judge, market, START + 90, mute_from=START)
+        detector.connected(START)
+        detector.price([price for at, price in ticks if at <= START][-1], START, resent=True)
+    course = play(detector, market, START + 90, mute_from=START)
     dead = course.first("dead")
     assert dead is not None
     assert dead <= START + 30
@@ -104,7 +106,7 @@ def test_a_market_that_calms_down_is_quiet(
         at, price = ticks[-1]
         ticks.append((at + rng.uniform(50, 70), round(price + rng.gauss(0, 1), 5)))
     market = Market(ticks, lag=lambda _: lag, decimals=rounding[0], noise=rounding[1])
-    course = play(SymbolJudge("USDCOP", SilenceProfile()), market, ticks[-1][0])
+    course = play(LivenessDetector("USDCOP", InactivityBaseline()), market, ticks[-1][0])
     assert course.first("dead") is None
     assert course.first("quiet") is not None
     spells = [(b[0] - a[0], a[1]) for a, b in pairwise(course.verdicts) if a[0] > START + 300]

@@ -101,6 +101,12 @@ FAULTS: Final[dict[str, Fault]] = {
         values.whole(1, 1000),
         action=True,
     ),
+    "frozen": Fault(
+        _SYMBOLS,
+        "streamed prices go on with fresh stamps, but price, bid and ask stay those of the last one before",
+        values.which,
+        off=NOBODY,
+    ),
     "no_bid_ask": Fault("true", "prices come without bid and ask", values.boolean, off=False),
     "string_prices": Fault("true", "prices are JSON strings", values.boolean, off=False),
     "double": Fault(
@@ -200,6 +206,12 @@ FAULTS: Final[dict[str, Fault]] = {
         "seconds 0 .. 3600, or a list of lowest and highest (drawn anew every second)",
         "/price, /quote and /exchange_rate show the market as it was so long ago",
         values.between(0, 3600),
+    ),
+    "rest_frozen": Fault(
+        "true",
+        "/price, /quote and /exchange_rate repeat the market as it was when one was first asked meanwhile",
+        values.boolean,
+        off=False,
     ),
     "rest_decimals": Fault(
         "a number 0 .. 11",

@@ -76,6 +76,7 @@ class FaultBoard:
     refuse_handshake: Refusing | None
     hang_handshake: bool
     fails: frozenset[str]
+    frozen: Which
     no_bid_ask: bool
     string_prices: bool
     double: Some | None
@@ -93,6 +94,7 @@ class FaultBoard:
     rest_timeout: Hanging | None
     rest_delay_ms: Range | None
     rest_lag_s: Range | None
+    rest_frozen: bool
     rest_decimals: int | None
     rest_float32: bool
     late_candles_s: Range | None

@@ -18,6 +18,7 @@ from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
 from enhanced_websocket_service.twelvedata.protocol import our_symbol
 from enhanced_websocket_service.twelvedata.rest import RestClient
 
+from .alone import Alone
 from .clocks import ManualClock
 from .vendor import until
 
@@ -52,7 +53,7 @@ class Bench:
         self.rest = RestClient(
             "http://vendor.test", pool, self.clock, provider, Metrics(), self.prices
         )
-        self.feed = PollingFeed(
+        polling = PollingFeed(
             self.rest,
             symbols,
             self.clock,
@@ -61,6 +62,7 @@ class Bench:
             is_open=lambda _: self.open,
             backoff=Backoff(base=2.0, cap=60.0, jitter=lambda: 1.0),
         )
+        self.feed = Alone(polling)
         self.quotes: list[Quote] = []
         self._consumer = asyncio.create_task(self._consume())
 

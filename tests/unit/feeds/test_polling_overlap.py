@@ -18,6 +18,7 @@ from enhanced_websocket_service.twelvedata.backoff import Backoff
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
 from enhanced_websocket_service.twelvedata.rest import RestClient
 
+from .alone import Alone
 from .clocks import ManualClock
 from .vendor import until
 
@@ -67,7 +68,7 @@ class Bench:
         self.rest = RestClient(
             "http://vendor.test", pool, self.clock, provider, self.metrics, self.wire
         )
-        self.feed = PollingFeed(
+        polling = PollingFeed(
             self.rest,
             ["USDCOP"],
             self.clock,
@@ -76,6 +77,7 @@ class Bench:
             backoff=Backoff(base=2.0, cap=60.0, jitter=lambda: 1.0),
             metrics=self.metrics,
         )
+        self.feed = Alone(polling)
         self.quotes: list[Quote] = []
         self._consumer = asyncio.create_task(self._consume())
 
@@ -122,7 +124,7 @@ async def test_a_slow_vendor_does_not_set_the_pace(bench: Bench) -> None:
 
 async def test_after_a_stall_no_credit_is_spent_twice(bench: Bench) -> None:
     keys, two_spent = bench.rest.keys, 4 * 800 - 2
-    bench.feed._pace = lambda now: 2.0 if keys.left(now) > two_spent else math.inf
+    bench.feed.source._pace = lambda now: 2.0 if keys.left(now) > two_spent else math.inf
     await until(lambda: bench.asked == 1)
     await bench.clock.pass_time(30, step=30)
     assert bench.asked == 2

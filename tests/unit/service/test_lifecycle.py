@@ -88,9 +88,10 @@ class Quotes(BackgroundFeed):
                 said = await self._said.get()
                 if isinstance(said, BaseException):
                     raise said
-                await self._deliver([said])
+                self.put(said)
         finally:
-            self._keep(self._last)
+            for quote in self._last:
+                self.put(quote)
 
     def set_symbols(self, symbols: Collection[str]) -> None:
         assert symbols == {"USDCOP"}

@@ -64,7 +64,7 @@ class _Saved(msgspec.Struct):
     symbols: dict[str, list[Day]]
 
 
-class SilenceProfile:
+class InactivityBaseline:
     """The usual silences of all symbols."""
 
     def __init__(self) -> None:

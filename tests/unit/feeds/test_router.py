@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 
 from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.feeds.base import FeedGap
-from enhanced_websocket_service.feeds.failover import FailoverFeed, FeedMode
 from enhanced_websocket_service.feeds.polling import PollingFeed
+from enhanced_websocket_service.feeds.router import FeedMode, FeedRouter
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
@@ -49,8 +49,14 @@ class Bench:
         )
         self.polling = PollingFeed(self.rest, symbols, self.clock, provider, pace=lambda _: 2.0)
         self.gaps: list[FeedGap] = []
-        self.feed = FailoverFeed(
-            self.stream, self.polling, self.metrics, mode, on_gap=self.gaps.append
+        self.outages: list[tuple[str, float]] = []
+        self.feed = FeedRouter(
+            self.stream,
+            self.polling,
+            self.metrics,
+            mode,
+            on_gap=self.gaps.append,
+            on_outage=lambda symbol, start: self.outages.append((symbol, start)),
         )
         self.quotes: list[Quote] = []
         self._consumer = asyncio.create_task(self._consume())
@@ -62,8 +68,9 @@ class Bench:
     async def connected(self) -> None:
         await until(lambda: self.stream.status().subscribed)
 
-    async def streamed(self, value: float, stamp: int = STAMP) -> None:
-        await self.vendor.send(price(value, stamp))
+    async def streamed(self, value: float, stamp: int | None = None) -> None:
+        """A price with a stamp of now."""
+        await self.vendor.send(price(value, int(self.clock.now()) if stamp is None else stamp))
         await until(lambda: self.quotes and self.quotes[-1].price == value)
 
     async def polled(self, value: float) -> None:
@@ -75,6 +82,15 @@ class Bench:
         await self.feed.aclose()
         await self._consumer
         await self.rest.aclose()
+
+    @property
+    def withheld(self) -> float:
+        return (
+            self.metrics.registry.get_sample_value(
+                "ews_quotes_withheld_total", {"symbol": "USDCOP"}
+            )
+            or 0
+        )
 
     @property
     def sources(self) -> list[str]:
@@ -142,9 +158,14 @@ async def test_a_resent_last_price_does_not_take_the_symbol_back(bench: Bench) -
         await asyncio.sleep(0)
     assert bench.feed.on_rest == {"USDCOP"}
     assert bench.sources.count("websocket") == 1
-    await bench.vendor.send(price(4000, STAMP + 5))
+    await bench.vendor.send(price(4000, STAMP + 5))  # a fresh stamp, and nothing new
+    await bench.vendor.send(price(4003, STAMP - 121))  # a new price of long ago
+    await until(lambda: bench.withheld == 2)
+    assert bench.feed.on_rest == {"USDCOP"}
+    await bench.vendor.send(price(4001, STAMP + 6))
     await until(lambda: bench.sources.count("websocket") == 2)
     assert bench.feed.on_rest == frozenset()
+    assert bench.quotes[-1].price == 4001
 
 
 async def test_what_was_read_before_the_break_still_passes(bench: Bench) -> None:
@@ -157,10 +178,6 @@ async def test_what_was_read_before_the_break_still_passes(bench: Bench) -> None
         4001,
         4002,
     ]
-    # The same when the consumer was so slow that the break was noticed first.
-    late = msgspec.structs.replace(bench.quotes[0], price=4003.0, first_after_subscribe=False)
-    assert bench.feed._from_stream([late], connected=False) == [late]
-    assert bench.feed.on_rest == {"USDCOP"}, "prices of a dead connection prove nothing"
 
 
 @pytest.mark.parametrize("fault", ["unentitled", "handshake", "mute"])
@@ -213,7 +230,7 @@ async def test_never_both_at_once(bench: Bench) -> None:
         await bench.clock.pass_time(2)
         await until(lambda n=asked: len(bench.prices.asked) > n)
         value += 1
-        await bench.vendor.send(price(value))  # while the poll is under way
+        await bench.vendor.send(price(value, int(bench.clock.now())))  # while the poll is under way
         await until(lambda v=value: bench.quotes[-1].price == v)
         bench.prices.gate.set()
         await bench.streamed(value + 1)
@@ -243,7 +260,7 @@ async def test_mode_rest_never_connects_and_mode_websocket_never_polls() -> None
 async def test_a_mode_without_its_feed_is_refused() -> None:
     for mode in ("auto", "websocket", "rest"):
         with pytest.raises(ConfigurationError, match=mode):
-            FailoverFeed(None, None, Metrics(), mode)  # type: ignore[arg-type]
+            FeedRouter(None, None, Metrics(), mode)  # type: ignore[arg-type]
 
 
 async def test_a_defect_in_one_feed_reaches_the_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,11 +285,12 @@ async def test_what_the_stream_did_not_bring_is_reported_at_the_hand_back(bench:
     await until(lambda: bench.feed.on_rest)
     await bench.clock.pass_time(5)
     await until(lambda: bench.stream.status().subscribed)
-    assert bench.gaps == []
+    assert bench.gaps[1:] == []
+    assert bench.outages[1:] == [("USDCOP", last)], "told at once: bars that close meanwhile say so"
     await bench.streamed(4012)
-    assert bench.gaps == [FeedGap("USDCOP", last, bench.clock.now(), "disconnected")]
+    assert bench.gaps[1:] == [FeedGap("USDCOP", last, bench.clock.now(), "disconnected")]
     await bench.streamed(4013)
-    assert len(bench.gaps) == 1
+    assert len(bench.gaps) == 2
     counted = bench.metrics.registry.get_sample_value(
         "ews_feed_gaps_total", {"symbol": "USDCOP", "cause": "disconnected"}
     )
@@ -290,16 +308,88 @@ async def test_a_gap_still_open_at_the_end_of_the_session_is_reported() -> None:
         await until(lambda: bench.feed.on_rest)
         await bench.clock.pass_time(7)
         await bench.stop()
-        assert bench.gaps == [FeedGap("USDCOP", last, last + 7, "disconnected")]
+        assert bench.gaps[1:] == [FeedGap("USDCOP", last, last + 7, "disconnected")]
 
 
-async def test_a_symbol_that_was_never_streamed_has_no_gap() -> None:
+async def test_a_symbol_that_was_never_streamed_has_a_gap_until_the_first_rest_price() -> None:
     async with running_vendor() as vendor:
         bench = Bench(vendor)
+        began = bench.clock.now()
         vendor.greeting = [refused()]
-        await until(lambda: bench.quotes)
-        await bench.stop()
+        bench.prices.gate.clear()
+        await until(lambda: bench.feed.on_rest)
         assert bench.gaps == []
+        await bench.clock.pass_time(3)
+        bench.prices.gate.set()
+        await until(lambda: bench.quotes)
+        await bench.clock.pass_time(30)
+        await bench.stop()
+        (gap,) = bench.gaps
+        assert (gap.symbol, gap.start, gap.cause) == ("USDCOP", began, "connecting")
+        assert began <= gap.end <= began + 3
+
+
+async def test_the_time_until_the_first_subscription_is_a_gap() -> None:
+    """Also while another process holds the lease; ended by the grant, not by the first price."""
+    async with running_vendor() as vendor:
+        bench = Bench(vendor)
+        vendor.greeting = []
+        began = bench.clock.now()
+        await until(lambda: vendor.count("subscribe"))
+        await bench.clock.pass_time(8)
+        assert (bench.gaps, bench.outages) == ([], [("USDCOP", began)])
+        await vendor.send(granted())
+        await until(lambda: bench.gaps)
+        assert bench.gaps == [FeedGap("USDCOP", began, began + 8, "connecting")]
+        assert bench.metrics.registry.get_sample_value("ews_feed_gaps_total") is None
+        await bench.stop()
+        assert len(bench.gaps) == 1
+
+
+async def test_a_first_attempt_that_fails_ends_with_a_proof_only() -> None:
+    async with running_vendor() as vendor:
+        vendor.handshake = lambda _: 500
+        bench = Bench(vendor)
+        began = bench.clock.now()
+        await until(lambda: bench.feed.on_rest)
+        vendor.handshake = lambda _: None
+        await bench.clock.pass_time(3)
+        await until(lambda: bench.stream.status().subscribed)
+        await vendor.send(price(4000.25))  # maybe the last one of before, sent again
+        await until(lambda: bench.withheld == 1)
+        assert bench.gaps == []
+        await bench.streamed(4001)
+        assert bench.gaps == [FeedGap("USDCOP", began, bench.clock.now(), "disconnected")]
+        await bench.stop()
+
+
+async def test_symbols_come_and_go_while_it_runs() -> None:
+    async with running_vendor() as vendor:
+        bench = Bench(vendor)
+        await bench.connected()
+        await bench.streamed(4000)
+        vendor.greeting = [granted("EUR/USD")]
+        added = bench.clock.now()
+        bench.feed.set_symbols(["USDCOP", "EURUSD"])
+        assert bench.outages[-1] == ("EURUSD", added)
+        await bench.clock.pass_time(2)
+        await until(lambda: len(bench.stream.status().subscribed) == 2)
+        assert vendor.messages[-1] == {"action": "subscribe", "params": {"symbols": "EUR/USD"}}
+        assert (bench.gaps[-1].symbol, bench.gaps[-1].start) == ("EURUSD", added)
+        await vendor.send(price(1.1, symbol="EUR/USD"))
+        await until(lambda: bench.quotes[-1].symbol == "EURUSD")
+        bench.feed.set_symbols(["EURUSD"])
+        await bench.clock.pass_time(2)
+        await until(lambda: vendor.count("unsubscribe"))
+        taken = len(bench.quotes)
+        await vendor.send(price(4001), price(1.2, symbol="EUR/USD"))
+        await until(lambda: len(bench.quotes) > taken)
+        assert bench.quotes[-1].symbol == "EURUSD"
+        assert len(vendor.sockets) == 1
+        await vendor.sockets[-1].close(1011)
+        await until(lambda: bench.feed.on_rest)
+        assert bench.feed.on_rest == {"EURUSD"}
+        await bench.stop()
 
 
 async def test_without_rest_gaps_are_reported_too() -> None:
@@ -312,13 +402,13 @@ async def test_without_rest_gaps_are_reported_too() -> None:
         await bench.clock.pass_time(5)
         await until(lambda: bench.stream.status().subscribed)
         await bench.streamed(4001)
-        assert [gap.cause for gap in bench.gaps] == ["disconnected"]
+        assert [gap.cause for gap in bench.gaps] == ["connecting", "disconnected"]
         await bench.stop()
 
 
 @pytest.mark.parametrize("turns", range(5))
-async def test_closing_loses_no_batch_that_was_read(turns: int) -> None:
-    """Read by the inner feed while the outer one is being closed, in whichever turn of the loop."""
+async def test_closing_loses_no_quote_that_was_read(turns: int) -> None:
+    """Read by the stream while the feed is being closed, in whichever turn of the loop."""
     async with running_vendor() as vendor:
         bench = Bench(vendor)
         await bench.connected()
@@ -329,11 +419,10 @@ async def test_closing_loses_no_batch_that_was_read(turns: int) -> None:
         closing = asyncio.create_task(bench.feed.aclose())
         for _ in range(turns):
             await asyncio.sleep(0)
-        if reading := bench.stream.running:
-            await bench.stream._deliver([late])
+        bench.feed.on_streamed(late, proves=True)
         await closing
         left = [quote.price async for batch in _rest(bench) for quote in batch]
-        assert left == ([4003.0] if reading else [])
+        assert left == [4003.0]
         await bench.rest.aclose()
         await until(lambda: vendor.open_sockets == 0)
 

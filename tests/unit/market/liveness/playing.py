@@ -1,12 +1,12 @@
-"""A market, its socket and its REST price in a few lines, for tests of the judge; no I/O."""
+"""A market, its socket and its REST price in a few lines, for tests of the detector; no I/O."""
 
 import bisect
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from enhanced_websocket_service.market.liveness import SymbolJudge
-from enhanced_websocket_service.market.verdict import Verdict
+from enhanced_websocket_service.market.liveness.detector import LivenessDetector
+from enhanced_websocket_service.market.liveness.status import Verdict
 
 START = 1_000_000_000.0
 
@@ -44,7 +44,7 @@ class Course:
 
 
 def play(
-    judge: SymbolJudge,
+    detector: LivenessDetector,
     market: Market,
     until: float,
     *,
@@ -59,29 +59,30 @@ def play(
     heard = [(at + delay, price) for at, price in market.ticks if begin <= at < mute_from]
     pending: tuple[float, float] | None = None  # an answer under way: asked, due
     now, index = begin, 0
-    judge.connected(begin)
+    detector.connected(begin)
     while now < until:
-        due = [until, judge.next_look(now) if pending is None else now + 1.0]
+        due = [until, detector.next_look(now) if pending is None else now + 1.0]
         if index < len(heard):
             due.append(heard[index][0])
         if pending is not None:
             due.append(pending[1])
         now = max(now, min(due))
         while index < len(heard) and heard[index][0] <= now:
-            judge.price(heard[index][1], heard[index][0])
+            detector.price(heard[index][1], heard[index][0])
             index += 1
         if pending is not None and pending[1] <= now:
-            judge.sample(market.rest(pending[0]), pending[0], now)
+            detector.sample(market.rest(pending[0]), pending[0], now)
             pending = None
-        judge.look(now)
-        if judge.wants_sample(now) and pending is None:
+        detector.look(now)
+        if detector.wants_sample(now) and pending is None:
             course.asked.append(now)
+            detector.asked(now)
             if rest:
                 pending = (now, now + latency)
             else:
-                judge.sample_failed("no answer", now)
-        if not course.verdicts or course.verdicts[-1][1] != judge.verdict:
-            course.verdicts.append((now, judge.verdict))
-        if judge.verdict == "dead":
+                detector.sample_failed("no answer", now)
+        if not course.verdicts or course.verdicts[-1][1] != detector.verdict:
+            course.verdicts.append((now, detector.verdict))
+        if detector.verdict == "dead":
             break
     return course

@@ -5,7 +5,7 @@ from datetime import date
 from statistics import median
 from typing import Final
 
-from .silence import Usual
+from .baseline import Usual
 
 SOONEST_S, LATEST_S = 8.0, 120.0
 """Bounds of the silence after which a symbol is suspect."""
@@ -23,7 +23,7 @@ _THIN_GAPS: Final = 5
 _FEWEST_GAPS: Final = 3
 
 
-class Pace:
+class InterArrivalTimes:
     """The distances of today's prices; those within a second count as one price."""
 
     def __init__(self) -> None:
@@ -53,6 +53,11 @@ class Pace:
             return None
         return float(median(list(self._gaps)[-_THIN_GAPS:]))
 
+    @property
+    def longest_gap(self) -> float:
+        """The longest of the gaps that are remembered, in seconds; 0: none is."""
+        return max(self._gaps, default=0.0)
+
     def suspect_after(self, usual: Usual) -> float:
         """The silence, in seconds, that is unusual now: by earlier days, corrected by today."""
         limit = MARGIN * usual.silence_s
@@ -66,7 +71,7 @@ class Pace:
         return min(max(limit, SOONEST_S), LATEST_S)
 
 
-class Minute:
+class MinuteStatistics:
     """What was heard in the minute of the session that is under way."""
 
     def __init__(self) -> None:

@@ -27,6 +27,15 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     at: float
 
 
+class DeadSpan(msgspec.Struct, frozen=True, gc=False):
+    """A stretch for which the stream was not to be believed; instants in unix seconds UTC."""
+
+    start: float  # the last proof of life: a new price with a young stamp
+    found_at: float  # when the verdict became ``dead``
+    end: float | None  # the next proof, or the end of the session; ``None``: it lasts
+    evidence: str
+
+
 class SymbolVerdict(msgspec.Struct, frozen=True):
     """The verdict on one symbol, and the numbers behind it; instants in unix seconds UTC."""
 
@@ -40,10 +49,16 @@ class SymbolVerdict(msgspec.Struct, frozen=True):
     usual_gap_s: float
     learned_days: int
     last_price_at: float | None
+    last_new_price_at: float | None  # of the last price that proved the stream
+    lag_s: (
+        float  # how far its stamps steadily lie behind; less a minute where all are whole minutes
+    )
+    rest_fault: str | None  # why REST is no witness now
     rest_price: float | None
     rest_asked_at: float | None
     samples: dict[str, int]
     history: tuple[Change, ...]
+    dead_spans: tuple[DeadSpan, ...] = ()
 
 
 def is_news(before: str, after: str) -> bool:

@@ -9,7 +9,7 @@ import math
 from collections import deque
 from typing import Final
 
-from .tick import PRICE_DECIMALS, quantise
+from enhanced_websocket_service.market.tick import PRICE_DECIMALS, quantise
 
 WINDOW_S: Final = 25.0
 """The longest lag of REST behind the socket that is believed, with a margin over the 20 s seen."""

@@ -8,16 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enhanced_websocket_service.market.listening import LATEST_S, SOONEST_S, Minute, Pace
-from enhanced_websocket_service.market.silence import DAYS_KEPT, PRIOR, SilenceProfile, Usual
+from enhanced_websocket_service.market.liveness.baseline import (
+    DAYS_KEPT,
+    PRIOR,
+    InactivityBaseline,
+    Usual,
+)
+from enhanced_websocket_service.market.liveness.inter_arrival import (
+    LATEST_S,
+    SOONEST_S,
+    InterArrivalTimes,
+    MinuteStatistics,
+)
 
 DAYS = [f"2026-11-{day:02}" for day in range(2, 28)]
 SYMBOL = "USDCOP"
 
 
-def taught(*days: tuple[str, int, float]) -> SilenceProfile:
+def taught(*days: tuple[str, int, float]) -> InactivityBaseline:
     """Each day the same in every minute: ticks a minute and the longest silence."""
-    profile = SilenceProfile()
+    profile = InactivityBaseline()
     for day, ticks, silence in days:
         for minute in range(20):
             profile.learn(SYMBOL, day, minute, ticks, silence)
@@ -25,8 +35,8 @@ def taught(*days: tuple[str, int, float]) -> SilenceProfile:
 
 
 def test_before_anything_was_learned_a_tick_a_second_is_expected() -> None:
-    assert SilenceProfile().usual(SYMBOL, DAYS[0], 5) == PRIOR
-    assert 8 <= Pace().suspect_after(PRIOR) <= 10
+    assert InactivityBaseline().usual(SYMBOL, DAYS[0], 5) == PRIOR
+    assert 8 <= InterArrivalTimes().suspect_after(PRIOR) <= 10
 
 
 def test_earlier_days_count_and_today_does_not() -> None:
@@ -57,7 +67,7 @@ def test_old_days_are_forgotten() -> None:
 
 
 def test_minutes_around_count_and_unheard_ones_do_not() -> None:
-    profile = SilenceProfile()
+    profile = InactivityBaseline()
     for minute, silence in ((4, 10.0), (6, 30.0)):
         profile.learn(SYMBOL, DAYS[0], minute, 10, silence)
     assert profile.usual(SYMBOL, DAYS[1], 5).silence_s == 30.0
@@ -66,14 +76,14 @@ def test_minutes_around_count_and_unheard_ones_do_not() -> None:
 
 def test_it_comes_back_from_json_as_it_was() -> None:
     profile = taught((DAYS[0], 3, 40.0), (DAYS[1], 60, 6.0))
-    again = SilenceProfile()
+    again = InactivityBaseline()
     again.restore(json.loads(json.dumps(profile.export())), DAYS[2])
     assert again.export() == profile.export()
     again.learn(SYMBOL, DAYS[1], 7, 50, 9.0)  # going on with the day
 
 
 def test_days_of_another_timeline_are_left_out() -> None:
-    profile = SilenceProfile()
+    profile = InactivityBaseline()
     profile.restore(taught((DAYS[0], 3, 40.0), (DAYS[9], 60, 6.0)).export(), DAYS[5])
     assert profile.usual(SYMBOL, DAYS[20], 5).days == 1
 
@@ -104,11 +114,11 @@ def test_what_is_damaged_is_refused_whole(damaged: object) -> None:
 )
 def test_whatever_was_learned_the_limit_is_sane(days: list[tuple[str, int, float]]) -> None:
     usual = taught(*sorted(days)).usual(SYMBOL, "2026-12-01", 10)
-    assert SOONEST_S <= Pace().suspect_after(usual) <= LATEST_S
+    assert SOONEST_S <= InterArrivalTimes().suspect_after(usual) <= LATEST_S
 
 
-def pace(gaps: list[float]) -> Pace:
-    found, at = Pace(), 1e9
+def pace(gaps: list[float]) -> InterArrivalTimes:
+    found, at = InterArrivalTimes(), 1e9
     found.price(at)
     for gap in gaps:
         at += gap
@@ -147,7 +157,7 @@ def test_the_pace_of_a_random_market_is_about_eight_to_ten_seconds() -> None:
 
 
 def test_minutes_end_with_their_ticks_and_longest_silence() -> None:
-    minute, day = Minute(), date(2026, 11, 20)
+    minute, day = MinuteStatistics(), date(2026, 11, 20)
     assert minute.advance(day, 3, 0.0) == []
     minute.tick(4.0)
     minute.tick(9.0)

@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enhanced_websocket_service.market.agreement import (
+from enhanced_websocket_service.market.liveness.rest_agreement import (
     MOST_PRICES,
     RecentPrices,
     decimals,
     same_price,
 )
 
-from .judging import rounded
+from .playing import rounded
 
 prices = st.floats(0.5, 99_999.0).map(lambda price: round(price, 6))
 
