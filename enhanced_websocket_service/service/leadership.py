@@ -284,7 +284,8 @@ class Leadership:
         if holder is not None:
             self._wait_for(holder)
             return
-        winner = str(self._holder or (_claimer(strangers) if strangers else "another instance"))
+        claimer = _claimer(strangers).name if strangers else "another instance"
+        winner = claimer if self._holder is None else self._holder.name
         self._tenure.began(epoch, sent_at, kept_back=kept_back, winner=winner)
         self._known = epoch
         self._arm(sent_at)
@@ -355,7 +356,7 @@ class Leadership:
             await self._show(self._epoch)
 
     def _lose(self, winner: Holder) -> None:
-        self._tenure.lost(str(winner))
+        self._tenure.lost(winner.name)
         self._disarm()
         self._wait_for(winner)
 
@@ -368,7 +369,7 @@ class Leadership:
         self._wake.set()
 
     def _wait_for(self, holder: Holder) -> None:
-        self._tenure.lost(str(holder))
+        self._tenure.lost(holder.name)
         if self._leading:  # whoever collects has to stop, and to claim anew
             self._wanted = self._leading = self._presumed = False
         self._used_up = True

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Final
+from uuid import UUID
 
 import msgspec
 import structlog
@@ -55,6 +56,15 @@ class _Saved(msgspec.Struct):
     held: bool  # this STATE_DIR was the last, as far as it knows, to hold the fence
     undecided: Position | None
     kept_back: list[KeptBack]
+
+
+def kept_back(journal: Path, owner: UUID) -> list[KeptBack]:
+    """What of the journal in ``STATE_DIR/journal`` is not stored; nothing where that is not known."""
+    try:
+        saved = msgspec.json.decode((journal.parent / FILE).read_bytes(), type=_Saved)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return []
+    return saved.kept_back if saved.owner == str(owner) else []
 
 
 class Tenure:
@@ -234,8 +244,8 @@ class Tenure:
             KEPT,
             f"{count} records that were journaled while {last.winner} collected (the last such time began "
             f"{iso_local(int(last.since))}) are in the journal alone, not in PostgreSQL. Look at them with "
-            f"`journal inspect {self._journal.directory}` and `journal export`, as long as they are kept "
-            "(JOURNAL_KEEP_HOURS).",
+            f"`journal inspect --dir {self._journal.directory}` and `journal export`, as long as they are "
+            "kept (JOURNAL_KEEP_HOURS).",
         )
 
     def _load(self) -> _Saved:
