@@ -57,7 +57,8 @@ class Stored:
 
     quarantined: int = 0  # in rejected_ticks, because their own table cannot hold them
     duplicates: int = 0  # ticks that were stored before
-    last_reason: str | None = None  # why the last one was quarantined
+    why: str | None = None
+    """What PostgreSQL said to the last of the quarantined."""
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ class Witnesses:
     :param symbol: a symbol that is collected.
     """
 
-    symbol: str
+    symbol: str = ""
     tick: Tick | None = None
     update: BarUpdate | None = None
 
@@ -130,16 +131,20 @@ class RecordStore:
     """Stores batches over one asyncpg connection that is inside a transaction.
 
     :param form: how the tables want it.
-    :param witnesses: what tells a table at fault from a record at fault.
+    :param witnesses: what tells a table at fault from a record at fault; needed to store carefully.
     """
 
     def __init__(
-        self, connection: Any, zone: ZoneInfo, form: WritingForm, witnesses: Witnesses
+        self,
+        connection: Any,
+        zone: ZoneInfo,
+        form: WritingForm,
+        witnesses: Witnesses | None = None,
     ) -> None:
         self._connection = connection
         self._zone = zone
         self._form = form
-        self._witnesses = witnesses
+        self._witnesses = witnesses or Witnesses()
         self._stored = Stored()
         self._taken: set[type[Record]] = set()  # kinds of which a record was stored
 
@@ -208,7 +213,7 @@ class RecordStore:
             raise UnfitTables(_table_at_fault(record, error)) from error
         self._stored.quarantined += 1
         detail = f"{type(error).__name__}: {error}"
-        self._stored.last_reason = f"{_named(record)}: {_said(error)}"
+        self._stored.why = f"{_named(record)}: {_said(error)}"
         log.error(
             "A record cannot be stored; it is in rejected_ticks", reason=detail, record=record
         )

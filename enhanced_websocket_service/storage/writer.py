@@ -356,7 +356,7 @@ class JournalWriter:
             self._failures.failed(
                 QUARANTINE,
                 f"{self._quarantined} records since the start are not in their tables but in rejected_ticks "
-                f"(reason 'unstorable', whole in raw), the last: {stored.last_reason}",
+                f"(reason 'unstorable', whole in raw), the last: {stored.why}",
             )
             return
         self._witnesses.remember(batch)
