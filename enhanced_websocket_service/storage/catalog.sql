@@ -42,9 +42,9 @@ SELECT named.name, jsonb_build_object(
         WHERE i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion)
     ),
     'triggers', (
-        SELECT coalesce(jsonb_agg(t.tgname ORDER BY t.tgname), '[]') FROM pg_trigger AS t
-        WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
-            AND t.tgtype & 4 <> 0
+        SELECT coalesce(jsonb_agg(DISTINCT t.tgname), '[]') FROM pg_trigger AS t
+        WHERE t.tgrelid IN (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid))
+            AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 4 <> 0
     ),
     'update_triggers', (
         SELECT coalesce(jsonb_agg(t.tgname ORDER BY t.tgname), '[]') FROM pg_trigger AS t
@@ -78,7 +78,9 @@ JOIN pg_class AS c ON c.oid = to_regclass(quote_ident(named.name))
 CROSS JOIN LATERAL (SELECT string_agg(concat(attnum, ':', xmin), ',' ORDER BY attnum) AS versions
     FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0) AS columns
 CROSS JOIN LATERAL (SELECT string_agg(concat(oid, ':', xmin), ',' ORDER BY oid) AS versions
-    FROM pg_trigger WHERE tgrelid = c.oid) AS triggers
+    FROM pg_trigger
+    WHERE tgrelid = c.oid OR c.relkind = 'p' AND tgrelid IN (SELECT relid FROM pg_partition_tree(c.oid))
+) AS triggers
 CROSS JOIN LATERAL (SELECT string_agg(concat(indexrelid, ':', xmin), ',' ORDER BY indexrelid) AS versions
     FROM pg_index WHERE indrelid = c.oid) AS uniques
 CROSS JOIN LATERAL (SELECT string_agg(concat(oid, ':', xmin), ',' ORDER BY oid) AS versions
@@ -111,7 +113,8 @@ SELECT c.relname::text AS name, format('%I.%I', n.nspname, c.relname) AS shown,
     format_type(a.atttypid, NULL) AS type, a.attidentity <> '' AS identity,
     pg_has_role(c.relowner, 'USAGE') AS owned, pg_get_userbyid(c.relowner) AS owner,
     s.seqrelid::regclass::text AS sequence, format_type(s.seqtypid, NULL) AS sequence_type,
-    coalesce(pg_sequence_last_value(s.seqrelid), 0) AS used,
+    CASE WHEN has_sequence_privilege(s.seqrelid, 'SELECT, USAGE')
+        THEN coalesce(pg_sequence_last_value(s.seqrelid), 0) ELSE 0 END AS used,
     (SELECT coalesce(sum(pg_total_relation_size(part.relid)), pg_total_relation_size(c.oid))::bigint
      FROM pg_partition_tree(c.oid) AS part) AS bytes
 FROM unnest($1::text[]) AS named(name)

@@ -112,7 +112,8 @@ async def migrate(
     """
     missing = await pending(connection)
     judgement = await _judged(connection, missing, mend=by_owner)
-    if not (missing or by_owner or await narrow_ids(connection)):
+    if not (missing or by_owner):
+        await _widen_by_the_way(connection)
         _tell(judgement)
         return []
     try:
@@ -172,6 +173,17 @@ async def script(connection: Any) -> str:
         parts += [(await _fitted(connection, migration)).strip(), f"{migration.note};"]
     parts += lost
     return "\n".join([*parts, *widening, "COMMIT;"])
+
+
+async def _widen_by_the_way(connection: Any) -> None:
+    """A start with nothing else to do. It never fails for it: the server may be a standby, or busy."""
+    if not await narrow_ids(connection):
+        return
+    try:
+        async with connection.transaction():
+            await widen_ids(connection, rewrite=False)
+    except asyncpg.PostgresError as error:
+        log.warning("Ids stay INTEGER for now", why=str(error))
 
 
 async def _judged(connection: Any, missing: list[Migration], *, mend: bool) -> Judgement:

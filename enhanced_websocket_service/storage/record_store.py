@@ -59,7 +59,7 @@ class Stored:
     duplicates: int = 0  # ticks that were stored before
     refused: dict[tuple[str, type], int] = field(default_factory=dict)
     """Of the quarantined, how many by symbol and kind."""
-    last_reason: str | None = None
+    why: str | None = None
     """What PostgreSQL said to the last of them."""
 
 
@@ -70,7 +70,7 @@ class Witnesses:
     :param symbol: a symbol that is collected.
     """
 
-    symbol: str
+    symbol: str = ""
     tick: Tick | None = None
     update: BarUpdate | None = None
 
@@ -140,16 +140,20 @@ class RecordStore:
     """Stores batches over one asyncpg connection that is inside a transaction.
 
     :param form: how the tables want it.
-    :param witnesses: what tells a table at fault from a record at fault.
+    :param witnesses: what tells a table at fault from a record at fault; needed to store carefully.
     """
 
     def __init__(
-        self, connection: Any, zone: ZoneInfo, form: WritingForm, witnesses: Witnesses
+        self,
+        connection: Any,
+        zone: ZoneInfo,
+        form: WritingForm,
+        witnesses: Witnesses | None = None,
     ) -> None:
         self._connection = connection
         self._zone = zone
         self._form = form
-        self._witnesses = witnesses
+        self._witnesses = witnesses or Witnesses()
         self._stored = Stored()
         self._taken: set[type[Record]] = set()  # kinds of which a record was stored
 
@@ -220,7 +224,7 @@ class RecordStore:
         stored, key = self._stored, kind_of(record)
         stored.quarantined += 1
         stored.refused[key] = stored.refused.get(key, 0) + 1
-        stored.last_reason = f"{_named(record)}: {_said(error)}"
+        stored.why = f"{_named(record)}: {_said(error)}"
         log.error(
             "A record cannot be stored; it is in rejected_ticks", reason=detail, record=record
         )

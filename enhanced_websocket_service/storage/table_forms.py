@@ -344,32 +344,38 @@ def _columns(table: Table, more_to_come: bool) -> Iterator[Refusal]:
     present = {one.name: one for one in table.columns}
     required = REQUIRED[table.name]
     needs = {**required, **ADDED[table.name]}
+    missing: dict[str, Need] = {}
     for name, need in needs.items():
         column = present.get(name)
         if column is not None:
             yield from _column(table, column, need)
         elif name in required or not more_to_come:
-            yield _missing(table, name, need)
+            missing[name] = need
+    yield from _missing(table, missing)
     for column in table.columns:
         if column.name not in needs and not table.others_triggers:
             yield from _without_a_value(table, column)
 
 
-def _missing(table: Table, name: str, need: Need) -> Refusal:
-    for column in table.columns:
-        if column.name.lower() == name:
-            return Refusal(
-                table.shown,
-                column.name,
-                f"is needed as {name}, in lower case",
-                (f"ALTER TABLE {table.shown} RENAME COLUMN {identifier(column.name)} TO {name};",),
-            )
-    return Refusal(
-        table.shown,
-        name,
-        "is missing",
-        (f"ALTER TABLE {table.shown} ADD COLUMN {name} {need.ddl};",),
-    )
+def _missing(table: Table, needs: Mapping[str, Need]) -> Iterator[Refusal]:
+    cased = {column.name.lower(): column.name for column in table.columns}
+    absent = [name for name in needs if name not in cased]
+    for name in (one for one in needs if one in cased):
+        renamed = f"RENAME COLUMN {identifier(cased[name])} TO {name};"
+        yield Refusal(
+            table.shown,
+            cased[name],
+            f"is needed as {name}, in lower case",
+            (f"ALTER TABLE {table.shown} {renamed}",),
+        )
+    if absent:
+        added = ", ".join(f"ADD COLUMN {name} {needs[name].ddl}" for name in absent)
+        yield Refusal(
+            table.shown,
+            None,
+            f"lacks {', '.join(absent)}",
+            (f"ALTER TABLE {table.shown} {added};",),
+        )
 
 
 def _column(table: Table, column: Column, need: Need) -> Iterator[Refusal]:

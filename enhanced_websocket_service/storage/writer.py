@@ -417,7 +417,7 @@ class JournalWriter:
             self._failures.failed(
                 QUARANTINE,
                 f"{self._quarantined} records since the start are not in their tables but in rejected_ticks "
-                f"(reason 'unstorable', whole in raw), the last: {stored.last_reason}",
+                f"(reason 'unstorable', whole in raw), the last: {stored.why}",
             )
             return
         self._witnesses.remember(batch)
@@ -431,7 +431,7 @@ class JournalWriter:
         if not stored.refused and not self._refused:
             return
         for (symbol, kind), count in stored.refused.items():
-            why = f"in rejected_ticks instead, {kind.__name__}: {stored.last_reason}"
+            why = f"in rejected_ticks instead, {kind.__name__}: {stored.why}"
             self._watermarks.refused(symbol, Hop.COMMITTED, count, why)
         mended = (self._refused & batch.kinds()) - stored.refused.keys()
         self._refused = (self._refused - mended) | stored.refused.keys()

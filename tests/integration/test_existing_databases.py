@@ -240,7 +240,7 @@ REFUSED = {
     ),
     "columns that are missing": (
         f"ALTER TABLE {TICKS} DROP ask; ALTER TABLE {HEALTH} DROP error_message;",
-        [".ask is missing", "system_health.error_message is missing"],
+        ["realtime_market_data lacks ask.", "system_health lacks error_message."],
         2,
     ),
     "a column of their own called epoch": (

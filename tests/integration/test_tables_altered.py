@@ -70,7 +70,7 @@ HELD = {
     # what somebody does while we run, the words that tell it, and what mends it
     "a column is dropped": (
         f"ALTER TABLE {TICKS} DROP ask",
-        "realtime_market_data.ask is missing",
+        "realtime_market_data lacks ask.",
         f"ALTER TABLE {TICKS} ADD ask NUMERIC(12,6)",
     ),
     "prices become REAL": (

@@ -79,6 +79,7 @@ PURE = (
     *("twelvedata/ledger.py", "twelvedata/spending.py", "twelvedata/planner.py"),
     *("chaos/tick_table.py", "chaos/journal_account.py", "chaos/following.py"),
     *("chaos/comparison.py", "chaos/ledger.py", "client/account.py", "client/events.py"),
+    *("storage/table_forms.py", "storage/column_forms.py"),
     *("serving/weave.py", "serving/catchup.py", "serving/history.py", "serving/travel.py"),
 )
 """Decide without I/O, without a loop and without a clock of their own."""
