@@ -159,6 +159,10 @@ class BarAggregator:
         """
         if now < self._now - CLOCK_STEP_S:
             self._forgotten_until = min(self._forgotten_until, now - grace)
+            self._doubt_what_ends_after(now)
+        elif 0.0 < self._now < now - grace:
+            # Set ahead, or nobody looked for longer than a late tick is waited for.
+            self._gaps.append((self._now, now))
         self._now = now
         doubtful = {self._slot(stamp) for stamp in undecided} | self._doubts
         due = self._amended()
@@ -238,6 +242,11 @@ class BarAggregator:
 
     def _slot(self, stamp: int) -> int:
         return stamp - stamp % self.interval_s
+
+    def _doubt_what_ends_after(self, now: float) -> None:
+        """The clock was set back to ``now``: what it has closed before its end lacks the rest."""
+        for slot in [one for one in self._published if one + self.interval_s > now]:
+            self.doubt(slot)
 
     def _amend(self, slot: int) -> None:
         """The published bar of ``slot`` turned out to have a gap."""

@@ -89,9 +89,14 @@ class ClockSkew:
         )
         self._set_at = now
 
-    def confirmed(self) -> bool:
-        """Whether there was a witness since our clock was last set."""
-        return self._set_at is None
+    def settled(self, now: float) -> bool:
+        """Whether the offset is known, our clock was not set since, and the last witness agrees."""
+        offset = self.offset(now)
+        return (
+            self._set_at is None
+            and offset is not None
+            and (not self._dates or _within(self._dates[-1], offset))
+        )
 
     def heard_within(self, now: float, seconds: float) -> bool:
         """Whether there was a ``Date`` header lately."""

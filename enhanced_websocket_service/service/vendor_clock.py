@@ -32,9 +32,9 @@ JUMP_S, JUMP_AT_LEAST_REAL_S = 1.5, 0.005
 LIMIT_AT_LEAST_REAL_S = 0.05
 """Answers travel in real time, however fast the clock runs."""
 LOOK_S = 1.0
-ASK_EVERY_S, ASK_AT_LEAST_REAL_S = 300.0, 10.0
+ASK_EVERY_S, ASK_AT_LEAST_REAL_S = 60.0, 2.0
 """Without an answer of REST for so long, the vendor is asked for nothing but its time; that is free."""
-ASK_SOON_REAL_S = 2.0
+ASK_SOON_REAL_S = 1.0
 ASK_SOON_TIMES = 2 * AGREEING
 
 
@@ -97,7 +97,6 @@ class VendorClock:
         wall = self._wall()
         if not self._is_real_time(date, wall):
             self._skew.http_date(date, wall - took_s, wall)
-            self._asked = 0
             self._decide(wall)
 
     def stamp(self, stamp: float, received_at: float) -> None:
@@ -124,12 +123,14 @@ class VendorClock:
             await machine.sleep(machine.span(LOOK_S, at_least_real=LOOK_S))
 
     def _must_ask(self) -> bool:
-        since = self._machine.elapsed() - self._asked_at
-        if since >= self._machine.span(ASK_EVERY_S, at_least_real=ASK_AT_LEAST_REAL_S):
-            return not self._skew.heard_within(self._wall(), ASK_EVERY_S)
-        known = self._skew.confirmed() and self._skew.offset(self._wall()) is not None
-        soon = self._machine.span(ASK_SOON_REAL_S, at_least_real=ASK_SOON_REAL_S)
-        return not known and self._asked < ASK_SOON_TIMES and since >= soon
+        machine, wall = self._machine, self._wall()
+        since = machine.elapsed() - self._asked_at
+        if self._skew.settled(wall):
+            self._asked = 0
+        elif self._asked < ASK_SOON_TIMES:
+            return since >= machine.span(ASK_SOON_REAL_S, at_least_real=ASK_SOON_REAL_S)
+        every_s = machine.span(ASK_EVERY_S, at_least_real=ASK_AT_LEAST_REAL_S)
+        return since >= every_s and not self._skew.heard_within(wall, every_s)
 
     def _wall(self) -> float:
         """The machine's time; whether it was set since the last look is found out here."""

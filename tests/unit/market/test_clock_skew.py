@@ -135,7 +135,7 @@ def test_a_clock_that_is_set_and_set_again_stays_known(seed: int, jumps: int) ->
         assert abs(found + error) < 2.0
         right += chance.uniform(0.0, UNCONFIRMED_S - 1)
         answer(skew, -error, right + error, took=chance.uniform(0.01, 1.0))
-        assert skew.confirmed()
+        assert skew.settled(right + error)
         found = skew.offset(right + error)
         assert found is not None
         assert abs(found + error) < 2.0

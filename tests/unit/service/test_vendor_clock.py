@@ -157,20 +157,23 @@ def test_real_time_says_nothing_about_an_invented_one() -> None:
 
 
 async def test_the_vendor_is_asked_for_its_time_until_it_is_known_and_rarely_then() -> None:
-    world, asked = World(), 0
+    world, asked, vendor_ahead = World(), 0, 0.0
 
     async def ask() -> None:
         nonlocal asked
         asked += 1
         if asked < 3:
             raise VendorUnavailable("away")
-        world.clock.http_date(float(math.floor(world.right)), 0.1)
+        world.clock.http_date(float(math.floor(world.right + vendor_ahead)), 0.1)
 
     watching = asyncio.create_task(world.clock.run(ask))
     await world.machine.pass_time(60.0)
     assert asked == 5
-    await world.machine.pass_time(900.0)
-    assert 6 <= asked <= 9
+    await world.machine.pass_time(600.0)
+    assert 14 <= asked <= 16
+    vendor_ahead = 300.0
+    await world.machine.pass_time(75.0)
+    assert "5 min behind the vendor's" in (world.problem or "")
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
 
