@@ -7,7 +7,7 @@ fills and the sources stop reading, so that the vendor's socket is paused instea
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol, Self
 
 import msgspec
@@ -40,6 +40,13 @@ class FeedStatus(msgspec.Struct, frozen=True):
     refused: tuple[str, ...]  # symbols the vendor does not stream to us
     verdicts: tuple[SymbolVerdict, ...] = ()  # on the stream of each symbol, where there is one
     sources: Mapping[str, str] = {}  # by symbol, the source name of its quotes now
+
+    def dead(self, symbols: Iterable[str]) -> dict[str, str]:
+        """Those of ``symbols`` that nothing brings prices of, neither stream nor REST, and the evidence."""
+        if self.verdict != "dead":
+            return {}
+        alive = {one.symbol for one in self.verdicts if one.verdict != "dead"}
+        return {symbol: self.detail for symbol in symbols if symbol not in alive}
 
 
 class FeedGap(msgspec.Struct, frozen=True):

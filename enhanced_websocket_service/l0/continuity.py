@@ -81,7 +81,7 @@ class Continuity:
             min(midnight, labels[0] - _LOOK_BACK_S), min(now, labels[-1] + 2 * _LOOK_BACK_S)
         )
         alive = None if self._epoch is None else (self._epoch, now)
-        known = spans(marks, alive)
+        known = spans(marks, alive, symbol)
         slots = (judge_slot(one, now, self._calendar, self._provider, known) for one in found)
         return DayContinuity(symbol, day, tuple(slots))
 

@@ -338,6 +338,7 @@ class L0Pipeline:
         last: Bar | None = await self._database.last_bar(symbol)
         return assess(
             [slot for slot, sources in present.items() if any(map(self._is_ours, sources))],
+            partial=[slot for slot, sources in present.items() if not sources],
             last_open=last.open_time if last is not None and self._is_ours(last.source) else None,
             calendar=self._calendar,
             now=now,

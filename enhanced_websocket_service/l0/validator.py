@@ -29,16 +29,30 @@ class Assessment:
     present: int
     last_bar_end: int | None  # unix seconds UTC
     gaps: tuple[int, ...]
+    partial: tuple[
+        int, ...
+    ]  # those of ``gaps`` that have a bar, but only a partial or close-only one
     reasons: tuple[str, ...]  # one sentence for each thing that is wrong; empty when all is well
 
     @property
     def ok(self) -> bool:
         return self.is_fresh and self.is_complete
 
+    @property
+    def lacks_whole_bars_only(self) -> bool:
+        """Whether every slot that lacks for completeness has a bar, though not a whole one."""
+        return self.is_fresh and is_enough(self.present + len(self.partial), self.expected)
+
+
+def is_enough(present: int, expected: int) -> bool:
+    """Whether ``present`` of ``expected`` slots are complete by the requirements: more than 95 %."""
+    return present * 100 > COMPLETE_ABOVE_PCT * expected
+
 
 def assess(
     slots: Collection[int],
     *,
+    partial: Collection[int] = (),
     last_open: int | None,
     calendar: TradingCalendar,
     now: float,
@@ -47,17 +61,20 @@ def assess(
 ) -> Assessment:
     """Judge the bars present at ``now`` (unix seconds UTC).
 
-    :param slots: the slots with a bar, at least those of the window; others do no harm.
+    :param slots: the slots with a whole bar, at least those of the window; others do no harm.
+    :param partial: those that have only a partial or close-only bar, which is no complete one.
     :param last_open: the slot of the newest bar in the database, ``None`` when there is none.
     """
     wanted = window_slots(calendar, now, window_days)
     have = set(slots)
     gaps = tuple(slot for slot in wanted if slot not in have)
+    poor = set(partial)
+    not_whole = tuple(slot for slot in gaps if slot in poor)
     expected, present = len(wanted), len(wanted) - len(gaps)
-    complete = present * 100 > COMPLETE_ABOVE_PCT * expected
+    complete = is_enough(present, expected)
     percentage = 100.0 * present / expected
 
-    end = _last_end(have, last_open, now)
+    end = _last_end([*have, *partial], last_open, now)
     a_session = _slots_in_a_session(calendar, now)
     ended = expected if end is None else slots_ended_since(calendar, end, now)
     fresh = end is not None and ended < a_session
@@ -71,10 +88,16 @@ def assess(
             f"fewer than {a_session} are allowed. Run `l0 incremental`."
         )
     if not complete:
+        besides = ""
+        if not_whole:
+            besides = (
+                f" {len(not_whole)} more have only partial or close-only bars, which do not count, "
+                f"the first of them {iso_local(not_whole[0])}."
+            )
         reasons.append(
             f"{symbol}: {present} of {expected} slots of the last {window_days} trading days are "
             f"present ({percentage:.2f} %); more than {COMPLETE_ABOVE_PCT} % are needed. The first "
-            f"missing one is {iso_local(gaps[0])}. Run `l0 incremental`."
+            f"missing one is {iso_local(gaps[0])}.{besides} Run `l0 incremental`."
         )
     return Assessment(
         symbol=symbol,
@@ -87,6 +110,7 @@ def assess(
         present=present,
         last_bar_end=end,
         gaps=gaps,
+        partial=not_whole,
         reasons=tuple(reasons),
     )
 
@@ -114,6 +138,7 @@ def worst(assessments: Sequence[Assessment]) -> Assessment:
         present=thin.present,
         last_bar_end=stale.last_bar_end,
         gaps=thin.gaps,
+        partial=thin.partial,
         reasons=tuple(reason for one in assessments for reason in one.reasons),
     )
 

@@ -4,10 +4,9 @@ The proof rests on stored evidence alone: bars and their certificates, answers o
 service wrote of itself while it ran. Instants are unix seconds UTC.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from itertools import pairwise
 from typing import Literal
 
 from .calendar import BAR_SECONDS, TradingCalendar
@@ -32,6 +31,8 @@ class Mark:
     state: str
     epoch: int
     reason: str | None = None
+    dead: Mapping[str, str] | None = None
+    """By symbol, why nothing brought its prices; ``None``: as the mark before says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Span:
     end: float
     state: str
     reason: str | None = None
+    dead: str | None = None  # why nothing brought prices of the symbol
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +77,15 @@ class DaySummary:
         return self.vendor + self.live + self.both
 
 
-def spans(marks: Iterable[Mark], alive: tuple[int, float] | None = None) -> list[Span]:
+def spans(
+    marks: Iterable[Mark], alive: tuple[int, float] | None = None, symbol: str = ""
+) -> list[Span]:
     """What the service is known to have been doing: from mark to mark of one process.
 
     Between the last mark of a process and the first of the next nothing is known.
 
     :param alive: a process (its epoch) that still runs at that instant.
+    :param symbol: whose feed is meant.
     """
     found: list[Span] = []
     ordered = sorted(marks, key=lambda mark: mark.at)
@@ -88,11 +93,14 @@ def spans(marks: Iterable[Mark], alive: tuple[int, float] | None = None) -> list
     for mark in ordered:
         by_epoch.setdefault(mark.epoch, []).append(mark)
     for epoch, own in by_epoch.items():
-        for mark, following in pairwise(own):
-            found.append(Span(mark.at, following.at, mark.state, mark.reason))
         last = own[-1]
         until = alive[1] if alive is not None and alive[0] == epoch else last.at
-        found.append(Span(last.at, max(until, last.at), last.state, last.reason))
+        ends = [*(mark.at for mark in own[1:]), max(until, last.at)]
+        dead: str | None = None
+        for mark, end in zip(own, ends, strict=True):
+            if mark.dead is not None:
+                dead = mark.dead.get(symbol)
+            found.append(Span(mark.at, end, mark.state, mark.reason, dead))
     return sorted(found, key=lambda span: span.start)
 
 
@@ -158,9 +166,14 @@ def _why_not_live(slot: int, calendar: TradingCalendar, spans: Sequence[Span] | 
     if spans is None:
         return None
     inside = [span for span in spans if span.start < end and span.end >= slot]
-    collected = sum(
-        min(span.end, end) - max(span.start, slot) for span in inside if span.state == COLLECTING
-    )
+    collecting = [span for span in inside if span.state == COLLECTING]
+    collected = sum(min(span.end, end) - max(span.start, slot) for span in collecting)
+    dead = [span for span in collecting if span.dead is not None]
+    dead_for = sum(min(span.end, end) - max(span.start, slot) for span in dead)
+    if dead_for >= ALMOST_ALL_S:
+        return f"The feed was dead: {dead[0].dead}."
+    if dead_for > 0:
+        return f"The feed was dead for {dead_for:.0f} s of it ({dead[0].dead}); no tick came."
     if collected >= ALMOST_ALL_S:
         return "The feed was silent: the service collected, and no tick came."
     if collected > 0:

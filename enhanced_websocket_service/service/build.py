@@ -452,14 +452,18 @@ def restore(
     :param simulated: whose records count, the simulator's or the real ones.
     """
     # Before the last tick, not before now: its bar is due however long we were away.
-    end = min((tick.timestamp for tick in published), default=now)
-    # From a bar's open on: half a bar would be published over the whole one.
-    since = int(end - RESTORE_S) // BAR_SECONDS * BAR_SECONDS
+    since = {tick.symbol: _replayed_from(tick.timestamp) for tick in published}
+    newest = max(since.values(), default=_replayed_from(now))
     pipeline.restore(
         record
-        for record in records_since(journal.directory, since, until=now)
+        for record in records_since(journal.directory, newest, until=now, earlier=since)
         if is_simulated(source_of(record)) is simulated
     )
+
+
+def _replayed_from(instant: float) -> int:
+    """From a bar's open on: half a bar would be published over the whole one."""
+    return int(instant - RESTORE_S) // BAR_SECONDS * BAR_SECONDS
 
 
 async def _highest_epoch(database: Database) -> int:

@@ -95,6 +95,12 @@ class HealthMonitor:
         self._rows.append(_row(change, details))
         self._wake.set()
 
+    def note_dead(self, dead: Mapping[str, str], at: float) -> None:
+        """Queue a row that says of which symbols nothing brings prices now, and why."""
+        details = {"dead": dict(dead), **self._stamp(at)}
+        self._rows.append(_row(self._states.current, details))
+        self._wake.set()
+
     async def run(self) -> None:
         """Ping and write until cancelled."""
         try:

@@ -102,6 +102,9 @@ class Service:
         self._late_grace_s = late_grace_s
         self._shutdown_timeout_s = shutdown_timeout_s
         self._told: dict[str, str] = {}  # the verdicts last published: overall, and by symbol
+        self._dead: dict[
+            str, str
+        ] = {}  # of which symbols ``system_health`` says that nothing comes
         self._verdict_news = VerdictNews()
         self._started = False
         self._fenced = False
@@ -260,7 +263,12 @@ class Service:
 
     def _on_verdict(self) -> None:
         feed = self.lifecycle.feed
-        verdicts = _verdicts(None if feed is None else feed.status())
+        status = None if feed is None else feed.status()
+        dead = {} if status is None else status.dead(self._hub.symbols)
+        if dead.keys() != self._dead.keys():
+            self._monitor.note_dead(dead, self._clock.now())
+            self._dead = dead
+        verdicts = _verdicts(status)
         if verdicts.keys() != self._told.keys() or any(
             is_news(self._told[name], verdict) for name, verdict in verdicts.items()
         ):

@@ -166,6 +166,9 @@ class View:
             "reconciliation": self._reconciler.status(),
             "failures": [_failure_sentence(one) for one in self._failures.present],
             "keys": self._key_health.problems(),
+            "dead": {}
+            if (feed := self._lifecycle.feed) is None
+            else feed.status().dead(self.symbols),
         }
 
     def status(self) -> StatusView:

@@ -4,10 +4,11 @@ A reader never changes a file. What is not intact is skipped, remembered in ``da
 it is never guessed at. Reads are synchronous: the pages are in memory or about to be.
 """
 
+import math
 import os
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
@@ -40,6 +41,10 @@ SUFFIX: Final = ".journal"
 IDENTITY: Final = "journal_id"
 _CHUNK: Final = 64 * 1024
 _STAMP_TOLERANCE_S: Final = 5.0  # stamps further ahead of the receipt are flagged and in no bar
+SEARCH_BYTES: Final = 64 * 1024 * 1024
+"""How much of the journal a start reads to find what is older than the rest: one to two seconds. A symbol
+that never ticked would make it read all of it, and somebody's probe kills who does not listen for so long.
+"""
 
 
 def segment_path(directory: Path, number: int) -> Path:
@@ -281,41 +286,74 @@ def _keep_higher(known: dict[str, Tick], tick: Tick) -> None:
         known[tick.symbol] = tick
 
 
-def recover(directory: Path, symbols: Collection[str] = ()) -> Recovery:
+def recover(
+    directory: Path, symbols: Collection[str] = (), search_bytes: int = SEARCH_BYTES
+) -> Recovery:
     """Search backwards, segment by segment, until the last price of each of ``symbols`` is known.
 
     Without ``symbols`` everything that is kept is searched.
+
+    :param search_bytes: with ``symbols``, search no further than the segment this far from the end: what
+        is older is in PostgreSQL.
     """
     recovery = Recovery()
+    searched = 0
     for number in reversed(segment_numbers(directory)):
         for record in iterate(directory, number, number):
             recovery.see(record)
-        if symbols and all(symbol in recovery.last_in_session for symbol in symbols):
+        searched += segment_path(directory, number).stat().st_size
+        if symbols and (
+            searched >= search_bytes
+            or all(symbol in recovery.last_in_session for symbol in symbols)
+        ):
             break
     return recovery
 
 
 def records_since(
-    directory: Path, instant: float, until: float | None = None
+    directory: Path,
+    instant: float,
+    until: float | None = None,
+    *,
+    earlier: Mapping[str, float] | None = None,
+    search_bytes: int = SEARCH_BYTES,
 ) -> Iterator[Tick | BarUpdate]:
     """Ticks stamped at or after ``instant`` and bars opened then or later, in journal order.
 
-    ``until`` leaves out what was received or published after it (a virtual clock may have been set
-    back). Searches backwards for where to start.
+    Searches backwards for where to start.
+
+    :param until: leave out what was received or published after it (a virtual clock may have been set
+        back).
+    :param earlier: by symbol, from when on its records are wanted where that is before ``instant``; none
+        of them are told when that lies more than ``search_bytes`` before the segment with ``instant``.
     """
-    first = 0
+    wanted = dict(earlier or {})
+    first, beyond, begins = 0, 0, -math.inf
     for number in reversed(segment_numbers(directory)):
+        if beyond >= search_bytes:
+            break
         first = number
         seen = (_received(record) for record in iterate(directory, number, number))
-        begins = next((at for at in seen if at is not None), None)
-        if begins is not None and begins < instant - _STAMP_TOLERANCE_S:
+        begins = next((at for at in seen if at is not None), math.inf) - _STAMP_TOLERANCE_S
+        if begins < min([instant, *wanted.values()]):
             break
+        if begins < instant:
+            beyond += segment_path(directory, number).stat().st_size
+    else:
+        begins = -math.inf  # all there is
+    for symbol in [symbol for symbol, since in wanted.items() if since < begins]:
+        wanted[symbol] = math.inf  # half a bar would be published over the whole one
     for record in iterate(directory, first):
         if not isinstance(record, Tick | BarUpdate):
             continue
-        stamp = record.timestamp if isinstance(record, Tick) else record.bar.open_time
+        if isinstance(record, Tick):
+            symbol, stamp = record.symbol, record.timestamp
+        else:
+            symbol, stamp = record.bar.symbol, record.bar.open_time
         received = _received(record)
-        if stamp >= instant and (until is None or received is None or received <= until):
+        if stamp >= wanted.get(symbol, instant) and (
+            until is None or received is None or received <= until
+        ):
             yield record
 
 

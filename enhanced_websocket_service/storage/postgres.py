@@ -133,7 +133,9 @@ class Database(Pool):
         return bar_of_row(rows[0], symbol, STORED_INTERVAL_S) if rows else None
 
     async def slots_present(self, symbol: str, start: float, end: float) -> dict[int, list[str]]:
-        """Label -> the sources that have a whole bar for it, in alphabetical order."""
+        """Label -> the sources that have a whole (or reconstructed) bar for it, in alphabetical order;
+        none where all that is stored is partial or a close alone.
+        """
         rows = await self.fetch(
             "slots_present",
             *(symbol, _instant(start, _FIRST), _instant(end, _LAST), self.provider.simulated),

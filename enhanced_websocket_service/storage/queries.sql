@@ -145,8 +145,13 @@ SELECT {bar_columns} FROM ({minutes}) AS bars ORDER BY datetime DESC LIMIT $7
 SELECT {bar_columns} FROM ({bars_now_backwards}) AS bars ORDER BY datetime DESC LIMIT 1
 
 -- name: slots_present
+-- Slots with a bar, and who has a whole one: a bar with a hole in it, or a close alone, is not the market's.
 SELECT extract(epoch FROM datetime)::bigint AS slot,
-    array_agg(DISTINCT coalesce(source, 'unknown')) AS sources
+    coalesce(
+        array_agg(DISTINCT coalesce(source, 'unknown'))
+            FILTER (WHERE ews_grade(grade, certificate) IN ('whole', 'reconstructed')),
+        '{}'
+    ) AS sources
 FROM market_data
 WHERE symbol = $1 AND datetime BETWEEN $2 AND $3 AND ews_is_simulated(source) = $4
     AND open IS NOT NULL AND high IS NOT NULL AND low IS NOT NULL AND close IS NOT NULL
@@ -259,7 +264,7 @@ WHERE symbol = $1 AND interval_s = 300 AND datetime BETWEEN $2 AND $3 AND vendor
 -- name: health_marks
 -- What the service said of itself at $1 .. $2: ISO 8601 in the service's own offset, compared as text.
 SELECT details ->> 'at' AS at, status, error_message, details ->> 'reason' AS reason,
-    coalesce(details ->> 'epoch', '0')::bigint AS epoch
+    coalesce(details ->> 'epoch', '0')::bigint AS epoch, details ->> 'dead' AS dead
 FROM system_health
 WHERE service_name = 'enhanced_websocket_service'
     AND (details ->> 'at') COLLATE "C" BETWEEN $1 AND $2

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from enhanced_websocket_service.market.calendar import iso_local, utc
 from enhanced_websocket_service.market.continuity import Mark
 from enhanced_websocket_service.market.reconciliation import Drift
@@ -60,6 +62,7 @@ class SlotStore:
                 row["status"],
                 row["epoch"],
                 row["error_message"] or row["reason"],
+                _dead(row["dead"]),
             )
             for row in rows
         ]
@@ -135,6 +138,14 @@ def _source_bar(row: Any) -> SourceBar:
         mixed=row["mixed"],
         grade=row["grade"],
     )
+
+
+def _dead(text: str | None) -> dict[str, str] | None:
+    """As ``Mark.dead``. Rows of older releases do not tell it; other people's may tell anything."""
+    try:
+        return None if text is None else msgspec.json.decode(text, type=dict[str, str])
+    except msgspec.DecodeError:
+        return None
 
 
 def _rounded(value: float | None) -> float | None:

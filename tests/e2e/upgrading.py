@@ -55,6 +55,7 @@ Place = tuple[int, int]
 """(epoch, offset)."""
 
 TEACH = """
+import inspect
 import sys
 from pathlib import Path
 from enhanced_websocket_service.market.silence import SilenceProfile
@@ -63,7 +64,13 @@ from enhanced_websocket_service.service.silence_file import SilenceFile
 profile = SilenceProfile()
 for minute in range(12 * 60):
     profile.learn("USDCOP", sys.argv[2], minute, 16, 9)
-SilenceFile(profile, Path(sys.argv[1]), simulated=sys.argv[3] == "simulated").save()
+failures = []
+if "failures" in inspect.signature(SilenceFile).parameters:
+    from enhanced_websocket_service.clock import SystemClock
+    from enhanced_websocket_service.failures import Failures
+
+    failures = [Failures(SystemClock())]
+SilenceFile(profile, Path(sys.argv[1]), *failures, simulated=sys.argv[3] == "simulated").save()
 """
 """Run by the older release: what it would have learned the day before, in the file as it writes it."""
 

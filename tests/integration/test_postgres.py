@@ -207,6 +207,26 @@ async def test_the_vendor_speaks_for_a_slot_and_others_can_be_asked_for(
     assert await database.last_bar(SYMBOL, vendor_only=True) == vendor
 
 
+@pytest.mark.parametrize("spoilt", ["grade = 'partial'", "grade = 'close_only'"])
+async def test_a_slot_without_a_whole_bar_is_not_complete(
+    database: Database, tmp_path: Any, spoilt: str
+) -> None:
+    lossy = bar(
+        source="simulator_websocket", certificate=msgspec.structs.replace(CERTIFICATE, partial=True)
+    )
+    await store(database, tmp_path, [update(lossy, at=OPEN + 301.0)])
+    await database.upsert_vendor_bars([bar(open_time=OPEN + SLOT), bar(open_time=OPEN + 2 * SLOT)])
+    async with database.transaction("spoiling a bar") as connection:
+        await connection.execute(
+            f"UPDATE market_data SET {spoilt} WHERE datetime = to_timestamp({OPEN + SLOT})"
+        )
+    assert await database.slots_present(SYMBOL, OPEN, OPEN + 2 * SLOT) == {
+        OPEN: [],
+        OPEN + SLOT: [],
+        OPEN + 2 * SLOT: ["simulator"],
+    }
+
+
 async def test_as_of_is_what_a_consumer_saw(
     database: Database, tmp_path: Any, clock: SetClock
 ) -> None:

@@ -31,6 +31,22 @@ def test_monday_morning_after_a_complete_friday_is_fresh_and_complete() -> None:
     assert verdict.last_bar_end == at("2025-06-06T13:00")
 
 
+def test_a_partial_bar_is_fresh_but_not_complete() -> None:
+    have = slots(*SEVEN)
+    whole, partial = have[:360], have[360:]
+    verdict = assess(
+        whole, partial=partial, last_open=have[-1], calendar=CALENDAR, now=at("2025-06-09T07:45")
+    )
+    assert (verdict.is_fresh, verdict.is_complete) == (True, False)
+    assert (verdict.present, verdict.gaps, verdict.partial) == (360, tuple(partial), tuple(partial))
+    assert verdict.lacks_whole_bars_only
+    assert "60 more have only partial or close-only bars" in verdict.reasons[0]
+    verdict = assess(
+        whole, partial=partial[:20], last_open=None, calendar=CALENDAR, now=at("2025-06-09T07:45")
+    )
+    assert not verdict.lacks_whole_bars_only
+
+
 def test_a_holiday_monday_ages_nothing() -> None:
     # Friday 2025-05-30 complete, Monday Jun 2 is a holiday, now Tuesday before the open.
     days = ("2025-05-22", "2025-05-23", "2025-05-26", "2025-05-27", *WEEK[:3])

@@ -113,3 +113,25 @@ def test_a_day_in_numbers() -> None:
     slots = [judged(evidence(stored(status="reconciled"), LIVE)), judged(evidence())]
     day = summarise(date(2025, 6, 25), slots)
     assert (day.expected, day.covered, day.both, day.unknown, day.final) == (2, 1, 1, 1, 1)
+
+
+def test_an_hour_in_which_the_feed_was_dead_is_not_called_silent() -> None:
+    """F7: stream refused and REST down, the state ACTIVE all along."""
+    why = "no price for 120 s, the vendor answered 503"
+    marks = [
+        Mark(SLOT - 600.0, "active", 7),
+        Mark(SLOT - 60.0, "active", 7, dead={"USDCOP": why, "EURUSD": "another"}),
+        Mark(SLOT, "active", 7),  # a row of something else says nothing of it
+        Mark(SLOT + 400.0, "active", 7, dead={}),
+    ]
+    alive = (7, SLOT + 900.0)
+    assert judged(evidence(), known_spans=spans(marks, alive, "USDCOP")).reason == (
+        f"The feed was dead: {why}. The vendor was not asked yet."
+    )
+    following = judged(evidence(slot=SLOT + 300), known_spans=spans(marks, alive, "USDCOP"))
+    assert following.reason == (
+        f"The feed was dead for 100 s of it ({why}); no tick came. The vendor was not asked yet."
+    )
+    assert judged(evidence(), known_spans=spans(marks, alive, "BTCUSD")).reason == (
+        "The feed was silent: the service collected, and no tick came. The vendor was not asked yet."
+    )

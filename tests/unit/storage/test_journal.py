@@ -424,3 +424,23 @@ def test_a_reader_from_elsewhere_needs_no_lock(journal: Journal) -> None:
         assert reader.read(100) == ticks(30)
         journal.append(ticks(1, first=31))
         assert reader.read(100) == ticks(1, first=31)
+
+
+def test_a_symbol_that_never_ticked_does_not_make_a_start_read_everything(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path, segment_bytes=4096)
+    journal.append([tick(1, symbol="EURUSD")])
+    for first in range(1, 2000, 50):
+        journal.append(ticks(50, first=first))
+    journal.close()
+    assert len(segment_numbers(tmp_path)) > 10
+    wanted = ["USDCOP", "EURUSD"]
+    assert set(recover(tmp_path, wanted).last) == {"USDCOP", "EURUSD"}
+    assert set(recover(tmp_path, wanted, search_bytes=8192).last) == {"USDCOP"}
+
+    since = OPEN + 1990
+    newest = [one for one in ticks(2000) if one.timestamp >= since]
+    earlier = {"USDCOP": since, "EURUSD": OPEN}
+    found = list(records_since(tmp_path, since, earlier=earlier))
+    assert found == [tick(1, symbol="EURUSD"), *newest]
+    found = list(records_since(tmp_path, since, earlier=earlier, search_bytes=8192))
+    assert found == newest, "half of what is older would be taken for all of it"
