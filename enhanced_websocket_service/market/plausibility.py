@@ -174,10 +174,7 @@ class HeldQuotes:
         self.clear()
         return taken
 
-    def state(self) -> HeldState | None:
-        """``None``: nothing is held."""
-        if not self.quotes:
-            return None
+    def state(self) -> HeldState:
         return HeldState(tuple(self.quotes), self.kinds, self.rest_prices, self.disputed)
 
     def go_back(self, state: HeldState | None) -> None:

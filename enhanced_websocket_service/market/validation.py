@@ -138,7 +138,9 @@ class QuoteValidator:
 
     def state(self) -> ValidatorState:
         """What ``go_back`` needs to undo whatever is decided from here on."""
-        return ValidatorState(self._last, self._newest, self._last_seen, self._held.state())
+        held = self._held
+        state = held.state() if held.quotes else None
+        return ValidatorState(self._last, self._newest, self._last_seen, state)
 
     def go_back(self, state: ValidatorState) -> None:
         self._last, self._newest, self._last_seen, held = state
@@ -147,7 +149,7 @@ class QuoteValidator:
     @property
     def held(self) -> int:
         """How many quotes wait for later ones to agree or disagree with them."""
-        return len(self._held)
+        return len(self._held.quotes)
 
     @property
     def held_stamps(self) -> list[int]:

@@ -106,6 +106,7 @@ class Pipeline:
         self._stamped = stamped
         self._reached = reached
         self._doubted = doubted
+        self._waiting = True  # somebody was told of a doubt, or may have to be
         self._meter = TickMeter(metrics)
         self._journal = journal
         self._publish = publish
@@ -436,9 +437,8 @@ class Pipeline:
             return
         # What is held from now on comes last: of equal quotes, the fates are those of the earlier ones.
         self._append([*rejections, *ticks, *held], before)
-        for one_line in self._lines.values():
-            if one_line.doubted is not None or one_line.validator.held:
-                self._tell_doubt(one_line)
+        if held or self._waiting:
+            self._tell_doubts()
         for one in rejections:
             self._metrics.rejected.labels(one.reason).inc()
             self._watermarks.refused(one.symbol, Hop.ACCEPTED, 1, f"rejected as {one.reason}")
@@ -473,13 +473,15 @@ class Pipeline:
                 line.odd = False
                 self._meter.oddities(symbol, line.hygiene)
 
-    def _tell_doubt(self, line: Line) -> None:
-        doubt = line.validator.doubt
-        key = None if doubt is None else doubt.key
-        if key != line.doubted:
-            line.doubted = key
-            if self._doubted is not None:
-                self._doubted(line.symbol)
+    def _tell_doubts(self) -> None:
+        for symbol, line in self._lines.items():
+            doubt = line.validator.doubt
+            key = None if doubt is None else doubt.key
+            if key != line.doubted:
+                line.doubted = key
+                if self._doubted is not None:
+                    self._doubted(symbol)
+        self._waiting = any(line.doubted is not None for line in self._lines.values())
 
     def _doubt_bar(self, line: Line, stamp: int) -> bool:
         """Something stamped ``stamp`` is lost to its bar, which says so; whether there is such a bar."""
