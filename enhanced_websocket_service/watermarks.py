@@ -235,6 +235,10 @@ class Watermarks:
             return max(marks, key=lambda mark: mark.at, default=None)
         return self._marks.get(hop) if hop in _BY_RECORD else self._symbols[symbol].marks.get(hop)
 
+    def age_s(self, mark: Mark) -> float:
+        """Seconds since the work of ``mark`` was done."""
+        return self._now() - mark.at
+
     def undone(self) -> list[Undone]:
         """What waits at each hop that counts positions, and what was refused there; by hop."""
         now = self._now()

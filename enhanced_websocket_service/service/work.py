@@ -7,7 +7,6 @@ module: that is the verdict's.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from time import monotonic
 from typing import Final, Protocol
 
 from enhanced_websocket_service.clock import Clock
@@ -161,4 +160,4 @@ class WorkHealth:
     def _instant(self, mark: Mark | None) -> float | None:
         if mark is None:
             return None
-        return self._clock.now() - self._clock_seconds(max(0.0, monotonic() - mark.at))
+        return self._clock.now() - self._clock_seconds(self._marks.age_s(mark))

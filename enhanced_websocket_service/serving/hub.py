@@ -43,6 +43,9 @@ Mode = Literal["every", "latest", "bars"]
 
 _TICKS: frozenset[wire.Channel] = frozenset({"ticks"})
 _INSIDE: frozenset[Literal["ticks", "probe"]] = frozenset({"ticks", "probe"})
+_INSIDE_S = 0.1
+"""Real seconds for which what the client inside gets is gathered: a message for each batch would be made for
+it alone."""
 _CHUNK = 512  # history entries handed to one client before the others get their turn again
 
 
@@ -76,6 +79,8 @@ class Hub:
         self._told = Rarely()
         self._inside = Group(Interest(frozenset(symbols), _INSIDE, conflate=True))
         self._loopback: Writer | None = None
+        self._for_inside: list[Staged] = []  # what it has not been handed yet
+        self._inside_due = False
         self.stored: StoredStream | None = None
         """Where what memory no longer holds is read, once there is such a place."""
 
@@ -110,13 +115,23 @@ class Hub:
                     self.drop(client)
             self._count(due)  # nobody waits for it
         if self._loopback is not None:
-            payload, _ = self._inside.compose(staged)
-            if payload:
-                self._loopback(payload)
+            self._for_inside += staged
+            if any(one.kind == "probe" for one in staged):
+                self._hand_inside()
+            elif not self._inside_due:
+                self._inside_due = True
+                asyncio.get_running_loop().call_later(_INSIDE_S, self._hand_inside)
 
     def listen_inside(self, write: Writer) -> None:
         """Hand the newest ticks to ``write``, too, which is no client: see ``loopback.Loopback``."""
         self._loopback = write
+
+    def _hand_inside(self) -> None:
+        self._inside_due = False
+        staged, self._for_inside = self._for_inside, []
+        payload, _ = self._inside.compose(staged)
+        if payload and self._loopback is not None:
+            self._loopback(payload)
 
     def _addressed(self, staged: list[Staged]) -> Iterator[tuple[Group, list[Staged]]]:
         """Each group with what it chooses from; compressed once, when the others have theirs."""
