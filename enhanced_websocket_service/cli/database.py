@@ -8,6 +8,7 @@ import typer
 from enhanced_websocket_service.errors import ConfigurationError, StorageError
 from enhanced_websocket_service.service import connections, worlds
 from enhanced_websocket_service.storage import rights
+from enhanced_websocket_service.storage.mend import mend_epochs
 from enhanced_websocket_service.storage.migrate import migrate, script
 
 from .console import JsonOption, err, load, out, print_json, run_to_end
@@ -31,14 +32,16 @@ def db_migrate(
             if as_sql:
                 return await script(found)
             applied = await migrate(found)
+            mended = await mend_epochs(found)
             name = await found.fetchval("SELECT quote_ident(current_database())")
             role = await found.fetchval("SELECT current_user")
         if not applied:
-            return f"Database {name} is up to date."
-        return (
+            return " ".join([f"Database {name} is up to date.", *mended])
+        told = (
             f"Database {name}: applied {', '.join(map(str, applied))} as {role}. Give every other role "
             "that runs the service its rights with `db grants --role NAME`."
         )
+        return " ".join([told, *mended])
 
     typer.echo(run_to_end(work()))
 

@@ -120,6 +120,8 @@ class Leadership:
         self._mark = mark
         self._wanted = False
         self._leading = False
+        self._looked = False  # PostgreSQL has answered, and what it said still counts
+        self._turned = asyncio.Event()
         self._used_up = False  # another may have collected since the epoch began
         self._presumed = False  # we collect, and PostgreSQL cannot be asked
         self._holder: Holder | None = None
@@ -151,9 +153,16 @@ class Leadership:
     @property
     def may_work(self) -> bool:
         """Whether to ask the vendor and to write history: the work of the instance that collects, or of
-        any while none does.
+        any while none does, as PostgreSQL said last.
         """
-        return self._leading or self.status.waiting_for is None
+        return self._leading or (self._looked and self.status.waiting_for is None)
+
+    async def asked(self) -> bool:
+        """``may_work``, once PostgreSQL has been asked anew, or could not be."""
+        turned = self._turned
+        self._wake.set()
+        await turned.wait()
+        return self.may_work
 
     async def claim(self, told: Callable[[str], None] = lambda _: None) -> None:
         """Return once this instance holds the fence and may collect; until then it waits as a standby.
@@ -193,7 +202,9 @@ class Leadership:
         try:
             while True:
                 self._wake.clear()
+                turned, self._turned = self._turned, asyncio.Event()
                 await self._turn()
+                turned.set()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), RENEW_S)
         finally:
@@ -219,11 +230,13 @@ class Leadership:
             else:
                 await self._look()
         except StorageError as error:
+            self._looked = False
             if self._leading or isinstance(error, DatabaseUnavailable):
                 await self._without_database(str(error))
             elif self._wanted:
                 self._fail(error)
         else:
+            self._looked = True
             self._failures.succeeded(UNCONFIRMED)
 
     async def _renew(self, epoch: int) -> None:
@@ -271,7 +284,8 @@ class Leadership:
         if holder is not None:
             self._wait_for(holder)
             return
-        winner = str(self._holder or (_claimer(strangers) if strangers else "another instance"))
+        claimer = _claimer(strangers).name if strangers else "another instance"
+        winner = claimer if self._holder is None else self._holder.name
         self._tenure.began(epoch, sent_at, kept_back=kept_back, winner=winner)
         self._known = epoch
         self._arm(sent_at)
@@ -342,7 +356,7 @@ class Leadership:
             await self._show(self._epoch)
 
     def _lose(self, winner: Holder) -> None:
-        self._tenure.lost(str(winner))
+        self._tenure.lost(winner.name)
         self._disarm()
         self._wait_for(winner)
 
@@ -355,7 +369,7 @@ class Leadership:
         self._wake.set()
 
     def _wait_for(self, holder: Holder) -> None:
-        self._tenure.lost(str(holder))
+        self._tenure.lost(holder.name)
         if self._leading:  # whoever collects has to stop, and to claim anew
             self._wanted = self._leading = self._presumed = False
         self._used_up = True

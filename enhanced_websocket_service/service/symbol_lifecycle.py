@@ -182,14 +182,9 @@ class SymbolLifecycle:
             now = self._clock.now()
             session = self._calendar.current_or_next(now)
             if now < session.opens - self._schedule.pre_open_s:
-                self.change(
-                    ServiceState.MARKET_CLOSED,
-                    f"The next session opens {self._local(session.opens)}.{self._caveat}",
+                await self._until_near(
+                    session, f"The next session opens {self._local(session.opens)}.{self._caveat}"
                 )
-                if self._around.leadership is not None:
-                    # Between sessions there is work, too, which one instance alone does.
-                    self._around.leadership.want()
-                await self._until_near(session)
                 continue
             self._checked = session
             began = "opens" if now < session.opens else "has been open since"
@@ -199,11 +194,10 @@ class SymbolLifecycle:
             )
             session = await self._collect(session)
             following = self._calendar.next_after(self._clock.now())
-            self.change(
-                ServiceState.MARKET_CLOSED,
+            await self._until_near(
+                following,
                 f"The session of {session.day} is over; the next opens {self._local(following.opens)}.",
             )
-            await self._until_near(following)
 
     async def _reach_database(self) -> None:
         """Connect; a session whose data was found good does not wait for that."""
@@ -226,15 +220,22 @@ class SymbolLifecycle:
         if caveat:
             self.change(current.state, current.reason.replace(caveat, ""))
 
-    async def _until_near(self, session: Session) -> None:
+    async def _until_near(self, session: Session, reason: str) -> None:
         """Return ``pre_open_s`` before ``session``, the next one. Or as soon as it is not: a clock
         that was ahead for a moment has ended a session that goes on once it is set back.
         """
-        clock = self._clock
+        clock, leadership = self._clock, self._around.leadership
+        self.change(ServiceState.MARKET_CLOSED, reason)
+        if leadership is not None:
+            # Between sessions there is work, too, which one instance alone does.
+            leadership.want()
         near = session.opens - self._schedule.pre_open_s
         while (left := near - clock.now()) > 0:
             if self._calendar.current_or_next(clock.now()) != session:
                 return
+            if leadership is not None:
+                told = sentences(reason, leadership.reason) if leadership.reason else reason
+                self.change(ServiceState.MARKET_CLOSED, told)
             await clock.sleep(min(left, clock.span(CLOCK_LOOK_S, at_least_real=CLOCK_LOOK_S)))
 
     async def _wait_for_flag(self) -> None:
@@ -362,13 +363,15 @@ class SymbolLifecycle:
         :param soon: nobody waits for a PostgreSQL that hangs.
         """
         assessment = await (_soon(self.data.assess()) if soon else self.data.assess())
-        leadership = self._around.leadership
-        may_work = leadership is None or leadership.may_work
-        if not usable(assessment) and self.data.repair_is_due and may_work:
+        if not usable(assessment) and self.data.repair_is_due and await self._may_work():
             if show:
                 self._check_on(f"Repairing by L0 incremental: {self.data.why(assessment)}")
             assessment = await self.data.repair()
         return assessment
+
+    async def _may_work(self) -> bool:
+        leadership = self._around.leadership
+        return leadership is None or await leadership.asked()
 
     def _check_on(self, reason: str) -> None:
         """Show what the check of the data does. ERROR stays until it has found something else."""

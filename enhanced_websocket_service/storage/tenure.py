@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
 from typing import Final
+from uuid import UUID
 
 import msgspec
 import structlog
@@ -23,7 +24,7 @@ from enhanced_websocket_service.market.calendar import iso_local
 from .atomic_file import replace_file
 from .fence import LEASE_S
 from .journal import Journal
-from .journal_reader import segment_path
+from .journal_reader import segment_numbers
 from .segment import Position
 
 log = structlog.get_logger(__name__)
@@ -55,6 +56,15 @@ class _Saved(msgspec.Struct):
     held: bool  # this STATE_DIR was the last, as far as it knows, to hold the fence
     undecided: Position | None
     kept_back: list[KeptBack]
+
+
+def kept_back(journal: Path, owner: UUID) -> list[KeptBack]:
+    """What of the journal in ``STATE_DIR/journal`` is not stored; nothing where that is not known."""
+    try:
+        saved = msgspec.json.decode((journal.parent / FILE).read_bytes(), type=_Saved)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return []
+    return saved.kept_back if saved.owner == str(owner) else []
 
 
 class Tenure:
@@ -218,8 +228,11 @@ class Tenure:
         self._tell_kept()
 
     def _tell_kept(self) -> None:
+        there = segment_numbers(self._journal.directory)
         self._kept = [
-            one for one in self._kept if one.end is None or self._is_there(one.end.segment)
+            one
+            for one in self._kept
+            if one.end is None or any(one.first.segment <= n <= one.end.segment for n in there)
         ]
         told = [one for one in self._kept if one.collected]
         count = sum(one.count(self._journal.end) for one in told)
@@ -231,12 +244,9 @@ class Tenure:
             KEPT,
             f"{count} records that were journaled while {last.winner} collected (the last such time began "
             f"{iso_local(int(last.since))}) are in the journal alone, not in PostgreSQL. Look at them with "
-            f"`journal inspect {self._journal.directory}` and `journal export`, as long as they are kept "
-            "(JOURNAL_KEEP_HOURS).",
+            f"`journal inspect --dir {self._journal.directory}` and `journal export`, as long as they are "
+            "kept (JOURNAL_KEEP_HOURS).",
         )
-
-    def _is_there(self, segment: int) -> bool:
-        return segment_path(self._journal.directory, segment).exists()
 
     def _load(self) -> _Saved:
         owner = str(self._journal.journal_id)

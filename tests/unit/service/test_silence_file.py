@@ -51,9 +51,10 @@ def test_nothing_saved_is_no_fault(tmp_path: Path) -> None:
 def test_a_damaged_file_is_reported_and_ignored(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "silence.json").write_bytes(content)
     profile = InactivityBaseline()
-    with capture_logs() as logs:
-        silence_file(profile, tmp_path).load(TODAY)
-    assert [entry["event"] for entry in logs] == ["Saved silence profile ignored"]
+    failures = Failures(SystemClock())
+    SilenceFile(profile, tmp_path, failures, simulated=False).load(TODAY)
+    (told,) = failures.present
+    assert str(tmp_path / "silence.json") in told.reason
     assert profile.usual("USDCOP", TODAY.isoformat(), 5) == PRIOR
 
 
