@@ -199,10 +199,17 @@ async def test_what_was_journaled_without_the_fence_is_kept_and_told_and_the_res
         await one.b.until("active", within_s=LEASE_S + 10)
         new = await ticks_arrive(one, one.b)
         assert one.a.state == "active"  # it cannot know
+        assert one.a.service is not None
+        line: Any = one.a.service._pipeline
+        before = line.offsets["USDCOP"]
+
+        async def goes_on() -> bool | None:
+            return line.offsets["USDCOP"] > before + 2 or None
+
+        await eventually(goes_on, 20, "A journals on")
         await one.a.proxy.up()
         await one.a.until("ready", reason="This instance collects nothing", within_s=30)
         assert "error" in one.a.states
-        assert one.a.service is not None
         writer: Any = one.a.service._writer
 
         async def done() -> bool | None:
@@ -212,8 +219,7 @@ async def test_what_was_journaled_without_the_fence_is_kept_and_told_and_the_res
         stored = await one.stored()
         assert set(stored) == {old, new}
         assert stored[old] == list(range(1, len(stored[old]) + 1))
-        journaled = one.a.service._pipeline.offsets["USDCOP"]
-        assert len(stored[old]) < journaled
+        assert len(stored[old]) < line.offsets["USDCOP"]
         told = await problems(one.a)
         assert "records that were journaled while" in told
         assert "journal inspect" in told
