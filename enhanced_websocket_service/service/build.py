@@ -123,7 +123,7 @@ async def build_service(
     metrics = Metrics()
     provider = settings.data_provider
     calendar = settings.calendar()
-    rest = vendor(settings, clock, metrics)
+    rest = vendor(settings, clock, metrics, failures=failures)
     keys = rest.keys
     database = Database(database_url, provider, clock=clock, failures=failures)
     names = _redis_names(settings)

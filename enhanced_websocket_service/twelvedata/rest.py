@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from ipaddress import ip_address
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -28,6 +28,7 @@ from enhanced_websocket_service.errors import (
     VendorError,
     VendorUnavailable,
 )
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.redaction import REDACTED
@@ -37,6 +38,7 @@ from . import answers
 from .backoff import Backoff
 from .keys import KeyPool, Lease, Outcome, Wait
 from .protocol import vendor_symbol
+from .rest_failures import RestFailures
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +46,7 @@ MAX_BODY_BYTES = 8_000_000
 """Ten times a page of 5,000 bars; a vendor (or a proxy) that sends more is not believed."""
 
 _FAULTS_SHOWN = 3
+Answer = TypeVar("Answer")
 
 
 class RestClient:
@@ -51,7 +54,7 @@ class RestClient:
 
     Every call raises ``VendorError`` subclasses only. Calls wait for a key in the order they came; a
     call that would wait longer than ``max_wait_s`` of the clock raises ``CreditsExhausted`` instead.
-    Cancelling a call is safe at any moment.
+    Cancelling a call is safe at any moment. ``failures`` hears when calls fail in succession.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class RestClient:
         retries: int = 2,
         max_wait_s: float = 130.0,
         jitter: Callable[[], float] = random.random,
+        failures: Failures | None = None,
     ) -> None:
         self.keys = keys
         self._clock = clock
@@ -80,6 +84,7 @@ class RestClient:
         """Held, briefly, around every change of the ledgers: whoever shares them with other processes
         takes over theirs on entering and hands on ours on leaving, before the call is sent."""
         self._turn = asyncio.Lock()  # FIFO: a long back-fill must not starve the polled price
+        self.failing = RestFailures(failures or Failures(clock), clock)
         self._http = http_client(base_url, timeout_s, transport)
 
     async def time_series(
@@ -102,12 +107,14 @@ class RestClient:
             body, _ = await self._get("/time_series", params, purpose)
         except NoData:
             return []
-        page = answers.parse_bars(
-            body,
-            symbol=symbol,
-            interval_s=interval_s,
-            now=self._clock.now(),
-            source=self._provider.bars,
+        page = self._understood(
+            lambda: answers.parse_bars(
+                body,
+                symbol=symbol,
+                interval_s=interval_s,
+                now=self._clock.now(),
+                source=self._provider.bars,
+            )
         )
         if page.faults:
             log.warning(
@@ -124,14 +131,14 @@ class RestClient:
         """The vendor's current price of ``symbol``; it has no stamp."""
         params = {"symbol": vendor_symbol(symbol)}
         body, _ = await self._get("/price", params, purpose, retries)
-        price = answers.parse_price(body)
+        price = self._understood(lambda: answers.parse_price(body))
         self.keys.got(purpose, "prices")
         return price
 
     async def quote(self, symbol: str, purpose: str) -> answers.DailyQuote:
         """The running day of ``symbol``."""
         body, _ = await self._get("/quote", {"symbol": vendor_symbol(symbol)}, purpose)
-        quote = answers.parse_quote(body, symbol)
+        quote = self._understood(lambda: answers.parse_quote(body, symbol))
         self.keys.got(purpose, "quotes")
         return quote
 
@@ -169,14 +176,14 @@ class RestClient:
             "timezone": "UTC",
         }
         body, _ = await self._get("/earliest_timestamp", params, purpose)
-        return answers.parse_earliest(body)
+        return self._understood(lambda: answers.parse_earliest(body))
 
     async def aclose(self) -> None:
         """Close the connections. Calls still running fail."""
         await self._http.aclose()
 
     def _learn(self, body: bytes, lease: Lease) -> answers.ApiUsage:
-        usage = answers.parse_usage(body)
+        usage = self._understood(lambda: answers.parse_usage(body))
         with self.shared():
             self.keys.learn_limits(
                 lease,
@@ -186,6 +193,15 @@ class RestClient:
                 day_used=usage.daily_usage,
             )
         return usage
+
+    def _understood(self, parse: Callable[[], Answer]) -> Answer:
+        try:
+            answer = parse()
+        except VendorError as error:
+            self.failing.failed(error)
+            raise
+        self.failing.answered()
+        return answer
 
     async def _get(
         self, path: str, params: dict[str, str], purpose: str, retries: int | None = None
@@ -262,6 +278,8 @@ class RestClient:
                 error = unreachable
             latency_ms = (time.perf_counter() - began) * 1000.0
             outcome = _outcome(error)
+            if error is not None:
+                self.failing.failed(error)
         finally:
             now = self._clock.now()
             with self.shared():

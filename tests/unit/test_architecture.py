@@ -27,7 +27,7 @@ BELOW: dict[str, set[str]] = {
     "settings": {
         *("addresses", "clock", "errors", "market", "redaction", "secret_files", "twelvedata"),
     },
-    "twelvedata": {"clock", "errors", "market", "redaction", "telemetry"},
+    "twelvedata": {"clock", "errors", "failures", "market", "redaction", "telemetry"},
     "feeds": {"clock", "errors", "failures", "market", "redaction", "telemetry", "twelvedata"},
     "storage": {
         *("addresses", "clock", "errors", "failures", "market", "redaction", "telemetry"),
