@@ -86,9 +86,13 @@ def missing(settings: Settings, *, key: bool = True, database: bool = True) -> l
 
 
 def vendor(
-    settings: Settings, clock: Clock, metrics: Metrics, max_wait_s: float = 130.0
+    settings: Settings,
+    clock: Clock,
+    metrics: Metrics,
+    max_wait_s: float = 130.0,
+    failures: Failures | None = None,
 ) -> RestClient:
-    """The REST client over the configured keys."""
+    """The REST client over the configured keys; ``failures`` hears when the vendor's REST fails."""
     keys = KeyPool(
         settings.keys,
         spacing_s=settings.key_spacing_s,
@@ -102,6 +106,7 @@ def vendor(
         settings.data_provider,
         metrics,
         max_wait_s=max_wait_s,
+        failures=failures,
     )
 
 

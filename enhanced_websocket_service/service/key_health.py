@@ -85,6 +85,7 @@ class KeyHealth:
             for name in told.keys() - present.keys():
                 log.info("API keys suffice again", what=name)
             told = present
+            self._rest.failing.look()
             try:
                 await self._rest.try_disabled(OVERDUE_S)
             except VendorError as error:

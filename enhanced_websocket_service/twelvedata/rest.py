@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from ipaddress import ip_address
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -28,6 +28,7 @@ from enhanced_websocket_service.errors import (
     VendorError,
     VendorUnavailable,
 )
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.redaction import REDACTED
@@ -37,6 +38,7 @@ from . import answers
 from .backoff import Backoff
 from .keys import KeyPool, Lease, Outcome, Wait
 from .protocol import vendor_symbol
+from .rest_failures import RestFailures
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +48,7 @@ MAX_BODY_BYTES = 8_000_000
 LOOK_S = 10.0
 """How often somebody who waits for a key looks whether one is free after all."""
 _FAULTS_SHOWN = 3
+Answer = TypeVar("Answer")
 
 
 class _Waiting:
@@ -63,7 +66,7 @@ class RestClient:
     Every call raises ``VendorError`` subclasses only. Calls wait for a key in the order they came, but one
     that waits for a key whose plan allows its question holds up none that another key may answer; a
     call that would wait longer than ``max_wait_s`` of the clock raises ``CreditsExhausted`` instead.
-    Cancelling a call is safe at any moment.
+    Cancelling a call is safe at any moment. ``failures`` hears when calls fail in succession.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class RestClient:
         retries: int = 2,
         max_wait_s: float = 130.0,
         jitter: Callable[[], float] = random.random,
+        failures: Failures | None = None,
     ) -> None:
         self.keys = keys
         self._clock = clock
@@ -91,11 +95,16 @@ class RestClient:
         self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         """Held, briefly, around every change of the ledgers: whoever shares them with other processes
         takes over theirs on entering and hands on ours on leaving, before the call is sent."""
+<<<<<<< HEAD
         self.on_date: Callable[[float, float], None] | None = None
         """Told the ``Date`` header of every answer (unix seconds UTC), and how many seconds of the clock
         after the question it came; before the answer is used. Must not block."""
         # In the order they came: a long back-fill must not starve the polled price.
         self._waiting: list[_Waiting] = []
+=======
+        self._turn = asyncio.Lock()  # FIFO: a long back-fill must not starve the polled price
+        self.failing = RestFailures(failures or Failures(clock), clock)
+>>>>>>> part7-chaos
         self._http = http_client(base_url, timeout_s, transport)
 
     async def time_series(
@@ -118,12 +127,14 @@ class RestClient:
             body, _ = await self._get("/time_series", params, purpose)
         except NoData:
             return []
-        page = answers.parse_bars(
-            body,
-            symbol=symbol,
-            interval_s=interval_s,
-            now=self._clock.now(),
-            source=self._provider.bars,
+        page = self._understood(
+            lambda: answers.parse_bars(
+                body,
+                symbol=symbol,
+                interval_s=interval_s,
+                now=self._clock.now(),
+                source=self._provider.bars,
+            )
         )
         if page.faults:
             log.warning(
@@ -140,14 +151,14 @@ class RestClient:
         """The vendor's current price of ``symbol``; it has no stamp."""
         params = {"symbol": vendor_symbol(symbol)}
         body, _ = await self._get("/price", params, purpose, retries)
-        price = answers.parse_price(body)
+        price = self._understood(lambda: answers.parse_price(body))
         self.keys.got(purpose, "prices")
         return price
 
     async def quote(self, symbol: str, purpose: str) -> answers.DailyQuote:
         """The running day of ``symbol``."""
         body, _ = await self._get("/quote", {"symbol": vendor_symbol(symbol)}, purpose)
-        quote = answers.parse_quote(body, symbol)
+        quote = self._understood(lambda: answers.parse_quote(body, symbol))
         self.keys.got(purpose, "quotes")
         return quote
 
@@ -185,7 +196,7 @@ class RestClient:
             "timezone": "UTC",
         }
         body, _ = await self._get("/earliest_timestamp", params, purpose)
-        return answers.parse_earliest(body)
+        return self._understood(lambda: answers.parse_earliest(body))
 
     async def ask_time(self) -> None:
         """Ask for nothing, without a key and a credit: the answer, whatever it is, has a ``Date`` header.
@@ -199,7 +210,7 @@ class RestClient:
         await self._http.aclose()
 
     def _learn(self, body: bytes, lease: Lease) -> answers.ApiUsage:
-        usage = answers.parse_usage(body)
+        usage = self._understood(lambda: answers.parse_usage(body))
         with self.shared():
             self.keys.learn_limits(
                 lease,
@@ -209,6 +220,15 @@ class RestClient:
                 day_used=usage.daily_usage,
             )
         return usage
+
+    def _understood(self, parse: Callable[[], Answer]) -> Answer:
+        try:
+            answer = parse()
+        except VendorError as error:
+            self.failing.failed(error)
+            raise
+        self.failing.answered()
+        return answer
 
     async def _get(
         self, path: str, params: dict[str, str], purpose: str, retries: int | None = None
@@ -329,6 +349,8 @@ class RestClient:
                 error = unreachable
             latency_ms = (time.perf_counter() - began) * 1000.0
             outcome = _outcome(error)
+            if error is not None:
+                self.failing.failed(error)
         finally:
             now = self._clock.now()
             with self.shared():

@@ -30,7 +30,7 @@ BELOW: dict[str, set[str]] = {
         *("addresses", "clock", "errors", "market", "redaction", "secret_files", "setting_values"),
         "twelvedata",
     },
-    "twelvedata": {"clock", "errors", "market", "redaction", "telemetry"},
+    "twelvedata": {"clock", "errors", "failures", "market", "redaction", "telemetry"},
     "feeds": {"clock", "errors", "failures", "market", "redaction", "telemetry", "twelvedata"},
     "storage": {
         *("addresses", "clock", "errors", "failures", "market", "redaction", "telemetry"),

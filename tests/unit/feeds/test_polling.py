@@ -171,7 +171,7 @@ async def test_failures_back_off_and_are_said_once(bench: Bench) -> None:
         await bench.clock.pass_time(2 + 2 + 4 + 8)
         assert bench.asked == 5
         await bench.clock.pass_time(60)
-    assert len([line for line in logs if line["log_level"] == "warning"]) == 1
+    assert len([line for line in logs if line["event"] == "Price poll failed"]) == 1
     status = bench.feed.status()
     assert status.verdict == "dead"
     assert status.last_error is not None

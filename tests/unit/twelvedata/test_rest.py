@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -14,18 +15,31 @@ from enhanced_websocket_service.errors import (
     CreditsExhausted,
     InvalidKey,
     NotEntitled,
+    VendorError,
     VendorUnavailable,
 )
+from enhanced_websocket_service.failures import Failure, Failures
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata import rest as rest_module
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
 from enhanced_websocket_service.twelvedata.rest import RestClient, is_loopback_url
+<<<<<<< HEAD
 from tests.unit.feeds.clocks import JumpingClock, ManualClock
+=======
+from enhanced_websocket_service.twelvedata.rest_failures import (
+    UNASKED_S,
+    VENDOR_REST,
+    RestFailures,
+)
+from tests.unit.feeds.clocks import JumpingClock
+>>>>>>> part7-chaos
 
 OPEN = 1_749_042_000  # 2025-06-04 13:00:00 UTC
 SECRETS = ("s3cret-aaaa-0001", "s3cret-bbbb-0002", "s3cret-cccc-0003")
 Answer = httpx.Response | Exception
+GARBAGE = httpx.Response(200, json={"prize": "4101.25"})
+BROKEN = httpx.Response(500, json={"code": 500, "message": "internal", "status": "error"})
 
 
 def refusal(code: int, message: str) -> httpx.Response:
@@ -310,6 +324,7 @@ def test_infinity_survives_json_nowhere() -> None:
     assert not any(value == math.inf for value in state.values())
 
 
+<<<<<<< HEAD
 def mixed_plans(request: httpx.Request) -> Answer:
     """The plan of the first key lacks BTC/USD; the second has no credits left in this minute."""
     if request.headers["authorization"].endswith(SECRETS[1]):
@@ -343,3 +358,77 @@ async def test_a_question_that_waits_for_its_key_holds_up_no_other() -> None:
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     await rest.aclose()
+=======
+async def failing(*answers: Answer, times: int, keys: int = 2, retries: int = 0) -> list[Failure]:
+    """What fails after the same question ``times`` times."""
+    wire = Wire(*answers)
+    clock = JumpingClock(OPEN + 3600.0)
+    failures = Failures(clock)
+    pool = KeyPool([ApiKey(f"G1_{i + 1}", SECRETS[i]) for i in range(keys)])
+    rest = RestClient(
+        "http://vendor.test",
+        *(pool, clock, Provider("simulator"), Metrics(), wire),
+        retries=retries,
+        jitter=lambda: 1.0,
+        failures=failures,
+    )
+    for _ in range(times):
+        with suppress(VendorError):
+            await rest.price("USDCOP", "poll")
+    await rest.aclose()
+    return list(failures.present)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (BROKEN, "The vendor answered 500: internal. While calls fail, no price"),
+        (httpx.Response(520, text="gone"), "The vendor answered 520"),
+        (GARBAGE, "/price"),
+        (httpx.ConnectTimeout("slow"), "did not answer /price within"),
+        (httpx.ConnectError("refused"), "cannot be reached for /price"),
+    ],
+)
+async def test_two_calls_in_succession_that_fail_are_told_in_the_vendors_words(
+    answer: Answer, said: str
+) -> None:
+    assert await failing(answer, times=1) == []
+    (told,) = await failing(answer, times=2)
+    assert told.part == "vendor REST"
+    assert said in told.reason
+
+
+async def test_a_call_that_its_retry_mends_is_no_failure_and_an_answer_ends_one() -> None:
+    assert await failing(BROKEN, PRICE, times=1, retries=2) == []
+    assert await failing(BROKEN, PRICE, BROKEN, PRICE, BROKEN, PRICE, times=6) == []
+    assert len(await failing(BROKEN, times=1, retries=2)) == 1
+    assert await failing(BROKEN, BROKEN, GARBAGE, PRICE, times=4) == []
+    no_symbol = refusal(404, "**symbol** not found: XXX/YYY")
+    assert await failing(BROKEN, BROKEN, no_symbol, times=3) == [], "a refusal is an answer"
+
+
+async def test_what_is_said_of_a_key_is_neither_a_failure_nor_an_answer() -> None:
+    wrong, spent = refusal(401, "**apikey** parameter is incorrect"), exhausted("minute")
+    assert await failing(wrong, wrong, times=2, keys=2) == []
+    assert len(await failing(BROKEN, spent, BROKEN, times=3, keys=3)) == 1
+
+
+async def test_a_failure_is_forgotten_when_nobody_asks_any_more() -> None:
+    clock = JumpingClock(OPEN)
+    failures = Failures(clock)
+    failing = RestFailures(failures, clock)
+    for _ in range(2):
+        failing.failed(VendorUnavailable("The vendor answered 500: no"))
+    await clock.sleep(UNASKED_S - 1)
+    failing.look()
+    assert [one.part for one in failures.present] == [VENDOR_REST]
+    failing.failed(VendorUnavailable("The vendor answered 500: no"))
+    await clock.sleep(UNASKED_S - 1)
+    failing.look()
+    assert failures.of(VENDOR_REST) is not None, "somebody asked"
+    await clock.sleep(1)
+    failing.look()
+    assert failures.present == ()
+    failing.failed(VendorUnavailable("The vendor answered 500: no"))
+    assert failures.present == (), "a new question may find a new fault"
+>>>>>>> part7-chaos
