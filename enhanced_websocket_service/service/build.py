@@ -151,14 +151,9 @@ async def build_service(
     metrics = Metrics()
     clock = VendorClock(machine, failures, metrics, virtual=settings.virtual_clock is not None)
     provider = settings.data_provider
-<<<<<<< HEAD
     calendars = settings.calendars()
     hours = MarketHours(calendars)
-    rest = vendor(settings, clock, metrics)
-=======
-    calendar = settings.calendar()
     rest = vendor(settings, clock, metrics, failures=failures)
->>>>>>> part7-chaos
     keys = rest.keys
     database = Database(database_url, provider, clock=clock, failures=failures)
     marks = Watermarks(settings.symbols, monotonic, cached=redis_url is not None)

@@ -95,16 +95,12 @@ class RestClient:
         self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         """Held, briefly, around every change of the ledgers: whoever shares them with other processes
         takes over theirs on entering and hands on ours on leaving, before the call is sent."""
-<<<<<<< HEAD
         self.on_date: Callable[[float, float], None] | None = None
         """Told the ``Date`` header of every answer (unix seconds UTC), and how many seconds of the clock
         after the question it came; before the answer is used. Must not block."""
         # In the order they came: a long back-fill must not starve the polled price.
         self._waiting: list[_Waiting] = []
-=======
-        self._turn = asyncio.Lock()  # FIFO: a long back-fill must not starve the polled price
         self.failing = RestFailures(failures or Failures(clock), clock)
->>>>>>> part7-chaos
         self._http = http_client(base_url, timeout_s, transport)
 
     async def time_series(

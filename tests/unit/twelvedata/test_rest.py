@@ -24,16 +24,12 @@ from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata import rest as rest_module
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
 from enhanced_websocket_service.twelvedata.rest import RestClient, is_loopback_url
-<<<<<<< HEAD
-from tests.unit.feeds.clocks import JumpingClock, ManualClock
-=======
 from enhanced_websocket_service.twelvedata.rest_failures import (
     UNASKED_S,
     VENDOR_REST,
     RestFailures,
 )
-from tests.unit.feeds.clocks import JumpingClock
->>>>>>> part7-chaos
+from tests.unit.feeds.clocks import JumpingClock, ManualClock
 
 OPEN = 1_749_042_000  # 2025-06-04 13:00:00 UTC
 SECRETS = ("s3cret-aaaa-0001", "s3cret-bbbb-0002", "s3cret-cccc-0003")
@@ -324,7 +320,6 @@ def test_infinity_survives_json_nowhere() -> None:
     assert not any(value == math.inf for value in state.values())
 
 
-<<<<<<< HEAD
 def mixed_plans(request: httpx.Request) -> Answer:
     """The plan of the first key lacks BTC/USD; the second has no credits left in this minute."""
     if request.headers["authorization"].endswith(SECRETS[1]):
@@ -358,7 +353,8 @@ async def test_a_question_that_waits_for_its_key_holds_up_no_other() -> None:
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     await rest.aclose()
-=======
+
+
 async def failing(*answers: Answer, times: int, keys: int = 2, retries: int = 0) -> list[Failure]:
     """What fails after the same question ``times`` times."""
     wire = Wire(*answers)
@@ -431,4 +427,3 @@ async def test_a_failure_is_forgotten_when_nobody_asks_any_more() -> None:
     assert failures.present == ()
     failing.failed(VendorUnavailable("The vendor answered 500: no"))
     assert failures.present == (), "a new question may find a new fault"
->>>>>>> part7-chaos
