@@ -297,6 +297,7 @@ async def build_service(
         details=lambda: view.health_details(),
         interval_s=settings.health_interval_s,
         epoch=epoch,
+        symbols=lambda: lifecycle.symbol_states(),
         failures=failures,
     )
     writer = JournalWriter(
@@ -394,6 +395,7 @@ async def build_service(
         connect=database.connect,
         make_feed=make_feed,
         on_change=lambda change: service.on_state(change),
+        on_symbol=lambda: monitor.note_symbols(clock.now()),
         schedule=Schedule(
             pre_open_s=settings.pre_open_minutes * 60,
             close_drain_s=settings.close_drain_s,

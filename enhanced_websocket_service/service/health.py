@@ -56,6 +56,7 @@ class HealthMonitor:
     :param ping_redis: ``None`` when no Redis is configured.
     :param details: what a periodic row says beside the state.
     :param epoch: of this process; told in every row.
+    :param symbols: their states; told in every row where there are several.
     :param failures: told when a row cannot be written, and when one is again.
     """
 
@@ -70,6 +71,7 @@ class HealthMonitor:
         details: Callable[[], Mapping[str, Any]],
         interval_s: float = 60.0,
         epoch: int = 0,
+        symbols: Callable[[], Mapping[str, StateChange]] = lambda: {},
         failures: Failures | None = None,
     ) -> None:
         self._clock = clock
@@ -81,6 +83,7 @@ class HealthMonitor:
         self._interval_s = interval_s
         self.epoch = epoch
         self._failures = failures or Failures(clock)
+        self._symbols = symbols
         self._rows: deque[_Row] = deque(maxlen=MAX_PENDING_ROWS)
         self._wake = asyncio.Event()
         self.database = PartHealth(connected=False, error="Not asked yet.")
@@ -99,6 +102,11 @@ class HealthMonitor:
         """Queue a row that says of which symbols nothing brings prices now, and why."""
         details = {"dead": dict(dead), **self._stamp(at)}
         self._rows.append(_row(self._states.current, details))
+        self._wake.set()
+
+    def note_symbols(self, at: float) -> None:
+        """Queue a row that says how each symbol is, where the state of the service stays as it is."""
+        self._rows.append(_row(self._states.current, self._stamp(at)))
         self._wake.set()
 
     async def run(self) -> None:
@@ -133,7 +141,13 @@ class HealthMonitor:
 
     def _stamp(self, at: float) -> dict[str, Any]:
         """When, by the service's clock, and which process: the proof of continuity reads both."""
-        return {"at": iso_local(at), "epoch": self.epoch}
+        told: dict[str, Any] = {"at": iso_local(at), "epoch": self.epoch}
+        if len(symbols := self._symbols()) > 1:
+            told["symbols"] = {
+                name: {"state": one.state.value, "reason": one.reason}
+                for name, one in symbols.items()
+            }
+        return told
 
     async def write_pending(self) -> None:
         """Write the queued rows; what the database refuses now stays queued."""

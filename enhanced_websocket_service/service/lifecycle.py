@@ -59,6 +59,7 @@ class Lifecycle:
     :param on_change: told of every change of the service's state; must not block.
     :param leadership: whether this instance is the one that collects; ``None``: there is no other.
     :param kept: remembers over restarts when the data was found good; ``None``: nothing does.
+    :param on_symbol: told that one of several symbols has changed its state; must not block.
     :param collected_until: by symbol, until when it was collected; unix seconds UTC.
     :param check: raises ``EwsError`` while trying again would be useless; the state stays ERROR then.
     """
@@ -75,6 +76,7 @@ class Lifecycle:
         connect: Callable[[], Awaitable[None]],
         make_feed: Callable[[], Feed],
         on_change: Callable[[StateChange], None],
+        on_symbol: Callable[[], None] = lambda: None,
         schedule: Schedule,
         failures: Failures,
         leadership: Leadership | None = None,
@@ -89,6 +91,7 @@ class Lifecycle:
         self._pipeline = pipeline
         self._connect = connect
         self._on_change = on_change
+        self._on_symbol = on_symbol
         self._late_grace_s = schedule.late_grace_s
         self._failures = failures
         self._check = check
@@ -180,6 +183,10 @@ class Lifecycle:
         self._interruption = error
         self._interrupted.set()
 
+    def symbol_states(self) -> dict[str, StateChange]:
+        """The state of each symbol, its reason and since when."""
+        return {symbol: one.states.current for symbol, one in self.symbols.items()}
+
     def state_of(self, symbol: str) -> ServiceState:
         """The state of one symbol."""
         return self.symbols[symbol].states.state
@@ -260,7 +267,7 @@ class Lifecycle:
 
     def _show(self) -> None:
         """The state of the service, when it is news."""
-        state, reason = combined({name: one.states.current for name, one in self.symbols.items()})
+        state, reason = combined(self.symbol_states())
         told = self._states.change(state, reason, self._clock.now())
         if told is not None:
             self._on_change(told)
@@ -268,6 +275,7 @@ class Lifecycle:
     def _tell_symbol(self, symbol: str, change: StateChange) -> None:
         """What the state of the service does not say: how this one of its symbols is."""
         log.info("Symbol state", symbol=symbol, state=change.state.value, reason=change.reason)
+        self._on_symbol()
         if change.state in _UNWELL:
             self._failures.failed(symbol, f"{change.state.value}: {change.reason}")
         elif change.state is not ServiceState.CHECKING_DATA:

@@ -172,10 +172,6 @@ class View:
             "reconciliation": self._reconciler.status(),
             "failures": [_failure_sentence(one) for one in self._failures.present],
             "keys": self._key_health.problems(),
-            "symbols": {
-                symbol: {"state": one.states.state.value, "reason": one.states.current.reason}
-                for symbol, one in self._lifecycle.symbols.items()
-            },
             "dead": {}
             if (feed := self._lifecycle.feed) is None
             else feed.status().dead(self.symbols),

@@ -265,7 +265,8 @@ WHERE symbol = $1 AND interval_s = 300 AND datetime BETWEEN $2 AND $3 AND vendor
 -- name: health_marks
 -- What the service said of itself at $1 .. $2: ISO 8601 in the service's own offset, compared as text.
 SELECT details ->> 'at' AS at, status, error_message, details ->> 'reason' AS reason,
-    coalesce(details ->> 'epoch', '0')::bigint AS epoch, details ->> 'dead' AS dead
+    coalesce(details ->> 'epoch', '0')::bigint AS epoch, details ->> 'dead' AS dead,
+    details ->> 'symbols' AS symbols
 FROM system_health
 WHERE service_name = 'enhanced_websocket_service'
     AND (details ->> 'at') COLLATE "C" BETWEEN $1 AND $2

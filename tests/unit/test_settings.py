@@ -317,3 +317,35 @@ def test_an_uncreatable_backup_dir_is_replaced_with_a_warning(tmp_path: Path) ->
     assert used == blocked / "below", "backup files are no reason to collect nothing"
     assert warning is not None
     assert "No backup files are written" in warning
+
+
+def test_symbols_have_calendars_by_name() -> None:
+    made = settings(SYMBOLS="USDCOP, EURUSD@fx,BTCUSD@24x7")
+    assert made.symbols == ("USDCOP", "EURUSD", "BTCUSD")
+    names = {symbol: calendar.name for symbol, calendar in made.calendars().items()}
+    assert names == {"USDCOP": "default", "EURUSD": "fx", "BTCUSD": "24x7"}
+    assert made.redacted()["SYMBOLS"] == "USDCOP,EURUSD@fx,BTCUSD@24x7"
+    # The configured session is that of the default calendar alone.
+    closing = settings(SYMBOLS="USDCOP,EURUSD@fx", MARKET_OPEN="00:00", MARKET_CLOSE="24:00")
+    assert len(closing.calendar_of("USDCOP").expected_labels(date(2025, 1, 22))) == 288
+    assert closing.redacted()["MARKET_CLOSE"] == "24:00"
+    assert closing.calendar_of("EURUSD").zone.key == "America/New_York"
+
+
+@pytest.mark.parametrize(
+    ("symbols", "told"),
+    [
+        (
+            "EURUSD@nyse",
+            "SYMBOLS: EURUSD@nyse: there is no calendar 'nyse'; there are default, fx, 24x7.",
+        ),
+        ("EURUSD@", "SYMBOLS: EURUSD@: there is no calendar ''; there are default, fx, 24x7."),
+        ("EURUSD,EURUSD@fx", "SYMBOLS must name at least one symbol, and each only once."),
+        ("@fx", "SYMBOLS: '' is not 6 to 10 capital letters or digits like USDCOP."),
+    ],
+)
+def test_a_calendar_that_there_is_not(symbols: str, told: str) -> None:
+    with pytest.raises(FaultySettings) as caught:
+        settings(SYMBOLS=symbols)
+    assert told in caught.value.faults
+    assert caught.value.fields == {"symbols"}

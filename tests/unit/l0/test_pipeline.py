@@ -2,14 +2,21 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
-from enhanced_websocket_service.errors import ConfigurationError, DatabaseUnavailable, L0Error
+from enhanced_websocket_service.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    L0Error,
+    PartlyDone,
+)
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.l0.backup import BackupSet
 from enhanced_websocket_service.l0.pipeline import L0Pipeline
@@ -37,7 +44,13 @@ START, END = date(2025, 6, 3), date(2025, 6, 6)
 class House:
     """An L0 pipeline on a fake vendor and store, with real files."""
 
-    def __init__(self, directory: Path, vendor: FakeVendor, store: FakeStore | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        vendor: FakeVendor,
+        store: FakeStore | None = None,
+        symbols: Sequence[str] = ("USDCOP",),
+    ) -> None:
         self.vendor, self.store = vendor, store or FakeStore()
         self.clock = StillClock(NOW)
         self.flag = ReadyFlag(directory / "signals", self.clock)
@@ -47,7 +60,7 @@ class House:
         self.pipeline = L0Pipeline(
             rest=vendor,
             database=self.store,
-            calendars={"USDCOP": CALENDAR},
+            calendars=dict.fromkeys(symbols, CALENDAR),
             clock=self.clock,
             provider=SIMULATOR,
             backup_dir=self.backups,
@@ -312,3 +325,41 @@ def text(report: Any) -> str:
     with console.capture() as capture:
         console.print(render(report))
     return capture.get()
+
+
+@pytest.mark.parametrize("symbols", [("BTCUSD", "USDCOP"), ("USDCOP", "BTCUSD")])
+async def test_a_symbol_that_the_plan_excludes_stops_no_other(
+    tmp_path: Path, symbols: Sequence[str]
+) -> None:
+    """C6: the order of SYMBOLS decides nothing."""
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK), excluded="BTCUSD"), symbols=symbols)
+    with pytest.raises(L0Error):
+        await house.pipeline.repair("BTCUSD")
+    with pytest.raises(PartlyDone, match="BTCUSD is available starting with the Grow plan") as told:
+        await house.pipeline.backfill(START, END)
+    assert "Done, and named in the ready flag: USDCOP." in str(told.value)
+    (result,) = told.value.results
+    assert result_dict(result)["bars_written"] == 240
+    flag = house.flag.read()
+    assert flag.ready
+    assert list(flag.details["symbols"]) == ["USDCOP"]
+    assert list(flag.details["failed"]) == ["BTCUSD"]
+    assert (await house.pipeline.assess("USDCOP")).ok
+
+
+async def test_when_no_symbol_is_done_the_flag_stays_withdrawn(tmp_path: Path) -> None:
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK), excluded="BTCUSD"), symbols=("BTCUSD",))
+    house.flag.write({})
+    with pytest.raises(L0Error, match="The ready flag stays withdrawn") as told:
+        await house.pipeline.backfill(START, END)
+    assert not isinstance(told.value, PartlyDone)
+    assert not house.flag.path.exists()
+
+
+async def test_prices_that_the_tables_cannot_hold_are_told(tmp_path: Path) -> None:
+    """C12: all bars are there, each of them rounded away."""
+    small = [replace(one, close=0.000245) for one in session_bars(*WEEK)]
+    house = House(tmp_path, FakeVendor([]), FakeStore(small))
+    found = await house.pipeline.assess("USDCOP")
+    assert not found.ok
+    assert "does not fit DECIMAL(12,6)" in found.reasons[0]
