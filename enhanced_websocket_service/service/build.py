@@ -428,6 +428,7 @@ async def build_service(
         states=states,
         flag=flag,
         lifecycle=lifecycle,
+        leadership=leadership,
         pipeline=pipeline,
         bus=bus,
         monitor=monitor,
