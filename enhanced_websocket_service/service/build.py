@@ -144,7 +144,7 @@ async def build_service(
     hours = MarketHours(calendars)
     rest = vendor(settings, clock, metrics)
     keys = rest.keys
-    database = Database(database_url, provider, clock=clock, failures=failures)
+    database = Database(database_url, provider, clock=clock, calendars=calendars, failures=failures)
     names = _redis_names(settings)
     redis = None
     if redis_url is not None:
