@@ -35,13 +35,12 @@ class Table:
         self.owner, self.name = OURS, "our host"
         self.row: FenceRow = FREE
         self.away: StorageError | None = None
-        self.asked = 0
+        self.empty = False
 
     async def look(self) -> list[FenceRow]:
-        self.asked += 1
         if self.away is not None:
             raise self.away
-        return [self.row]
+        return [] if self.empty else [self.row]
 
     async def claim(self, epoch: int, known: int) -> Holder | None:
         rows = await self.look()
@@ -52,8 +51,9 @@ class Table:
         return holder
 
     async def renew(self, epoch: int) -> bool:
-        await self.look()
-        return (self.row.owner, self.row.epoch, self.row.released) == (OURS, epoch, False)
+        there = bool(await self.look())
+        ours = (self.row.owner, self.row.epoch, self.row.released) == (OURS, epoch, False)
+        return there and ours
 
     async def release(self, epoch: int) -> None:
         await self.look()
@@ -288,6 +288,18 @@ async def test_a_database_that_goes_away_while_it_collects_changes_nothing(tmp_p
         assert not lost.done()
         assert one.problems == ""
         lost.cancel()
+
+
+async def test_an_emptied_table_is_a_loss_and_is_claimed_anew(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        await claimed(one)
+        one.table.empty = True
+        await one.settle()
+        await asyncio.wait_for(one.leadership.lost(), 20)
+        assert "epoch_fence" in str(one.leadership.fenced())
+        one.table.empty, one.table.row = False, FREE
+        await claimed(one)
+        assert one.epochs == [101]
 
 
 async def test_an_epoch_that_cannot_begin_gives_the_fence_back(tmp_path: Path) -> None:
