@@ -15,7 +15,7 @@
     │   ├── JournalError            a short or failed write, a directory that cannot be used
     │   ├── NotAllowed              PostgreSQL refuses for want of a right
     │   ├── DatabaseUnavailable     PostgreSQL cannot be reached; retry later
-    │   └── EpochFenced             a newer instance of the service owns this database
+    │   └── EpochFenced             another instance collects into this database
     └── VendorError
         ├── VendorUnavailable       time-out, connection, 5xx, an answer that is not JSON
         ├── InvalidKey              401: the key is wrong; never retry it
@@ -94,7 +94,7 @@ class DatabaseUnavailable(StorageError):
 
 
 class EpochFenced(StorageError):
-    """A newer instance owns this database; this one must stop writing."""
+    """Another instance holds the fence of this database; this one must not store what is new."""
 
 
 class WrongWorld(ConfigurationError, StorageError):
