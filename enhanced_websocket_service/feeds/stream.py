@@ -66,8 +66,6 @@ RETRY_AT_LEAST_REAL_S = 0.05
 KINDS_REMEMBERED = 100
 """Unknown kinds of frames are logged once each; beyond this many they are only counted."""
 
-_Seen = tuple[int, float, float | None, float | None]
-
 
 class StreamEvent(msgspec.Struct, frozen=True):
     """Why some symbols cannot be had from the stream now."""
@@ -146,7 +144,6 @@ class StreamFeed:
         self._asked: frozenset[str] = frozenset()  # what we asked for on it
         self._revive_at: dict[str, float] = {}  # when to subscribe dead symbols anew
         # Since the start.
-        self._last_seen: dict[str, _Seen] = {}
         self._revivals = {one: self._revival() for one in symbols}
         self._attempts = 0
         self._last_error: str | None = None
@@ -227,7 +224,7 @@ class StreamFeed:
             if self._last_error != why:
                 log.info("The lease of the key is taken", key=key.label)
             self._last_error = why
-            self.liveness.tell(partial(_waits, why))
+            self._tell(partial(_waits, why))
             tried.add(key.label)
             key = self._keys.stream_key(rotate=True)
             if key is not None and key.label in tried:
@@ -400,11 +397,9 @@ class StreamFeed:
         self._answered = True
         at = self._last_quote_at = quote.received_at
         first = symbol in self._first
-        seen = (quote.timestamp, quote.price, quote.bid, quote.ask)
-        # The vendor sends its last price upon a subscription: a sign of life only if it is new.
-        resent = first and self._last_seen.get(symbol, seen) == seen
-        self._last_seen[symbol] = seen
-        proves = self.liveness.price(quote, resent=resent)
+        # The vendor answers a subscription with its last price. It may come from elsewhere than the stream:
+        # however new it is, it says nothing about what follows.
+        proves = self.liveness.price(quote, resent=first)
         if first:
             self._first.discard(symbol)
             quote = msgspec.structs.replace(quote, first_after_subscribe=True)
@@ -496,7 +491,10 @@ class StreamFeed:
         return retry_s
 
     def _tell(self, what: Callable[[LivenessDetector, float], None]) -> None:
-        self.liveness.tell(what)
+        """Tell the detectors of what is collected: of other symbols nothing is expected."""
+        now = self.liveness.now()
+        for symbol in self._wanted:
+            what(self.liveness.detectors[symbol], now)
 
     def _emit(self, kind: Failure, symbols: tuple[str, ...], message: str) -> None:
         if self._receiver is not None:

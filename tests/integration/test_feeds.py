@@ -1,7 +1,7 @@
 """The feeds against the vendor simulator: real sockets, virtual time, injected faults."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -73,6 +73,9 @@ async def stage(
     speed: float = 60.0,
     ticks_per_bar: int | None = None,
     faults: Mapping[str, object] | None = None,
+    skew: Callable[[float], float | None] = lambda _: None,
+    on_outage: Callable[[str, float], None] = lambda *_: None,
+    on_closed: Callable[[FeedGap], None] = lambda _: None,
 ) -> AsyncIterator[Stage]:
     clock = VirtualClock(begin, speed, is_trading_day=CALENDAR.is_trading_day)
     market = market_from_options(seed=7, ticks_per_bar=ticks_per_bar)
@@ -90,6 +93,7 @@ async def stage(
         session_at=lambda _, at: CALENDAR.open_session(at),
         ask=lambda symbol: rest.price(symbol, LIVENESS, retries=0),
         spacing=lambda at: pool.budget(at).min_interval_s,
+        skew=skew,
     )
     stream = StreamFeed(
         simulator.ws_url,
@@ -109,7 +113,12 @@ async def stage(
         is_open=CALENDAR.is_open,
     )
     gaps: list[FeedGap] = []
-    feed = FeedRouter(stream, polling, metrics, on_gap=gaps.append)
+
+    def on_gap(gap: FeedGap) -> None:
+        gaps.append(gap)
+        on_closed(gap)
+
+    feed = FeedRouter(stream, polling, metrics, on_gap=on_gap, on_outage=on_outage)
     one = Stage(simulator, clock, rest, pool, feed, metrics, gaps)
     consumer = asyncio.create_task(one.consume(), name="consumer")
     try:

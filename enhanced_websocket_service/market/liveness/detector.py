@@ -247,7 +247,7 @@ class LivenessDetector:
 
     def asked(self, now: float) -> None:
         """A credit is spent on the question that ``wants_sample`` asked for."""
-        if now < self._silence.silent_since(now) + self.suspect_after(now):
+        if now < self._silent_at(now) and not self._samples.contradicted:
             self._samples.repeat_asked(now)
 
     # --- what follows -------------------------------------------------------------------------
@@ -296,7 +296,8 @@ class LivenessDetector:
         repeating = self._repeating_at(now)
         if repeating <= now and not samples.contradicted:
             repeating = samples.repeats_allowed_at(now)
-        due = max(min(self._silent_at(now), repeating), samples.next_at)
+        doubtful = now if samples.contradicted else min(self._silent_at(now), repeating)
+        due = max(doubtful, samples.next_at)
         live_until = self._silence.unproved_since(now) + LIVE_S
         if now < live_until:
             due = min(due, live_until)

@@ -116,7 +116,9 @@ class SampleLog:
 
     def repeats_allowed_at(self, now: float) -> float:
         """When it does next."""
-        return now + max(0.0, 1.0 - self._allowed(now)) * REPEAT_EVERY_S
+        lacking = 1.0 - self._allowed(now)
+        # Not by less than a second: who waits for the last bit of a float waits for ever.
+        return now if lacking <= 0 else now + max(1.0, lacking * REPEAT_EVERY_S)
 
     def repeat_asked(self, now: float) -> None:
         """A question about repeated prices is asked."""

@@ -200,3 +200,18 @@ async def test_an_answer_for_a_symbol_taken_away_is_dropped(bench: Bench) -> Non
     for _ in range(50):
         await asyncio.sleep(0)
     assert len(bench.quotes) == 1
+
+
+async def test_a_price_that_stands_still_is_not_called_live(bench: Bench) -> None:
+    """REST may be frozen, or the market quiet: nobody can know, so it is said."""
+    await until(lambda: bench.quotes)
+    await bench.clock.pass_time(60)
+    assert bench.feed.status().verdict == "live"
+    await bench.clock.pass_time(70)
+    status = bench.feed.status()
+    assert status.verdict == "quiet"
+    assert "USDCOP stands at 4000 in" in status.detail
+    bench.prices.values["USDCOP"] = 4001.0
+    await bench.clock.pass_time(2)
+    await until(lambda: len(bench.quotes) == 2)
+    assert bench.feed.status().verdict == "live"

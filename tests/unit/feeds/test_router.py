@@ -73,6 +73,11 @@ class Bench:
         await self.vendor.send(price(value, int(self.clock.now()) if stamp is None else stamp))
         await until(lambda: self.quotes and self.quotes[-1].price == value)
 
+    async def returned(self, value: float) -> None:
+        """The answer to a new subscription, which proves nothing, and a new price."""
+        await self.vendor.send(price(value - 0.5, int(self.clock.now())))
+        await self.streamed(value)
+
     async def polled(self, value: float) -> None:
         self.prices.values["USDCOP"] = value
         await self.clock.pass_time(2)
@@ -134,7 +139,7 @@ async def test_rest_takes_over_at_once_and_the_stream_comes_back(bench: Bench) -
     await bench.polled(4010.5)
     await until(lambda: bench.vendor.count("subscribe") == 2)
     await bench.polled(4011.5)  # connected is not enough
-    await bench.streamed(4012)
+    await bench.returned(4012)
     assert bench.feed.on_rest == frozenset()
     asked = len(bench.prices.asked)
     await bench.clock.pass_time(20)
@@ -230,7 +235,8 @@ async def test_never_both_at_once(bench: Bench) -> None:
         await bench.clock.pass_time(2)
         await until(lambda n=asked: len(bench.prices.asked) > n)
         value += 1
-        await bench.vendor.send(price(value, int(bench.clock.now())))  # while the poll is under way
+        now = int(bench.clock.now())
+        await bench.vendor.send(price(value - 0.5, now), price(value, now))  # a poll is under way
         await until(lambda v=value: bench.quotes[-1].price == v)
         bench.prices.gate.set()
         await bench.streamed(value + 1)
@@ -287,7 +293,7 @@ async def test_what_the_stream_did_not_bring_is_reported_at_the_hand_back(bench:
     await until(lambda: bench.stream.status().subscribed)
     assert bench.gaps[1:] == []
     assert bench.outages[1:] == [("USDCOP", last)], "told at once: bars that close meanwhile say so"
-    await bench.streamed(4012)
+    await bench.returned(4012)
     assert bench.gaps[1:] == [FeedGap("USDCOP", last, bench.clock.now(), "disconnected")]
     await bench.streamed(4013)
     assert len(bench.gaps) == 2
@@ -401,7 +407,7 @@ async def test_without_rest_gaps_are_reported_too() -> None:
         await until(lambda: not bench.stream.connected)
         await bench.clock.pass_time(5)
         await until(lambda: bench.stream.status().subscribed)
-        await bench.streamed(4001)
+        await bench.returned(4001)
         assert [gap.cause for gap in bench.gaps] == ["connecting", "disconnected"]
         await bench.stop()
 

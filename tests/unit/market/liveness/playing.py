@@ -38,6 +38,8 @@ class Course:
 
     verdicts: list[tuple[float, Verdict]] = field(default_factory=list)
     asked: list[float] = field(default_factory=list)
+    repeats_asked: int = 0
+    """Those about prices that came and repeated."""
 
     def first(self, verdict: Verdict) -> float | None:
         return next((at for at, one in self.verdicts if one == verdict), None)
@@ -50,13 +52,21 @@ def play(
     *,
     begin: float = START,
     mute_from: float = 1e18,
+    frozen_from: float = 1e18,
     latency: float = 0.2,
     delay: float = 0.05,
     rest: bool = True,
 ) -> Course:
-    """Connect at ``begin`` and let time pass; after ``mute_from`` the socket says nothing."""
+    """Connect at ``begin`` and let time pass; after ``mute_from`` the socket says nothing, after
+    ``frozen_from`` it repeats one price. ``delay``: how long after its stamp a tick arrives.
+    """
     course = Course()
-    heard = [(at + delay, price) for at, price in market.ticks if begin <= at < mute_from]
+    still = [price for at, price in market.ticks if at <= frozen_from][-1:]
+    heard = [
+        (at + delay, price if at <= frozen_from else still[0], at)
+        for at, price in market.ticks
+        if begin <= at + delay and at < mute_from
+    ]
     pending: tuple[float, float] | None = None  # an answer under way: asked, due
     now, index = begin, 0
     detector.connected(begin)
@@ -68,7 +78,8 @@ def play(
             due.append(pending[1])
         now = max(now, min(due))
         while index < len(heard) and heard[index][0] <= now:
-            detector.price(heard[index][1], heard[index][0])
+            arrived, price, stamp = heard[index]
+            detector.price(price, arrived, stamp=int(stamp), age=arrived - int(stamp))
             index += 1
         if pending is not None and pending[1] <= now:
             detector.sample(market.rest(pending[0]), pending[0], now)
@@ -76,6 +87,8 @@ def play(
         detector.look(now)
         if detector.wants_sample(now) and pending is None:
             course.asked.append(now)
+            last = heard[index - 1][0] if index else begin
+            course.repeats_asked += now < last + detector.suspect_after(now)
             detector.asked(now)
             if rest:
                 pending = (now, now + latency)
