@@ -419,6 +419,7 @@ async def build_service(
         feed=lambda: None if lifecycle.feed is None else lifecycle.feed.status(),
         is_open=hours.is_open,
         owed=reconciler.owed,
+        may_ask=lambda: leadership.may_work,
     )
     view = View(
         clock=clock,
