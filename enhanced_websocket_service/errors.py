@@ -17,7 +17,7 @@
     │   ├── UnfitTables             tables that cannot hold what is written; their owner can mend them
     │   ├── RowsAltered             what a table holds is not what was written there
     │   ├── DatabaseUnavailable     PostgreSQL cannot be reached; retry later
-    │   └── EpochFenced             a newer instance of the service owns this database
+    │   └── EpochFenced             another instance collects into this database
     └── VendorError
         ├── VendorUnavailable       time-out, connection, 5xx, an answer that is not JSON
         ├── InvalidKey              401: the key is wrong; never retry it
@@ -104,7 +104,7 @@ class DatabaseUnavailable(StorageError):
 
 
 class EpochFenced(StorageError):
-    """A newer instance owns this database; this one must stop writing."""
+    """Another instance holds the fence of this database; this one must not store what is new."""
 
 
 class WrongWorld(ConfigurationError, StorageError):

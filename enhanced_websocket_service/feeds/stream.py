@@ -225,7 +225,7 @@ class StreamFeed:
             if self._last_error != why:
                 log.info("The lease of the key is taken", key=key.label)
             self._last_error = why
-            self.liveness.tell(partial(_waits, why))
+            self._tell(partial(_waits, why))
             tried.add(key.label)
             key = self._keys.stream_key(rotate=True)
             if key is not None and key.label in tried:
@@ -492,7 +492,10 @@ class StreamFeed:
         return retry_s
 
     def _tell(self, what: Callable[[LivenessDetector, float], None]) -> None:
-        self.liveness.tell(what)
+        """Tell the detectors of what is collected: of other symbols nothing is expected."""
+        now = self.liveness.now()
+        for symbol in self._wanted:
+            what(self.liveness.detectors[symbol], now)
 
     def _emit(self, kind: Failure, symbols: tuple[str, ...], message: str) -> None:
         if self._receiver is not None:

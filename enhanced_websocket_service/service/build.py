@@ -155,7 +155,7 @@ async def build_service(
     hours = MarketHours(calendars)
     rest = vendor(settings, clock, metrics, failures=failures)
     keys = rest.keys
-    database = Database(database_url, provider, clock=clock, failures=failures)
+    database = Database(database_url, provider, clock=clock, calendars=calendars, failures=failures)
     marks = Watermarks(settings.symbols, monotonic, cached=redis_url is not None)
     names = _redis_names(settings)
     redis = None
@@ -445,6 +445,7 @@ async def build_service(
         feed=lambda: None if lifecycle.feed is None else lifecycle.feed.status(),
         is_open=hours.is_open,
         owed=reconciler.owed,
+        may_ask=lambda: leadership.may_work,
     )
     work, canary = watch(
         Watched(
@@ -475,6 +476,7 @@ async def build_service(
         states=states,
         flag=flag,
         lifecycle=lifecycle,
+        leadership=leadership,
         pipeline=pipeline,
         bus=bus,
         monitor=monitor,

@@ -35,6 +35,7 @@ class KeyHealth:
     :param feed: the feed of the session; ``None``: there is none now.
     :param is_open: whether the market is open at an instant.
     :param owed: whether bars of the vendor are due at an instant.
+    :param may_ask: whether a credit may be spent on a disabled key: a standby spends none.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class KeyHealth:
         feed: Callable[[], FeedStatus | None],
         is_open: Callable[[float], bool],
         owed: Callable[[float], bool],
+        may_ask: Callable[[], bool] = lambda: True,
     ) -> None:
         self._rest = rest
         self._clock = clock
@@ -57,6 +59,7 @@ class KeyHealth:
         self._feed = feed
         self._is_open = is_open
         self._owed = owed
+        self._may_ask = may_ask
         # What the service asks for with keys, in the terms in which a plan may exclude it.
         paths = ("/time_series",) if mode == "websocket" else ("/price", "/time_series")
         self._topics = [topic_of(path, symbol) for path in paths for symbol in self._symbols]
@@ -87,7 +90,8 @@ class KeyHealth:
             told = present
             self._rest.failing.look()
             try:
-                await self._rest.try_disabled(OVERDUE_S)
+                if self._may_ask():
+                    await self._rest.try_disabled(OVERDUE_S)
             except VendorError as error:
                 log.info("Usage of an API key not learned", error=str(error))
             await clock.sleep(clock.span(LOOK_S, LOOK_AT_LEAST_REAL_S))

@@ -8,6 +8,7 @@ back decides. Owns the decision to collect; the rules are ``storage.fence``'s, a
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -203,8 +204,10 @@ class Leadership:
             while True:
                 self._wake.clear()
                 turned, self._turned = self._turned, asyncio.Event()
-                await self._turn()
-                turned.set()
+                try:
+                    await self._turn()
+                finally:
+                    turned.set()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), RENEW_S)
         finally:
@@ -298,7 +301,7 @@ class Leadership:
                 return
         self._epoch = epoch
         self._used_up = self._presumed = False
-        self._since = rows[0].now if rows else None
+        self._since = rows[0].now if rows else time.time()  # real time: for people
         self._holder = self._fault = self._told_by_redis = None
         self._leading = True
         self._failures.succeeded(COLLECTING)
@@ -420,6 +423,9 @@ class Leadership:
 
 def _claimer(rows: Sequence[FenceRow]) -> Holder:
     """Who claimed last, alive or not."""
+    if not rows:
+        # real time: for people
+        return Holder("everything", "Whoever emptied table epoch_fence", 0, time.time())
     row = max(rows, key=lambda one: one.epoch)
     name = (row.name if row.leased else None) or "An instance of an older release"
     return Holder(row.symbol, name, row.epoch, row.claimed_at or row.updated_at)

@@ -26,20 +26,13 @@ from enhanced_websocket_service.market.calendar import TradingCalendar
 from .assessment_file import AssessmentFile
 from .collector import Collector
 from .data_check import History
+from .flag_wait import note_folder
 from .leadership import Leadership
 from .pipeline import Pipeline
+from .retry import DATABASE_RETRY_S, LONGEST_RETRY_S, Retry
 from .states import ServiceState, StateChange, StateMachine, combined
 from .supervisor import being_cancelled
-from .symbol_lifecycle import (
-    DATABASE_RETRY_S,
-    LONGEST_RETRY_S,
-    MIN_REAL_GRACE_S,
-    Retry,
-    Schedule,
-    Surroundings,
-    SymbolLifecycle,
-    note_folder,
-)
+from .symbol_lifecycle import MIN_REAL_GRACE_S, Schedule, Surroundings, SymbolLifecycle
 
 log = structlog.get_logger(__name__)
 
@@ -261,25 +254,30 @@ class Lifecycle:
 
     def _symbol_changed(self, symbol: str, change: StateChange) -> None:
         if len(self.symbols) > 1:
-            self._tell_symbol(symbol, change)
+            log.info("Symbol state", symbol=symbol, state=change.state.value, reason=change.reason)
+            self._on_symbol()
         if not self._together:
             self._show()
 
     def _show(self) -> None:
-        """The state of the service, when it is news."""
+        """The state of the service, when it is news, and what it does not say of the symbols."""
         state, reason = combined(self.symbol_states())
         told = self._states.change(state, reason, self._clock.now())
         if told is not None:
             self._on_change(told)
+        if len(self.symbols) > 1:
+            self._name_unwell(state)
 
-    def _tell_symbol(self, symbol: str, change: StateChange) -> None:
-        """What the state of the service does not say: how this one of its symbols is."""
-        log.info("Symbol state", symbol=symbol, state=change.state.value, reason=change.reason)
-        self._on_symbol()
-        if change.state in _UNWELL:
-            self._failures.failed(symbol, f"{change.state.value}: {change.reason}")
-        elif change.state is not ServiceState.CHECKING_DATA:
-            self._failures.succeeded(symbol)
+    def _name_unwell(self, state: ServiceState) -> None:
+        """Each symbol that is not well while the service is."""
+        for symbol, change in self.symbol_states().items():
+            unwell = change.state in _UNWELL and change.state is not state
+            reason = f"{change.state.value}: {change.reason}"
+            known = self._failures.of(symbol)
+            if not unwell:
+                self._failures.succeeded(symbol)
+            elif known is None or known.reason != reason:
+                self._failures.failed(symbol, reason)
 
 
 async def _for_ever(part: Coroutine[Any, Any, None]) -> None:

@@ -30,7 +30,9 @@ from enhanced_websocket_service.market.calendar import Session, TradingCalendar,
 from .assessment_file import AssessmentFile
 from .collector import Collector
 from .data_check import DataCheck, History, usable
+from .flag_wait import LOOK_WITHOUT_FLAG_S, FlagWait, note_folder
 from .leadership import Leadership
+from .retry import DATABASE_RETRY_S, LONGEST_RETRY_S, Retry
 from .states import ServiceState, StateChange, StateMachine
 
 Answer = TypeVar("Answer")
@@ -41,14 +43,8 @@ MIN_REAL_GRACE_S = 2.0
 """Messages in flight need real time, however fast the clock runs."""
 CONNECT_LEAD_S = 30.0
 """How long before the open the vendor's socket is connected."""
-FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 60.0
-DATABASE_RETRY_S = 5.0
-"""The longest wait for an unreachable database: until it is seen to be back, no price is collected."""
 CLOCK_LOOK_S = 1.0
 """Real seconds after which somebody who waits for a far instant looks whether the clock was set."""
-LOOK_WITHOUT_FLAG_S = 60.0
-"""How often the data is measured once the flag is overdue."""
-
 PATIENCE_S = 5.0
 """Real seconds for an answer of PostgreSQL that a session need not wait for."""
 
@@ -56,8 +52,6 @@ _IRREPLACEABLE = (
     "No API key may ask the vendor for whole bars in their place: L0 has to bring them, or "
     "L0_POLICY=degraded goes live without them."
 )
-SIGNALS = "ready signals folder"
-"""The part of ``Failures``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,26 +89,6 @@ class Surroundings:
     failed_again: Callable[[], None]
 
 
-class Retry:
-    """The back-off of one loop: how long to wait after each failure, seconds."""
-
-    def __init__(self) -> None:
-        self._next_s = FIRST_RETRY_S
-
-    @property
-    def again(self) -> bool:
-        """Whether a failure now would follow another."""
-        return self._next_s > FIRST_RETRY_S
-
-    def wait_s(self, lasted_s: float, longest_s: float = LONGEST_RETRY_S) -> float:
-        """:param lasted_s: how long all went well before the failure."""
-        if lasted_s > 10 * LONGEST_RETRY_S:
-            self._next_s = FIRST_RETRY_S
-        wait_s = min(self._next_s, longest_s)
-        self._next_s = min(2 * self._next_s, LONGEST_RETRY_S)
-        return wait_s
-
-
 class SymbolLifecycle:
     """Drives ``symbol`` from INITIALIZING on; ``run`` as one task."""
 
@@ -129,9 +103,7 @@ class SymbolLifecycle:
         self._calendar = calendar
         self._around = around
         self._clock, self._schedule = around.clock, around.schedule
-        self._flag_due: float | None = (
-            None  # by the clock's ``elapsed``; since the first wait for it
-        )
+        self._flag = FlagWait(around.flag, around.clock, self._schedule.startup_timeout_s)
         self._missed: tuple[str | None, str] | None = None  # the flag's problem, the ERROR of it
         self._checked: Session | None = None  # the session whose data was found good
         self._caveat = ""
@@ -177,7 +149,7 @@ class SymbolLifecycle:
                 # keep the ticks of a session that was cleared from being journaled.
                 self.change(ServiceState.CHECKING_DATA, "Checked before this session; going on.")
             else:
-                await self._wait_for_flag()
+                await self._flag.wait(self._show_flag, self._is_usable_without_flag)
                 await self._check_data()
             now = self._clock.now()
             session = self._calendar.current_or_next(now)
@@ -237,39 +209,6 @@ class SymbolLifecycle:
                 told = sentences(reason, leadership.reason) if leadership.reason else reason
                 self.change(ServiceState.MARKET_CLOSED, told)
             await clock.sleep(min(left, clock.span(CLOCK_LOOK_S, at_least_real=CLOCK_LOOK_S)))
-
-    async def _wait_for_flag(self) -> None:
-        """Return once the flag is there or, when it is overdue, the data can be used without it.
-
-        The time-out counts from the first wait: a failure does not begin it anew.
-        """
-        clock, timeout_s = self._clock, self._schedule.startup_timeout_s
-        if self._flag_due is None:
-            self._flag_due = clock.elapsed() + timeout_s
-        wait_s = self._flag_due - clock.elapsed()
-        if wait_s <= 0:  # it may have come meanwhile; and an empty one takes a moment to count
-            wait_s = clock.span(LOOK_WITHOUT_FLAG_S, at_least_real=1.0)
-            if await self._is_usable_without_flag():
-                return
-        while not await self._flag_within(wait_s):
-            if await self._is_usable_without_flag():
-                return
-            wait_s = clock.span(LOOK_WITHOUT_FLAG_S, at_least_real=1.0)
-        self._flag_due = None
-
-    async def _flag_within(self, seconds: float) -> bool:
-        waiting = asyncio.create_task(self._around.flag.wait(self._show_flag), name="l0-flag")
-        timer = asyncio.create_task(self._clock.sleep(seconds), name="l0-timeout")
-        try:
-            await asyncio.wait({waiting, timer}, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
-                return False
-            waiting.result()
-            return True
-        finally:
-            for task in (waiting, timer):
-                task.cancel()
-            await asyncio.gather(waiting, timer, return_exceptions=True)
 
     async def _is_usable_without_flag(self) -> bool:
         """Whether to go on by the data alone, repaired where that is due; else the state is ERROR."""
@@ -473,11 +412,3 @@ async def _soon(asked: Awaitable[Answer]) -> Answer:
     if not task.done():
         raise DatabaseUnavailable(f"PostgreSQL did not answer within {PATIENCE_S:g} s.")
     return task.result()
-
-
-def note_folder(flag: FlagState, failures: Failures) -> None:
-    """Tell ``failures`` whether the folder of the flag can be read."""
-    if flag.blind:
-        failures.failed(SIGNALS, flag.problem or "It cannot be read.")
-    else:
-        failures.succeeded(SIGNALS)

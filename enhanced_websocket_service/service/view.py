@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from typing import Any
 
@@ -25,6 +26,7 @@ from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.models import (
     ApiKeyUsage,
+    CollectorStatus,
     ComparisonCounts,
     ComponentStatus,
     ContinuityRangeView,
@@ -58,6 +60,7 @@ from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 from .canary import Canary
 from .health import HealthMonitor
 from .key_health import KeyHealth
+from .leadership import Leadership
 from .lifecycle import Lifecycle
 from .pipeline import Pipeline
 from .states import ServiceState, StateChange, StateMachine
@@ -82,6 +85,7 @@ class View:
         states: StateMachine,
         flag: ReadyFlag,
         lifecycle: Lifecycle,
+        leadership: Leadership,
         pipeline: Pipeline,
         bus: Bus,
         monitor: HealthMonitor,
@@ -109,6 +113,7 @@ class View:
         self._states = states
         self._flag = flag
         self._lifecycle = lifecycle
+        self._leadership = leadership
         self._pipeline = pipeline
         self._bus = bus
         self._monitor = monitor
@@ -223,6 +228,7 @@ class View:
                 writer_lag_records=self._writer.lag_records,
                 writer_error=self._writer.last_error,
             ),
+            collector=CollectorStatus(**asdict(self._leadership.status)),
             components=[
                 ComponentStatus(
                     name=one.name,

@@ -301,6 +301,18 @@ class StorageStatus(View):
     writer_error: str | None = None
 
 
+class CollectorStatus(View):
+    """Which instance collects. ``owner`` is the journal of this one's STATE_DIR."""
+
+    held: bool
+    """Whether this instance is the one that collects, or would."""
+    owner: str
+    since: Instant | None = None
+    """Of the one that does, by the database's clock."""
+    waiting_for: str | None = None
+    """Who does, while this one waits."""
+
+
 class ComponentStatus(View):
     name: str
     running: bool
@@ -391,6 +403,7 @@ class StatusView(View):
     history: list[StateInfo] = []
     symbols: dict[str, SymbolStatus] = {}
     storage: StorageStatus
+    collector: CollectorStatus | None = None
     components: list[ComponentStatus] = []
     failures: list[FailureView] = []
     """Parts that fail at present; ``problems`` of ``/health`` has a sentence for each."""

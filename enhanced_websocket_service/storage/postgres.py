@@ -5,7 +5,7 @@ decimals. Simulated and real rows never mix: every read sees the world of ``prov
 tick path's writes are in ``writer.py``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast, get_args
@@ -18,7 +18,7 @@ from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import DataError, RowsAltered
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.bar import INTERVALS, Bar, BarStatus, Certificate
-from enhanced_websocket_service.market.calendar import BOGOTA, utc
+from enhanced_websocket_service.market.calendar import BOGOTA, TradingCalendar, utc
 from enhanced_websocket_service.market.events import EPOCH_LIMIT
 from enhanced_websocket_service.market.source import Provider, is_simulated
 from enhanced_websocket_service.market.tick import Tick
@@ -49,7 +49,8 @@ class Database(Pool):
 
     :param provider: the vendor whose world this service lives in.
     :param clock: says when a vendor bar became known, and which composed bars have ended.
-    :param zone: whose days 1-day bars are.
+    :param zone: whose days 1-day bars are, but for symbols with a calendar of their own.
+    :param calendars: by symbol.
     :param failures: as for ``Pool``.
     """
 
@@ -60,6 +61,7 @@ class Database(Pool):
         *,
         clock: Clock | None = None,
         zone: ZoneInfo = BOGOTA,
+        calendars: Mapping[str, TradingCalendar] | None = None,
         failures: Failures | None = None,
         max_size: int = 8,
         timeout_s: float = 30.0,
@@ -74,6 +76,14 @@ class Database(Pool):
         )
         self.provider = provider
         self.zone = zone
+        self._calendars = dict(calendars or {})
+
+    def _days_of(self, symbol: str) -> tuple[ZoneInfo, timedelta]:
+        """The zone of its days, and how long before midnight they begin."""
+        calendar = self._calendars.get(symbol)
+        if calendar is None:
+            return self.zone, timedelta(0)
+        return calendar.zone, timedelta(seconds=-min(0, calendar.opens_s))
 
     async def bars(
         self,
@@ -120,7 +130,8 @@ class Database(Pool):
             # The last slot of the last bar asked for.
             common[2] = last + length - timedelta(seconds=STORED_INTERVAL_S)
             name = f"compose_{order}bars_{version}"
-            rows = await self.fetch(name, *common, length, self.zone.key, now)
+            zone, before = self._days_of(symbol)
+            rows = await self.fetch(name, *common, length, zone.key, now, before)
         bars = [bar_of_row(row, symbol, interval_s) for row in rows[:limit]]
         if newest:
             return BarPage(bars[::-1], None)

@@ -71,7 +71,8 @@ SELECT {bar_columns} FROM ({bars_as_of}) AS bars ORDER BY datetime LIMIT $7
 SELECT {bar_columns} FROM ({bars_as_of}) AS bars ORDER BY datetime DESC LIMIT $7
 
 -- name: compose
--- Longer bars out of 5-minute ones: $8 length, $9 zone of days, $10 now: only what has ended.
+-- Longer bars out of 5-minute ones: $8 length, $9 zone of days, $10 now: only what has ended; $11 how long
+-- before midnight a day begins.
 -- The revision is the sum of its parts', so it grows whenever one of them changes.
 SELECT datetime, (array_agg(open ORDER BY part))[1] AS open, max(high) AS high, min(low) AS low,
     (array_agg(close ORDER BY part DESC))[1] AS close, sum(volume) AS volume,
@@ -80,7 +81,8 @@ SELECT datetime, (array_agg(open ORDER BY part))[1] AS open, max(high) AS high, 
     NULL::jsonb AS certificate
 
 -- name: bucket
-SELECT CASE WHEN $8::interval = '1 day' THEN date_trunc('day', datetime, $9::text)
+SELECT CASE WHEN $8::interval = '1 day'
+            THEN date_trunc('day', datetime + $11::interval, $9::text) - $11::interval
             ELSE date_bin($8::interval, datetime, 'epoch'::timestamptz) END AS datetime,
     datetime AS part, open, high, low, close, volume, source, revision, status
 

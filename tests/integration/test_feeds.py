@@ -75,6 +75,7 @@ async def stage(
     faults: Mapping[str, object] | None = None,
     skew: Callable[[float], float | None] = lambda _: None,
     on_outage: Callable[[str, float], None] = lambda *_: None,
+    on_closed: Callable[[FeedGap], None] = lambda _: None,
 ) -> AsyncIterator[Stage]:
     clock = VirtualClock(begin, speed, is_trading_day=CALENDAR.is_trading_day)
     market = market_from_options(seed=7, ticks_per_bar=ticks_per_bar)
@@ -112,7 +113,12 @@ async def stage(
         is_open=CALENDAR.is_open,
     )
     gaps: list[FeedGap] = []
-    feed = FeedRouter(stream, polling, metrics, on_gap=gaps.append, on_outage=on_outage)
+
+    def on_gap(gap: FeedGap) -> None:
+        gaps.append(gap)
+        on_closed(gap)
+
+    feed = FeedRouter(stream, polling, metrics, on_gap=on_gap, on_outage=on_outage)
     one = Stage(simulator, clock, rest, pool, feed, metrics, gaps)
     consumer = asyncio.create_task(one.consume(), name="consumer")
     try:

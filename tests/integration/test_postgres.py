@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -16,6 +17,7 @@ from enhanced_websocket_service.errors import (
     StorageError,
 )
 from enhanced_websocket_service.market.bar import Bar
+from enhanced_websocket_service.market.calendar import named_calendar
 from enhanced_websocket_service.market.source import Provider, World
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.postgres import Database
@@ -309,6 +311,35 @@ async def test_days_are_days_of_the_zone(database: Database) -> None:
     days = (await database.bars(SYMBOL, 86_400)).bars
     midnight = OPEN - 8 * 3600
     assert [(b.open_time, b.close) for b in days] == [(midnight - 86_400, 1.0), (midnight, 3.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        # 17:00 in New York, by hand: 22:00 UTC in winter, 21:00 in summer.
+        ("fx", ("2025-03-06T22:00", "2025-03-09T21:00")),
+        ("24x7", ("2025-03-07T00:00", "2025-03-09T00:00")),
+    ],
+)
+async def test_days_are_those_of_the_symbols_own_market(
+    database_dsn: str, name: str, labels: tuple[str, str]
+) -> None:
+    def at(text: str) -> int:
+        return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
+
+    calendars = {SYMBOL: named_calendar(name)}
+    later = SetClock(float(at("2025-03-20T00:00")))
+    database = Database(database_dsn, Provider("simulator"), clock=later, calendars=calendars)
+    await database.connect()
+    try:
+        stamps = ("2025-03-07T00:00", "2025-03-07T21:00", "2025-03-09T21:00", "2025-03-09T23:55")
+        await database.upsert_vendor_bars(
+            [bar(at(stamp), float(n)) for n, stamp in enumerate(stamps, 1)]
+        )
+        days = (await database.bars(SYMBOL, 86_400)).bars
+    finally:
+        await database.close()
+    assert [(b.open_time, b.close) for b in days] == [(at(labels[0]), 2.0), (at(labels[1]), 4.0)]
 
 
 async def test_a_composed_bar_names_its_sources_and_grows_its_revision(

@@ -76,6 +76,10 @@ async def test_a_standby_takes_over_from_who_stops_under_a_higher_epoch(
         await standby.until("ready", reason="This instance collects nothing")
         spent = one.credits_of(standby.name)
         assert (await standby.get("/health"))["status"] == "degraded"
+        shown = (await standby.get("/status"))["collector"]
+        assert shown["held"] is False
+        assert f"(epoch {old})" in shown["waiting_for"]
+        assert (await active.get("/status"))["collector"]["held"] is True
         assert standby.service is not None
         assert standby.service.lifecycle.feed is None
         await asyncio.sleep(0)

@@ -228,3 +228,18 @@ async def test_a_price_that_was_not_accepted_stays_a_change(bench: Bench) -> Non
     bench.prices.values["USDCOP"] = 4300.0
     await bench.clock.pass_time(4)
     assert [quote.price for quote in bench.quotes[2:]] == [4300.0, 4300.0]
+
+
+async def test_a_price_that_stands_still_is_not_called_live(bench: Bench) -> None:
+    """REST may be frozen, or the market quiet: nobody can know, so it is said."""
+    await until(lambda: bench.quotes)
+    await bench.clock.pass_time(60)
+    assert bench.feed.status().verdict == "live"
+    await bench.clock.pass_time(70)
+    status = bench.feed.status()
+    assert status.verdict == "quiet"
+    assert "USDCOP stands at 4000 in" in status.detail
+    bench.prices.values["USDCOP"] = 4001.0
+    await bench.clock.pass_time(2)
+    await until(lambda: len(bench.quotes) == 2)
+    assert bench.feed.status().verdict == "live"

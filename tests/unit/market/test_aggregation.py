@@ -1,5 +1,7 @@
 """Bars against polars, an independent implementation, and the rules about late ticks."""
 
+import math
+
 import msgspec
 import polars as pl
 from hypothesis import given, settings
@@ -244,3 +246,43 @@ def test_a_restart_remembers_what_was_partial_and_what_was_the_vendors() -> None
     assert (revised.revision, partial(revised)) == (1, True)
     after.resume(msgspec.structs.replace(closed, source="simulator", certificate=None, revision=2))
     assert not after.accepts(START + 299)
+
+
+def _partial(bars: list[Bar]) -> list[bool]:
+    return [bar.certificate is not None and bar.certificate.partial for bar in bars]
+
+
+def test_bars_that_close_while_an_outage_lasts_are_partial() -> None:
+    """It begins in the first bar, is known when that is published, and ends in the third."""
+    aggregator = BarAggregator("USDCOP")
+    for second in range(10, 1200, 10):
+        aggregator.add(tick(START + second, 4100.0 + second))
+    assert _partial(aggregator.advance(START + 301, grace=60)) == [False]
+    aggregator.interrupted(START + 290, math.inf, published=True)
+    assert _partial(aggregator.advance(START + 302, grace=60)) == [True], "a revision says so"
+    assert _partial(aggregator.advance(START + 601, grace=60)) == [True]
+    aggregator.interrupted(START + 290, START + 610, published=True)
+    assert _partial(aggregator.advance(START + 901, grace=60)) == [True]
+    assert _partial(aggregator.advance(START + 1201, grace=60)) == [False]
+
+
+def test_a_bar_whose_end_the_stream_has_not_reached_is_partial_until_it_has() -> None:
+    aggregator = BarAggregator("USDCOP")
+    for second in range(0, 280, 10):
+        aggregator.add(tick(START + second, 4100.0 + second))
+    (closed,) = aggregator.advance(START + 301, grace=60, reached=START + 281)
+    assert _partial([closed]) == [True]
+    aggregator.add(tick(START + 290, 4500.0))
+    (revised,) = aggregator.advance(START + 315, grace=60, reached=START + 295)
+    assert _partial([revised]) == [True]
+    (whole,) = aggregator.advance(START + 321, grace=60, reached=START + 301)
+    assert (_partial([whole]), whole.high, whole.status) == ([False], 4500.0, "revised")
+
+
+def test_a_stream_that_lies_too_far_behind_leaves_its_bars_partial() -> None:
+    aggregator = BarAggregator("USDCOP")
+    aggregator.add(tick(START, 4100.0))
+    (closed,) = aggregator.advance(START + 301, grace=60, reached=START + 201)
+    assert aggregator.advance(START + 361, grace=60, reached=START + 261) == []
+    assert aggregator.advance(START + 500, grace=60, reached=START + 400) == []
+    assert _partial([closed]) == [True]
