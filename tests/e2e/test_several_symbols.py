@@ -121,7 +121,7 @@ async def test_each_market_has_its_own_hours_and_one_that_fails_stops_no_other(r
         # Nothing is expected of what is not collected, though the market of one of them is open.
         verdicts = status["realtime_collection"]["verdicts"]
         assert verdicts["GBPJPY"]["verdict"] == verdicts["USDCOP"]["verdict"] == "closed"
-        assert status["realtime_collection"]["verdict"] in ("live", "quiet")
+        assert status["realtime_collection"]["verdict"] != "dead"
         positions = status["positions"]
 
         def further(one: dict[str, Any]) -> bool:
