@@ -136,13 +136,14 @@ class StreamFeed:
         self._rarely = Rarely()  # real time: the log is read by people
         # The current connection.
         self.connected = False
-        self._connected_at = 0.0
+        self._connected_at = 0.0  # Clock.elapsed
         self._answered = False  # to our subscription
         self._first: set[str] = set()  # symbols whose first price since the subscription is due
         self._subscribed: frozenset[str] = frozenset()
         self._refused: frozenset[str] = frozenset()
         self._asked: frozenset[str] = frozenset()  # what we asked for on it
-        self._revive_at: dict[str, float] = {}  # when to subscribe dead symbols anew
+        # When to subscribe dead symbols anew; Clock.elapsed.
+        self._revive_at: dict[str, float] = {}
         # Since the start.
         self._revivals = {one: self._revival() for one in symbols}
         self._attempts = 0
@@ -207,7 +208,7 @@ class StreamFeed:
                 await receiver.taken()
                 clock = self._clock
                 await clock.sleep(clock.span(retry_s, RETRY_AT_LEAST_REAL_S))
-                await clock.sleep(self._events.wait_s(clock.now()))
+                await clock.sleep(self._events.wait_s(clock.elapsed()))
         finally:
             self._disconnected()
             self._tell(lambda detector, now: detector.stopped(now))
@@ -264,7 +265,7 @@ class StreamFeed:
     async def _converse(self, socket: ClientConnection, key: ApiKey) -> Lost:
         lost: Lost | None = None
         self.connected, self._answered = True, False
-        self._connected_at = self._clock.now()
+        self._connected_at = self._clock.elapsed()
         self._revive_at.clear()
         self._metrics.feed_connected.set(1)
         if times := self._rarely.due(monotonic(), "connected"):
@@ -318,7 +319,7 @@ class StreamFeed:
         if not any(detectors[one].proved for one in self._wanted - self._refused):
             raise Lost("silent", evidence)
         if symbol not in self._revive_at:
-            self._revive_at[symbol] = self._clock.now() + self._revivals[symbol].next()
+            self._revive_at[symbol] = self._clock.elapsed() + self._revivals[symbol].next()
             if self._rarely.due(monotonic(), f"dead {symbol}"):
                 log.warning("A symbol is dead among living ones", symbol=symbol, evidence=evidence)
             self._emit("silent", (symbol,), evidence)
@@ -328,15 +329,15 @@ class StreamFeed:
         clock = self._clock
         while True:
             await clock.sleep(clock.span(1.0, CHECK_AT_LEAST_REAL_S))
-            now = clock.now()
+            elapsed = clock.elapsed()
             if self._receiver is not None and self._receiver.held_up:
                 self.liveness.excuse()  # we are not reading: the silence is ours
             if self._asked != self._wanted and not await self._ask_for_others(socket):
                 return
-            due = [one for one, at in self._revive_at.items() if at <= now]
-            if due and self._events.wait_s(now, 2) == 0:
+            due = [one for one, at in self._revive_at.items() if at <= elapsed]
+            if due and self._events.wait_s(elapsed, 2) == 0:
                 log.debug("Subscribing dead symbols anew", symbols=due)
-                self._events.spend(now, 2)
+                self._events.spend(elapsed, 2)
                 try:
                     await socket.send(protocol.unsubscribe(due))
                     await socket.send(protocol.subscribe(due))
@@ -350,10 +351,10 @@ class StreamFeed:
         """The wanted symbols have changed: tell the vendor; ``False``: the connection is over."""
         gone, new = sorted(self._asked - self._wanted), sorted(self._wanted - self._asked)
         events = bool(gone) + bool(new)
-        now = self._clock.now()
-        if self._events.wait_s(now, events) > 0:
+        elapsed = self._clock.elapsed()
+        if self._events.wait_s(elapsed, events) > 0:
             return True  # the next look tries again
-        self._events.spend(now, events)
+        self._events.spend(elapsed, events)
         self._asked = self._wanted
         self._subscribed, self._refused = self._subscribed - set(gone), self._refused - set(gone)
         try:
@@ -395,7 +396,7 @@ class StreamFeed:
             receiver.on_streamed(quote, proves=False)  # validation stores it
             return
         self._answered = True
-        at = self._last_quote_at = quote.received_at
+        self._last_quote_at = quote.received_at
         first = symbol in self._first
         # The vendor answers a subscription with its last price. It may come from elsewhere than the stream:
         # however new it is, it says nothing about what follows.
@@ -406,12 +407,12 @@ class StreamFeed:
         elif proves:
             self._revive_at.pop(symbol, None)
             if self._backoff.failures or self._revivals[symbol].failures:
-                self._calm_down(symbol, at)
+                self._calm_down(symbol)
         receiver.on_streamed(quote, proves=proves)
 
-    def _calm_down(self, symbol: str, at: float) -> None:
+    def _calm_down(self, symbol: str) -> None:
         stable_s = self._clock.span(STABLE_S, STABLE_AT_LEAST_REAL_S)
-        if at - self._connected_at >= stable_s:
+        if self._clock.elapsed() - self._connected_at >= stable_s:
             self._backoff.reset()
             self._revivals[symbol].reset()
 
