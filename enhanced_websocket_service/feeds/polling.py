@@ -16,6 +16,7 @@ import structlog
 
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import VendorError
+from enhanced_websocket_service.market.liveness.standing_price import StandingPrices
 from enhanced_websocket_service.market.noise import same_but_noise
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
@@ -34,9 +35,8 @@ ROUNDING_S = 1e-3
 """Who waits as long as told must not be told to wait for the last bit of a float."""
 LOOK_S = 5.0
 """How often somebody who waits for the next poll looks whether the clock was set by more than that."""
-STILL_S, STILL_ANSWERS = 120.0, 4
-"""So long, and in so many answers, one price is no sign of life any more: the market may be quiet, or REST
-frozen."""
+STILL_S = 120.0
+"""One price for so long is no sign of life any more."""
 STALE_S = 60.0
 """Without a successful poll for this long (or three polls, if that is longer) the feed is dead."""
 
@@ -97,7 +97,7 @@ class PollingFeed:
         self._answered = 0  # the highest number that was answered, or failed
         self._newest: dict[str, int] = {}  # by symbol: answers up to this number are old
         self._receiver: PollingReceiver | None = None  # while it runs
-        self._still: dict[str, tuple[float, int]] = {}  # by symbol: unchanged since, answers
+        self._standing = StandingPrices()
         self._under_way = 0
         self._ended = asyncio.Event()
         # Spans of the clock since it was made: nobody can set them.
@@ -118,7 +118,7 @@ class PollingFeed:
         before = self._active
         self._active = tuple(symbol for symbol in self.symbols if symbol in symbols)
         for symbol in set(self._active) - set(before):
-            self._still.pop(symbol, None)
+            self._standing.forget(symbol)
             # What was asked before another feed had the symbol is older than what that one brought.
             self._newest[symbol] = self._asked
         if self._active:
@@ -154,22 +154,10 @@ class PollingFeed:
             return "dead", detail
         if self._last_success is None or self._last_error is not None:
             return "suspect", detail
-        if stands := self._stands_still():
+        least = self._clock.span(STILL_S, at_least_real=3.0)
+        if stands := self._standing.evidence(self._active, self._clock.elapsed(), least):
             return "quiet", f"{detail}; {stands}"
         return "live", detail
-
-    def _stands_still(self) -> str | None:
-        """What says that no price has changed for long, in none of the symbols; ``None``: one has."""
-        least = self._clock.span(STILL_S, at_least_real=3.0)
-        told = []
-        for symbol in self._active:
-            since, answers = self._still.get(symbol, (math.inf, 0))
-            lasted = self._clock.elapsed() - since
-            if lasted < least or answers < STILL_ANSWERS:
-                return None
-            price = self._known[symbol]
-            told.append(f"{symbol} stands at {price:g} in {answers} answers over {lasted:.0f} s")
-        return ", ".join(told)
 
     async def run(self, receiver: PollingReceiver) -> None:
         """Poll into ``receiver`` until cancelled. One run at a time."""
@@ -281,6 +269,7 @@ class PollingFeed:
             self._polls("superseded").inc()
             return
         self._newest[symbol] = number
+        self._standing.answered(symbol, price, self._clock.elapsed())
         self._witness(symbol, price)
         if symbol not in self._active:
             self._polls("superseded").inc()
@@ -288,10 +277,7 @@ class PollingFeed:
         known = self._last_price(symbol)
         if known is not None and same_but_noise(known, price):
             self._polls("unchanged").inc()
-            since, answers = self._still.get(symbol, (self._clock.elapsed(), 0))
-            self._still[symbol] = (since, answers + 1)
             return
-        self._still.pop(symbol, None)
         self._polls("changed").inc()
         receiver.on_polled(
             Quote(

@@ -351,10 +351,10 @@ class StreamFeed:
         """The wanted symbols have changed: tell the vendor; ``False``: the connection is over."""
         gone, new = sorted(self._asked - self._wanted), sorted(self._wanted - self._asked)
         events = bool(gone) + bool(new)
-        now = self._clock.now()
-        if self._events.wait_s(now, events) > 0:
+        elapsed = self._clock.elapsed()
+        if self._events.wait_s(elapsed, events) > 0:
             return True  # the next look tries again
-        self._events.spend(now, events)
+        self._events.spend(elapsed, events)
         self._asked = self._wanted
         self._subscribed, self._refused = self._subscribed - set(gone), self._refused - set(gone)
         try:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from datetime import date, timedelta
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -10,9 +9,10 @@ import pytest
 from enhanced_websocket_service.market.calendar import Session
 from enhanced_websocket_service.market.liveness.baseline import InactivityBaseline
 from enhanced_websocket_service.market.liveness.detector import LivenessDetector
+from tests.shared_data import SHARED
 from tests.unit.market.liveness.playing import Course, Market, play
 
-TICKS = Path("/work/shared/data/ticks")
+TICKS = SHARED / "data" / "ticks"
 OANDA = TICKS / "eurusd_oanda_201405_dev.parquet"
 SESSION_S = 17_700
 ONE_KEYS_QUIET_DAY = 40

@@ -2,5 +2,6 @@
 
 ``detector`` decides. Its parts are ``link``, ``silence``, ``samples`` and ``stamp_age``. ``baseline`` and
 ``inter_arrival`` know what is usual, ``rest_agreement`` compares prices, ``rest_witness`` judges REST itself,
-``status`` is what is shown. The rule and its reasons: ``docs/explanation/liveness.md``.
+``standing_price`` watches polled prices, ``status`` is what is shown. The rule and its reasons:
+``docs/explanation/liveness.md``.
 """
