@@ -160,8 +160,8 @@ class BarAggregator:
         if now < self._now - CLOCK_STEP_S:
             self._forgotten_until = min(self._forgotten_until, now - grace)
             self._doubt_what_ends_after(now)
-        elif 0.0 < self._now < now - grace:
-            # Set ahead, or nobody looked for longer than a late tick is waited for.
+        elif 0.0 < self._now < now - grace - self.interval_s:
+            # Set ahead, or nobody looked for so long that a whole bar could come and go.
             self._gaps.append((self._now, now))
         self._now = now
         doubtful = {self._slot(stamp) for stamp in undecided} | self._doubts
