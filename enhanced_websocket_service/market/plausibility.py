@@ -5,6 +5,7 @@ witness of another kind, because a wrong unit, a wrong symbol or a stuck source 
 one listens to it alone: ``docs/decisions/0034-witnesses.md``.
 """
 
+import math
 from collections.abc import Collection
 from typing import Final, Literal, NamedTuple
 
@@ -136,6 +137,7 @@ class HeldQuotes:
         self.kinds: frozenset[Kind] = frozenset()
         self.rest_prices = 0  # of this level, be they quotes or answers
         self.disputed = False  # a witness agreed neither with them nor with the last price
+        self.lowest, self.highest = math.inf, -math.inf
         self._distinct: set[Said] = set()
 
     def __len__(self) -> int:
@@ -161,6 +163,10 @@ class HeldQuotes:
         if kind not in self.kinds:
             self.kinds |= {kind}
         self.quotes.append(quote)
+        self.lowest, self.highest = (
+            min(self.lowest, quote.price),
+            max(self.highest, quote.price),
+        )
         self._distinct.add(said(quote))
 
     def answered(self, kind: Kind) -> None:

@@ -294,7 +294,12 @@ class QuoteValidator:
         return nearer and self._agrees(price, level)
 
     def _why(self) -> Why:
-        return why_doubted(self._held.quotes[0].price, self._last, self._largest)
+        """By the one that is nearest to the last price: what agrees with it is as likely as it is."""
+        held = self._held
+        whys = {
+            why_doubted(price, self._last, self._largest) for price in (held.lowest, held.highest)
+        }
+        return "move" if "move" in whys else whys.pop() if len(whys) == 1 else "scale"
 
     def _outside(self, quote: Quote) -> Decision:
         held = self._held

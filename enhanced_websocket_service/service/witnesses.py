@@ -52,6 +52,7 @@ _LOOK_BACK_S: Final = {"first": 4 * 86_400}
 """How old a bar may be that speaks for the first price: a weekend and a holiday."""
 _NEAR_S: Final = 2 * 3600
 
+_PREPARING: Final[tuple[str, Question]] = ("", "stored")
 _NAMES: Final[dict[Question, str]] = {
     "stored": "the last stored bar",
     "rest": "the vendor's REST price",
@@ -154,7 +155,11 @@ class PriceWitnesses:
         try:
             while True:
                 self._woken.clear()
-                await self._prepare()
+                if self._unprepared and _PREPARING not in self._asking:
+                    # Beside the looks: a database that hangs must not hold up who waits.
+                    self._asking[_PREPARING] = asyncio.create_task(
+                        self._prepare(), name="witness-prepare"
+                    )
                 wait = min((self._look(symbol) for symbol in self._symbols), default=LOOK_S)
                 waiters = {
                     asyncio.create_task(
@@ -212,7 +217,7 @@ class PriceWitnesses:
             search = self._begin(doubt, now, now + limit, search)
             self._searches[symbol] = search
         search.calm_since = None
-        wait = min(LOOK_S, search.began + limit - now)
+        wait = min(LOOK_S, max(1.0, search.began + limit - now))
         for question in get_args(Question):
             due = search.due.get(question, math.inf)
             if due <= now and (symbol, question) not in self._asking:

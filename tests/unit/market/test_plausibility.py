@@ -284,3 +284,12 @@ def test_going_back_undoes_what_was_held_and_who_spoke_for_it() -> None:
     checked.go_back(state)
     assert checked.held == 1
     assert checked.on_rest_price(41.0, NOW + 4) == ([], []), "still of one kind"
+
+
+def test_a_move_at_the_edge_of_a_leap_is_a_move() -> None:
+    """Else the wrong print that came before it would take its right to be believed."""
+    checked = validator()
+    assert outcome(checked.check(quote(3270.0, 1, rest=True))) == ([], [])
+    assert checked.on_rest_price(3300.0, NOW + 3) == ([], [])
+    found, _ = checked.check(quote(3300.0, 3, rest=True))
+    assert prices(found) == [3270.0, 3300.0]

@@ -331,3 +331,35 @@ async def test_what_was_held_when_the_process_died_is_held_again_and_decided(
     third = Bench()
     third.pipeline.restore([*before, *again.recorder.records])
     assert third.pipeline.hygiene()["USDCOP"]["held_now"] == 0
+
+
+async def test_a_database_that_hangs_holds_nobody_up(bench: Bench) -> None:
+    hanging = asyncio.Event()
+
+    async def hang(symbol: str) -> Bar | None:
+        await hanging.wait()
+        return None
+
+    bench.stored.last_bar = hang  # type: ignore[method-assign]
+    bench.witnesses.prepare()
+    await bench.turns()
+    bench.vendor.now = 4000.0
+    bench.give(4001.0)
+    await bench.clock.pass_time(5)
+    assert bench.ticks == [4001.0]
+
+
+async def test_a_journal_that_fails_when_time_is_up_is_not_asked_without_pause(
+    bench: Bench,
+) -> None:
+    bench.start(4100.0)
+    bench.witnesses.prepare()
+    await bench.turns()
+    bench.give(4100.0)
+    bench.give(41.0)
+    bench.recorder.full = True
+    await bench.clock.pass_time(LONGEST_WAIT_S + 5)
+    assert 1 <= len(bench.failed) <= 10
+    bench.recorder.full = False
+    await bench.clock.pass_time(3)
+    assert bench.fates == ["unwitnessed"]
