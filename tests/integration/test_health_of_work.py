@@ -100,7 +100,9 @@ async def test_a_right_that_is_taken_away(
         await place.migrated()
         async with watched_service(tmp_path, place.service_dsn, valkey_url) as it:
             await place.as_owner(f"REVOKE INSERT ON realtime_market_data FROM {place.service}")
-            await it.problem("committed:", "USDCOP", "lacks INSERT on table public.realtime_market_data")
+            await it.problem(
+                "committed:", "USDCOP", "lacks INSERT on table public.realtime_market_data"
+            )
             await place.as_owner(f"GRANT INSERT ON realtime_market_data TO {place.service}")
             await it.healthy()
             await all_stored(it, connection)
