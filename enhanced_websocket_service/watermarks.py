@@ -138,6 +138,8 @@ class Watermarks:
         self._records = Trail()  # of the journal, all symbols
         self._marks: dict[Hop, Mark] = {}
         self._end = 0  # records in the journal
+        self._excused: set[Hop] = set()
+        self._expected_since: dict[Hop, float] = {}
         self._offset_hops = _BY_OFFSET if cached else (Hop.PUBLISHED,)
 
     @property
@@ -211,6 +213,16 @@ class Watermarks:
         if one is not None and one.refused:
             self.worked(symbol, hop)
 
+    def excuse(self, hop: Hop) -> None:
+        """``hop`` may not do its work now: what waits for it is nobody's fault."""
+        self._excused.add(hop)
+
+    def expect(self, hop: Hop) -> None:
+        """``hop`` is to do its work; what waited while it was excused waits from now on."""
+        if hop in self._excused:
+            self._excused.discard(hop)
+            self._expected_since[hop] = self._now()
+
     def alive(self, hop: Hop) -> None:
         """A probe did the work of ``hop``, up to where it was."""
         known = self._marks.get(hop)
@@ -251,28 +263,34 @@ class Watermarks:
     def of_symbol(self, symbol: str, hop: Hop) -> tuple[float, int] | None:
         """Since how many seconds work of ``symbol`` waits at ``hop``, and how much; ``None``: none does."""
         one = self._symbols[symbol]
-        if hop in _BY_RECORD:
+        if hop in self._excused:
+            waiting = None
+        elif hop in _BY_RECORD:
             waiting = one.records.behind(self._position(self._marks.get(hop)))
+            if waiting is not None:
+                since = max(waiting[0], self._expected_since.get(hop, waiting[0]))
+                waiting = (since, waiting[1])
         elif hop in self._offset_hops:
             waiting = one.offsets.behind(self._position(one.marks.get(hop)))
         else:
             waiting = None
         refused = one.refused.get(hop, 0)
-        since = [at for at in (waiting and waiting[0], one.refused_at.get(hop)) if at is not None]
-        if not since:
+        begun = [at for at in (waiting and waiting[0], one.refused_at.get(hop)) if at is not None]
+        if not begun:
             return None
-        return self._now() - min(since), (waiting[1] if waiting else 0) + refused
+        return self._now() - min(begun), (waiting[1] if waiting else 0) + refused
 
     def _of_journal(self, hop: Hop, now: float) -> Undone | None:
         position = self._position(self._marks.get(hop))
-        if (waiting := self._records.behind(position)) is None:
+        if hop in self._excused or (waiting := self._records.behind(position)) is None:
             return None
         counts = {
             symbol: behind[1]
             for symbol, one in self._symbols.items()
             if (behind := one.records.behind(position)) is not None
         }
-        return Undone(hop, now - waiting[0], waiting[1], counts)
+        since = max(waiting[0], self._expected_since.get(hop, waiting[0]))
+        return Undone(hop, now - since, waiting[1], counts)
 
     def _of_offsets(self, hop: Hop, now: float) -> Undone | None:
         since: list[float] = []

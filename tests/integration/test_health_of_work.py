@@ -15,6 +15,7 @@ import redis.asyncio
 
 from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.storage import journal as journal_module
+from tests.foreign_owner import foreign_owner
 from tests.waiting import eventually
 
 from .watched_service import Watched, watched_service
@@ -90,6 +91,21 @@ async def test_a_database_that_takes_no_writes(
     await eventually(told, 10, "both turns in system_health")
     history = [one["status"] for one in (await it.status())["health_history"]]
     assert history[-2:] == ["degraded", "healthy"]
+
+
+async def test_a_right_that_is_taken_away(
+    tmp_path: Path, database_dsn: str, valkey_url: str, connection: Any
+) -> None:
+    async with foreign_owner(database_dsn, service="svc_") as place:
+        await place.migrated()
+        async with watched_service(tmp_path, place.service_dsn, valkey_url) as it:
+            await place.as_owner(f"REVOKE INSERT ON realtime_market_data FROM {place.service}")
+            await it.problem(
+                "committed:", "USDCOP", "lacks INSERT on table public.realtime_market_data"
+            )
+            await place.as_owner(f"GRANT INSERT ON realtime_market_data TO {place.service}")
+            await it.healthy()
+            await all_stored(it, connection)
 
 
 async def test_a_lock_that_somebody_holds(it: Watched, connection: Any) -> None:

@@ -58,6 +58,24 @@ async def test_two_answers_make_a_bar_final_and_each_version_is_told_once(house:
     assert (state["expected_slots"], state["final"], state["lacking"]) == (60, 60, 0)
 
 
+async def test_slots_that_nobody_asks_for_are_overdue(house: House) -> None:
+    house.collect(LIVE)
+    await house.look("08:28:00")
+    reconciler = house.reconciler
+    due = reconciler._states["USDCOP"].next_due
+    assert due is not None
+    assert reconciler.overdue(due + 3600) == {}, "it has not begun"
+    reconciler._running_since = house.clock.now()
+    assert reconciler.overdue(due) == {}
+    assert reconciler.overdue(due + 3600) == {"USDCOP": 3600.0}
+    reconciler._running_since = (
+        due + 600
+    )  # what was due while we were away is late from our start on
+    assert reconciler.overdue(due + 3600) == {"USDCOP": 3000.0}
+    reconciler._states["USDCOP"].last_call_at = due + 3000  # it does what it can
+    assert reconciler.overdue(due + 3600) == {"USDCOP": 600.0}
+
+
 async def test_drift_is_recorded_by_field(house: House) -> None:
     house.collect(LIVE)
     await house.look("08:28:00")

@@ -140,6 +140,26 @@ def test_symbols_that_are_not_ours_are_nobodys_work() -> None:
     assert it.undone() == []
 
 
+def test_who_may_not_work_yet_is_excused_and_what_waited_waits_from_then_on() -> None:
+    span = Span()
+    it = marks(span)
+    it.excuse(Hop.COMMITTED)
+    take(it, SYMBOL, 1, 1)
+    span.now += 3600
+    assert Hop.COMMITTED not in ages(it)
+    assert it.of_symbol(SYMBOL, Hop.COMMITTED) is None
+    assert Hop.JOURNALED in ages(it), "others are not"
+    it.expect(Hop.COMMITTED)
+    span.now += 2
+    assert ages(it)[Hop.COMMITTED] == (2.0, 1)
+    assert it.of_symbol(SYMBOL, Hop.COMMITTED) == (2.0, 1)
+    it.done(Hop.COMMITTED, 1)
+    take(it, SYMBOL, 2, 2)
+    it.expect(Hop.COMMITTED)  # it was not excused: nothing begins anew
+    span.now += 1
+    assert ages(it)[Hop.COMMITTED] == (1.0, 1)
+
+
 def test_a_probe_is_the_last_work_and_moves_no_position() -> None:
     span = Span()
     it = marks(span)
