@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from enhanced_websocket_service.storage.migrate import migrations
+from tests.foreign_owner import execute
+
 from .forked_commands import SERVING, Forker, forker
 from .playback import Process, free_port
 
@@ -307,6 +310,33 @@ def test_what_run_puts_up_with_is_a_warning(name: str, commands: Forker, place: 
     assert not Path(place.environ["STATE_DIR"]).exists()
     ran = commands.run("run", environ=place.environ, folder=place.folder)
     assert ran["code"] is None, ran
+
+
+async def test_tables_that_cannot_hold_what_is_written_are_a_fault(
+    commands: Forker, place: Place, database_dsn: str
+) -> None:
+    """``run`` waits until they are mended; whoever asks before is told what mends them."""
+    tables = migrations()[0].sql + "ALTER TABLE market_data ALTER datetime TYPE timestamp;"
+    await execute(database_dsn, tables)
+    place.environ["DATABASE_URL"] = database_dsn
+    checked = commands.run("config", "check", environ=place.environ, folder=place.folder)
+    assert checked["code"] == 2, checked
+    assert "public.market_data.datetime is TIMESTAMP WITHOUT TIME ZONE" in checked["stderr"]
+    asked = commands.run("db", "migrate", environ=place.environ, folder=place.folder)
+    assert asked["code"] == 1
+    cure = asked["stderr"].partition("To mend it: ")[2].partition(" or ")[0]
+    await execute(database_dsn, cure)
+    done = commands.run("db", "migrate", environ=place.environ, folder=place.folder)
+    assert done["code"] == 0, done
+    checked = commands.run("config", "check", environ=place.environ, folder=place.folder)
+    assert checked["code"] == 0, checked
+    await execute(database_dsn, "DROP TABLE vendor_gaps")
+    asked = commands.run("db", "migrate", "--sql", environ=place.environ, folder=place.folder)
+    assert "CREATE TABLE vendor_gaps" in asked["stdout"]
+    done = commands.run("db", "migrate", "--rewrite", environ=place.environ, folder=place.folder)
+    assert done["code"] == 0, done
+    asked = commands.run("db", "migrate", "--sql", environ=place.environ, folder=place.folder)
+    assert asked["stdout"] == "-- The schema is up to date.\n"
 
 
 def test_every_fault_is_told_at_once_by_both_also_as_json(commands: Forker, place: Place) -> None:

@@ -2,20 +2,29 @@
 
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
+import polars as pl
 import pytest
 
 from enhanced_websocket_service.errors import UnfitTables
+from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Tick
+from enhanced_websocket_service.serving.views import BarQuery, TickQuery
+from enhanced_websocket_service.storage.imports import ImportStore
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.migrate import migrations
 from enhanced_websocket_service.storage.postgres import Database
+from enhanced_websocket_service.storage.slot_store import SlotStore
+from enhanced_websocket_service.storage.stream_store import StreamStore
 from tests.foreign_owner import execute
 from tests.storage_samples import CERTIFICATE, OPEN, SYMBOL, bar, rows, ticks, update, writing
+from tests.unit.serving.fakes import FakeService, running
 
 REQUIRED = migrations()[0].sql
 TICKS, BARS, HEALTH = "realtime_market_data", "market_data", "system_health"
@@ -289,6 +298,7 @@ async def works(dsn: str, folder: Path) -> None:
     await database.record_health("active", {"at": "2025-06-03T08:00:00-05:00"}, 12.0, None)
     assert await database.ticks(SYMBOL, after=(0, 0), limit=2000) == sent
     assert (await database.bars(SYMBOL, start=OPEN)).bars == [revised, *vendor]
+    await other_reads_and_writes(database, sent, live)
     assert await rows(
         database,
         "SELECT epoch::bigint, tick_offset::bigint, extract(epoch FROM time)::bigint, "
@@ -310,6 +320,47 @@ async def works(dsn: str, folder: Path) -> None:
     counted = "SELECT count(*) FROM realtime_market_data WHERE epoch IS NOT NULL"
     assert await rows(database, counted) == [(1000,)]
     await database.close()
+
+
+async def other_reads_and_writes(database: Database, sent: list[Tick], live: Bar) -> None:
+    """What else reads and writes the three tables."""
+    minutes = (await database.bars(SYMBOL, 60, start=OPEN)).bars
+    first = [one.price for one in sent if one.timestamp < OPEN + 60]
+    assert (minutes[0].open, minutes[0].close, minutes[0].high) == (first[0], first[-1], max(first))
+    assert sum(one.volume for one in minutes) == 7
+    quarters = (await database.bars(SYMBOL, 900, start=OPEN)).bars
+    assert [one.close for one in quarters] == [round(4100.1 + i / 7, 6) for i in (2, 4)]
+    seen = (await database.bars(SYMBOL, start=OPEN, end=OPEN, as_of=OPEN + 301.5)).bars
+    assert seen == [live]
+    assert sorted(await database.slots_present(SYMBOL, OPEN, OPEN + 1200)) == [
+        OPEN + 300 * i for i in range(5)
+    ]
+    stretch = await StreamStore(database).read(SYMBOL, (0, 0), 2000, OPEN + 5000.0)
+    assert (len(stretch.ticks), [one.bar.revision for one in stretch.updates]) == (1000, [0, 1])
+    slots = SlotStore(database)
+    (found,) = await slots.evidence(SYMBOL, [OPEN])
+    assert found.bars[0].volume == 2**31 - 1
+    noted: dict[str, Any] = {
+        "gaps": [],
+        "drifts": [],
+        "replaced": [OPEN + 300],
+        "confirmed": [OPEN + 600],
+    }
+    await slots.note(SYMBOL, OPEN + 900.0, **noted)
+    imports = ImportStore(database)
+    for close, written in ((4000.5, (1, 0)), (4000.75, (0, 1)), (4000.75, (0, 0))):
+        frame = pl.DataFrame(
+            {
+                "slot": [OPEN + 9000],
+                "open": [4000.0],
+                "high": [4001.0],
+                "low": [3999.0],
+                "close": [close],
+            }
+        ).with_columns(volume=pl.lit(3), grade=pl.lit("whole"))
+        done = await imports.store(frame, SYMBOL, "simulator_import", OPEN + 9900.0)
+        assert (done.new, done.changed) == written
+    assert (await imports.compared(SYMBOL, OPEN, OPEN + 9000, "simulator_import")).height == 6
 
 
 def _fields(one: Any) -> dict[str, Any]:
@@ -413,3 +464,45 @@ async def test_several_deviations_at_once(database_dsn: str, tmp_path: Path, see
         assert all(words in said for words in REFUSED[name][1])
     await execute(database_dsn, " ".join(one[-1] for one in cures(said)))
     await works(database_dsn, tmp_path / "journal")
+
+
+class OverDatabase(FakeService):
+    """Ticks and bars come from a real database."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self._database = database
+
+    async def bars(self, query: BarQuery) -> Sequence[Bar]:
+        return (await self._database.bars(query.symbol, start=query.start, limit=query.limit)).bars
+
+    async def ticks(self, query: TickQuery) -> Sequence[Tick]:
+        return await self._database.ticks(query.symbol, start=query.start, limit=query.limit)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["prices DOUBLE PRECISION", "volume NUMERIC", "texts TEXT", "ticks partitioned by time"],
+)
+async def test_clients_get_the_same_answers_by_http(
+    database_dsn: str, tmp_path: Path, name: str
+) -> None:
+    answers = []
+    for sql in ("", WORK[name]):
+        await execute(database_dsn, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        await made(database_dsn, sql)
+        await works(database_dsn, tmp_path / f"journal-{len(answers)}")
+        database = Database(database_dsn, Provider("simulator"))
+        await database.connect()
+        start = "2025-06-03T08:00:00-05:00"
+        async with (
+            running(OverDatabase(database)) as api,
+            httpx.AsyncClient(base_url=api.url) as client,
+        ):
+            for path in ("/market/ticks", "/market/bars"):
+                answer = await client.get(path, params={"start": start, "limit": 2000})
+                assert answer.status_code == 200, answer.text
+                answers.append(answer.json()["data"])
+        await database.close()
+    assert [len(rows) for rows in answers] == [1000, 6, 1000, 6]
+    assert answers[:2] == answers[2:]
