@@ -98,9 +98,8 @@ async def run_import(dsn: str, directory: Path) -> dict[str, float]:
     try:
         job = ForeignImport(
             ImportStore(database),
-            TradingCalendar(),
+            {symbol: TradingCalendar() for symbol in SYMBOLS},
             SystemClock(),
-            symbols=SYMBOLS,
             quarantine=directory / "quarantine",
         )
         began = time.perf_counter()

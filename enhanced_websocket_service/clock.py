@@ -28,6 +28,15 @@ _LONGEST_REAL_SLEEP = 1.0
 """The machine's clock may be set while somebody sleeps until an instant: how late that is noticed."""
 
 
+def still_ahead(instant: float, now: float, longest_s: float) -> bool:
+    """Whether ``instant``, noted as the end of a wait of ``longest_s`` at most, is to be waited for.
+
+    Further ahead than that it was stored by a clock that was ahead, and has been set back since: it is void.
+    For what outlives the process, or is shown; waits inside it come from ``Clock.elapsed``.
+    """
+    return now < instant <= now + longest_s
+
+
 class Clock(Protocol):
     """What a component may ask of time."""
 

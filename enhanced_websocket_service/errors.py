@@ -8,11 +8,14 @@
     ├── InvalidTransition           a state change the table in service/states.py forbids
     ├── DataError                   a file or row that cannot be used as given
     ├── L0Error                     history is absent, stale or incomplete
+    │   └── PartlyDone              of some symbols; a command did what it could
     ├── BusUnavailable              Redis cannot be reached, or refuses; retry later
     ├── EmbeddedError               the private PostgreSQL or Valkey cannot be started or stopped
     ├── StorageError
     │   ├── JournalError            a short or failed write, a directory that cannot be used
     │   ├── NotAllowed              PostgreSQL refuses for want of a right
+    │   ├── UnfitTables             tables that cannot hold what is written; their owner can mend them
+    │   ├── RowsAltered             what a table holds is not what was written there
     │   ├── DatabaseUnavailable     PostgreSQL cannot be reached; retry later
     │   └── EpochFenced             a newer instance of the service owns this database
     └── VendorError
@@ -22,6 +25,7 @@
         ├── CreditsExhausted        429; ``scope`` says minute or day
         ├── NoData                  400 "No data is available": an answer, not a fault
         ├── UnknownSymbol           404 without a plan's wording
+        ├── UnfitPrices             too large or too small for the tables
         └── BadRequest              any other 4xx: our request is wrong
 
 Messages name what failed, where, and what to do. They never contain a key or a password.
@@ -59,6 +63,14 @@ class L0Error(EwsError):
     """The historical data is absent, stale or incomplete."""
 
 
+class PartlyDone(L0Error):
+    """A command over several symbols failed for some of them; ``results`` are those of the others."""
+
+    def __init__(self, message: str, results: tuple[object, ...]) -> None:
+        self.results = results
+        super().__init__(message)
+
+
 class BusUnavailable(EwsError):
     """Redis cannot be reached, or refuses what it is asked."""
 
@@ -79,6 +91,14 @@ class NotAllowed(StorageError):
     """The role that the service connects as lacks a right; PostgreSQL does not tell which."""
 
 
+class UnfitTables(StorageError):
+    """Tables of the database cannot hold what the service writes; names each with its column and a cure."""
+
+
+class RowsAltered(StorageError):
+    """A table of the database keeps out or changes what is written: a trigger of its owner's does."""
+
+
 class DatabaseUnavailable(StorageError):
     """PostgreSQL cannot be reached or answered with an error worth retrying."""
 
@@ -96,6 +116,10 @@ class WrongWorld(ConfigurationError, StorageError):
 
 class VendorError(EwsError):
     """The vendor answered with an error, or not at all."""
+
+
+class UnfitPrices(VendorError):
+    """The vendor's prices of a symbol are too large or too small for the tables; nothing mends that."""
 
 
 class VendorUnavailable(VendorError):

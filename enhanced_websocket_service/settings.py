@@ -6,36 +6,41 @@ file of its own instead: ``NAME_FILE`` names the file that holds the value of ``
 """
 
 import difflib
-import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, time
+from datetime import time
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import platformdirs
 from dotenv import dotenv_values
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from websockets.exceptions import InvalidURI
 from websockets.uri import parse_uri
 
 from .addresses import PostgresAddress
 from .clock import Clock, SystemClock, parse_virtual_clock
 from .errors import ConfigurationError
-from .market.calendar import BAR_SECONDS, TradingCalendar
+from .market.calendar import (
+    BAR_SECONDS,
+    CALENDARS,
+    DEFAULT_CALENDAR,
+    MIDNIGHT,
+    TradingCalendar,
+    named_calendar,
+)
 from .market.source import REAL_PROVIDER, SIMULATOR, Provider, is_simulated
 from .redaction import REDACTED, redact_url, secrets_in_url
 from .secret_files import content_of, readable_by_others
+from .setting_values import Close, Dates, Names, TimeOfDay, faults_in_clock, split_symbols
 from .twelvedata.keys import MAX_KEYS, ApiKey
 
 REAL_REST_URL = "https://api.twelvedata.com"
 REAL_WS_URL = "wss://ws.twelvedata.com/v1/quotes/price"
 DEFAULT_BACKUP_DIR = Path("/data/backups")
-_YEAR_9000 = 221_845_392_000.0
-"""Unix seconds UTC. Python's calendar ends a thousand years later."""
 _ADDRESSES = {
     "DATABASE_URL": ("postgresql", "postgres"),
     "REDIS_URL": ("redis", "rediss", "unix"),
@@ -74,24 +79,8 @@ _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]+")
 _OURS = re.compile(r"^(TWELVEDATA|API_KEY|EWS|L0|MARKET|JOURNAL|FEED|KEY|CLIENT)_")
 
 
-def _comma_list(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def _clock_time(value: object) -> object:
-    if isinstance(value, str):
-        match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", value)
-        if match is None:
-            raise ValueError("a time of day looks like 08:00")
-        return time(int(match[1]), int(match[2]))
-    return value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
-Dates = Annotated[tuple[date, ...], BeforeValidator(_comma_list)]
-TimeOfDay = Annotated[time, BeforeValidator(_clock_time)]
+_DERIVED = frozenset({"keys", "symbol_calendars"})
+"""Fields that are no variables: what the variables of the keys, and ``SYMBOLS``, tell."""
 
 
 class Settings(BaseModel):
@@ -134,8 +123,10 @@ class Settings(BaseModel):
     client_compression: bool = True
 
     symbols: Names = ("USDCOP",)
+    symbol_calendars: dict[str, str] = {}
+    """The calendar of each symbol that ``SYMBOLS`` names one for: of EURUSD where it says EURUSD@fx."""
     market_open: TimeOfDay = time(8, 0)
-    market_close: TimeOfDay = time(12, 55)
+    market_close: Close = time(12, 55)
     extra_closures: Dates = ()
     extra_openings: Dates = ()
     virtual_clock: str | None = None
@@ -161,8 +152,25 @@ class Settings(BaseModel):
     l0_window_days: int = Field(7, ge=1, le=3650)
     l0_policy: Literal["strict", "degraded"] = "strict"
     health_interval_s: float = Field(60.0, gt=0)
+    health_probe_s: float = Field(5.0, ge=0)
+    health_undone_s: float = Field(5.0, gt=0)
+    health_held_s: float = Field(60.0, gt=0)
+    health_bar_s: float = Field(10.0, gt=0)
+    health_reconciled_s: float = Field(3600.0, gt=0)
     cpu_latency_us: int | None = Field(None, ge=0, le=1_000_000)
     shutdown_timeout_s: float = Field(20.0, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_symbols(cls, values: Any) -> Any:
+        """``EURUSD@fx`` is a symbol and the name of its calendar."""
+        if not isinstance(values, Mapping):
+            return values
+        found = split_symbols(values.get("symbols"))
+        if found is None:
+            return values
+        given = values.get("symbol_calendars", {})
+        return {**values, "symbols": found[0], "symbol_calendars": {**given, **found[1]}}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
@@ -173,7 +181,12 @@ class Settings(BaseModel):
         ]
         if not self.symbols or len(set(self.symbols)) != len(self.symbols):
             faults.append("SYMBOLS must name at least one symbol, and each only once.")
-        if self.market_open >= self.market_close:
+        faults += [
+            f"SYMBOLS: {symbol}@{name}: there is no calendar {name!r}; there are {', '.join(CALENDARS)}."
+            for symbol, name in self.symbol_calendars.items()
+            if name not in CALENDARS
+        ]
+        if self.market_open >= self.market_close != MIDNIGHT:
             faults.append("MARKET_OPEN must be before MARKET_CLOSE.")
         for name, at in (("MARKET_OPEN", self.market_open), ("MARKET_CLOSE", self.market_close)):
             if (at.hour * 3600 + at.minute * 60) % BAR_SECONDS:
@@ -200,7 +213,7 @@ class Settings(BaseModel):
                 faults += _faults_in_address(name, url)
         faults += self._provider_faults()
         if self.virtual_clock is not None:
-            faults += _faults_in_clock(self.virtual_clock)
+            faults += faults_in_clock(self.virtual_clock)
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -254,8 +267,17 @@ class Settings(BaseModel):
             told.append("VIRTUAL_CLOCK is set: real prices get times that are invented.")
         return " ".join(told) or None
 
+    def calendar_of(self, symbol: str) -> TradingCalendar:
+        """The calendar that ``SYMBOLS`` names for ``symbol``."""
+        name = self.symbol_calendars.get(symbol, DEFAULT_CALENDAR)
+        return self.calendar() if name == DEFAULT_CALENDAR else named_calendar(name)
+
+    def calendars(self) -> dict[str, TradingCalendar]:
+        """By symbol, in their order. Each its own: a calendar remembers the day it was asked about."""
+        return {symbol: self.calendar_of(symbol) for symbol in self.symbols}
+
     def calendar(self) -> TradingCalendar:
-        """The calendar of the Colombian session with the configured exceptions."""
+        """The default calendar: the Colombian session with the configured exceptions."""
         return TradingCalendar(
             self.market_open,
             self.market_close,
@@ -269,6 +291,11 @@ class Settings(BaseModel):
             return SystemClock()
         return parse_virtual_clock(self.virtual_clock, self.calendar().is_trading_day)
 
+    def _named_symbol(self, symbol: str) -> str:
+        """As ``SYMBOLS`` has it."""
+        name = self.symbol_calendars.get(symbol)
+        return symbol if name is None else f"{symbol}@{name}"
+
     def secrets(self) -> set[str]:
         """Every text that must never be shown: keys, and passwords inside addresses."""
         found = {key.secret for key in self.keys}
@@ -280,9 +307,13 @@ class Settings(BaseModel):
         """The effective settings by variable name, fit to be shown to anyone."""
         shown: dict[str, Any] = {}
         for name, value in self:
-            if name == "keys":
+            if name in _DERIVED:
                 continue
-            if name.upper() in _ADDRESSES and value is not None:
+            if name == "symbols":
+                value = ",".join(map(self._named_symbol, value))
+            elif name == "market_close" and value == MIDNIGHT:
+                value = "24:00"
+            elif name.upper() in _ADDRESSES and value is not None:
                 value = redact_url(value)
             elif isinstance(value, tuple):
                 value = ",".join(str(item) for item in value)
@@ -305,7 +336,7 @@ def _user_state_dir() -> Path:
         ) from error
 
 
-_VARIABLES = {name.upper() for name in Settings.model_fields if name != "keys"}
+_VARIABLES = {name.upper() for name in Settings.model_fields if name not in _DERIVED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,24 +435,6 @@ def _without_replaced(from_file: Mapping[str, str], environ: Mapping[str, str]) 
             given.pop(in_file, None)
             given.pop(name, None)
     return given
-
-
-def _faults_in_clock(text: str) -> list[str]:
-    try:
-        clock = parse_virtual_clock(text, lambda _day: True)
-        # Not asked for its time: from an anchor far away it would count for ever.
-        fastest = max(clock.speed, clock.closed_speed)
-        shown = clock.start + (SystemClock().now() - clock.anchor) * fastest
-    except ConfigurationError as error:
-        return list(error.faults)
-    except ValueError:  # a start at the end of the calendar
-        shown = math.inf
-    if 0 <= shown < _YEAR_9000:
-        return []
-    return [
-        f"VIRTUAL_CLOCK={text!r} shows no time of the years 1970 to 9000; its start, its anchor or a "
-        "speed is wrong."
-    ]
 
 
 def _faults_in_address(name: str, url: str) -> list[str]:

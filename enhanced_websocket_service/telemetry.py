@@ -6,13 +6,13 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Literal
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from .log_writer import LogWriter, RotatingFile, StreamOutput, log_writers
@@ -163,12 +163,40 @@ class _DroppedLogLines(Collector):
         yield dropped
 
 
+class _UndoneWork(Collector):
+    """Asked at each scrape: an age grows while nobody does anything."""
+
+    def __init__(self) -> None:
+        self.read: Callable[[], Mapping[str, tuple[float, int]]] = dict
+        self.read_symbols: Callable[[], Mapping[tuple[str, str], float]] = dict
+
+    def collect(self) -> Iterator[Metric]:
+        ages = GaugeMetricFamily(
+            "ews_undone_seconds", "Age of the oldest work not done", labels=["hop"]
+        )
+        counts = GaugeMetricFamily("ews_undone_work", "Work not done", labels=["hop"])
+        for hop, (age_s, count) in self.read().items():
+            ages.add_metric([hop], age_s)
+            counts.add_metric([hop], count)
+        by_symbol = GaugeMetricFamily(
+            "ews_symbol_undone_seconds",
+            "Age of the oldest work not done of a symbol",
+            labels=["symbol", "hop"],
+        )
+        for (symbol, hop), age_s in self.read_symbols().items():
+            by_symbol.add_metric([symbol, hop], age_s)
+        yield from (ages, counts, by_symbol)
+
+
 class Metrics:
     """Every metric of the service, on a registry of its own. Labels never hold a key."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_DroppedLogLines())
+        self.undone = _UndoneWork()
+        """Who knows what is not done is named here, once it is there."""
+        self.registry.register(self.undone)
         self.ticks = Counter(
             "ews_ticks_accepted", "Ticks accepted", ["symbol", "source"], registry=self.registry
         )
@@ -177,6 +205,12 @@ class Metrics:
         )
         self.resent = Counter(
             "ews_ticks_resent", "Last prices the vendor sent again", registry=self.registry
+        )
+        self.withheld = Counter(
+            "ews_quotes_withheld",
+            "Quotes of a stream that has not proved itself, while REST serves the symbol",
+            ["symbol"],
+            registry=self.registry,
         )
         self.late = Counter(
             "ews_ticks_late", "Ticks too late for their bar", registry=self.registry
@@ -296,6 +330,11 @@ class Metrics:
         )
         self.credits_left = Gauge(
             "ews_credits_left", "API credits left today on usable keys", registry=self.registry
+        )
+        self.clock_offset = Gauge(
+            "ews_clock_offset_seconds",
+            "The vendor's clock minus this machine's; NaN while unknown",
+            registry=self.registry,
         )
         self.polls = Counter(
             "ews_polls", "Polled prices by what they told", ["result"], registry=self.registry

@@ -10,6 +10,7 @@ from enhanced_websocket_service.market.tick import Rejection, Tick
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.writer import JournalWriter
+from tests.waiting import eventually
 
 OPEN = 1748955600  # 2025-06-03 08:00:00 COT
 SYMBOL = "USDCOP"
@@ -94,6 +95,16 @@ async def writing(
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def told(writer: JournalWriter, words: str) -> str:
+    """Wait until the writer is interrupted for a reason with ``words`` in it; that reason."""
+
+    async def look() -> str | None:
+        reason = writer.last_error
+        return reason if reason is not None and words in reason else None
+
+    return await eventually(look, 10, lambda: f"{words!r} in {writer.last_error!r}")
 
 
 async def rows(database: Database, sql: str) -> list[tuple[Any, ...]]:

@@ -18,6 +18,11 @@ class Bus(Protocol):
         """Whether other processes get what is published."""
         ...
 
+    @property
+    def failure(self) -> str | None:
+        """Why a subscriber of this process did not take the last events; ``None`` when all did."""
+        ...
+
     def publish(self, events: Sequence[Event]) -> None:
         """Hand ``events`` to every subscriber, in order; never blocks, never fails."""
         ...

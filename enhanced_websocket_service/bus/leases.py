@@ -10,10 +10,14 @@ import asyncio
 import secrets
 from collections.abc import Coroutine
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Final
 
 import structlog
 from redis.exceptions import RedisError
+
+from enhanced_websocket_service.clock import SystemClock
+from enhanced_websocket_service.failures import Failures
 
 from .address import client_for
 from .answers import refusal
@@ -26,14 +30,29 @@ RENEW_S: Final = 2.0
 TIMEOUT_S: Final = 1.0
 _UNAVAILABLE: Final = (RedisError, OSError, TimeoutError)
 
-# One step on the server, or a lease that ran out between two steps could be taken from its new owner.
+LONGEST_S: Final = 60.0
+"""No lease of ours has longer to live."""
+PART: Final = "leases of API keys in Redis"
+"""The part of ``Failures``: something foreign stands there."""
+TOLD_FOR_S: Final = 60.0
+"""How long that stays in ``Failures`` after it was seen last."""
+
+# One step on the server, or a lease that ran out between two steps could be taken from its new owner. What
+# has no end, or does not look like an owner, was written by somebody else, and would stand for ever: 2.
 _TAKE_OR_RENEW: Final = """
-local owner = redis.call('GET', KEYS[1])
-if not owner or owner == ARGV[1] then
-    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-    return 1
+local kind = redis.call('TYPE', KEYS[1])['ok']
+local owner = kind == 'string' and redis.call('GET', KEYS[1])
+local answer = 1
+if kind ~= 'none' and owner ~= ARGV[1] then
+    local left = redis.call('PTTL', KEYS[1])
+    local ours = owner and (#owner == 32 or #owner == 36) and string.match(owner, '^[%x%-]+$')
+    if ours and left > 0 and left <= tonumber(ARGV[3]) then
+        return 0
+    end
+    answer = 2
 end
-return 0
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return answer
 """
 _DELETE_IF_OURS: Final = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then
@@ -46,9 +65,11 @@ return 0
 class RedisKeyLeases:
     """Implements ``feeds.base.KeyLeases``. Run ``run`` as one task; without it leases run out.
 
-    :param owner: what this process is called in the leases; random by default. One that stays the same
+    :param owner: what this process is called in the leases: 32 hexadecimal digits, hyphens allowed; random
+        by default. One that stays the same
         over a restart lets it go on with the lease of the process before, without waiting for its end.
     :param names: what the keys are called.
+    :param failures: told what stands there that no process of the service writes.
     """
 
     def __init__(
@@ -60,6 +81,7 @@ class RedisKeyLeases:
         ttl_s: float = TTL_S,
         renew_s: float = RENEW_S,
         timeout_s: float = TIMEOUT_S,
+        failures: Failures | None = None,
     ) -> None:
         """:raises ConfigurationError: the URL cannot be understood."""
         self._names = names or RedisNames()
@@ -69,6 +91,8 @@ class RedisKeyLeases:
         self.owner = owner or secrets.token_hex(16)
         self._ttl_ms = int(ttl_s * 1000)
         self._renew_s = renew_s
+        self._failures = failures or Failures(SystemClock())
+        self._foreign_at = -TOLD_FOR_S  # monotonic
         self._take = self._client.register_script(_TAKE_OR_RENEW)
         self._delete = self._client.register_script(_DELETE_IF_OURS)
         self._held: dict[str, asyncio.Event] = {}  # by fingerprint; set once it is lost
@@ -147,7 +171,8 @@ class RedisKeyLeases:
         """Take the lease or renew it; whether it is ours, as far as anybody can say."""
         try:
             answer: Any = await self._take(
-                keys=[self._names.lease(fingerprint)], args=[self.owner, self._ttl_ms]
+                keys=[self._names.lease(fingerprint)],
+                args=[self.owner, self._ttl_ms, int(LONGEST_S * 1000)],
             )
         except _UNAVAILABLE as error:
             self._unreachable(error)
@@ -155,7 +180,20 @@ class RedisKeyLeases:
         if not self._reachable:
             self._reachable = True
             log.info("The leases of API keys are in Redis again")
+        self._note(fingerprint, foreign=answer == 2)
         return bool(answer)
+
+    def _note(self, fingerprint: str, *, foreign: bool) -> None:
+        if foreign:
+            self._foreign_at = monotonic()
+            self._failures.failed(
+                PART,
+                f"Key {self._names.lease(fingerprint)} held what no process of the service writes there "
+                "(another form, or no expiry); it was taken over. Somebody else wrote it: protect the Redis "
+                "by a password.",
+            )
+        elif monotonic() - self._foreign_at > TOLD_FOR_S:
+            self._failures.succeeded(PART)
 
     async def _give_back(self, fingerprint: str) -> None:
         try:

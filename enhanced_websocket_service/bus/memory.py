@@ -20,6 +20,8 @@ class MemoryBus:
         self._subscribers: tuple[Subscriber, ...] = ()  # replaced, never changed: see publish
         self._latest: dict[str, Tick] = {}
         self._failures = 0
+        self.failure: str | None = None
+        """Why a subscriber did not take the last events; ``None`` once all do."""
 
     @property
     def connected(self) -> bool:
@@ -34,12 +36,17 @@ class MemoryBus:
                 # A late tick is published, but it does not replace a newer price.
                 if known is None or event.timestamp >= known.timestamp:
                     self._latest[event.symbol] = event
+        failure = None
         for subscriber in self._subscribers:
             try:
                 subscriber(events)
-            except Exception:  # one broken subscriber must not keep the tick from the others
+            except (
+                Exception
+            ) as error:  # one broken subscriber must not keep the tick from the others
+                failure = f"{subscriber!r} failed: {type(error).__name__}: {error}"
                 self._failures += 1
                 log.exception("A subscriber failed", subscriber=repr(subscriber))
+        self.failure = failure
 
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         entry = _Entry(callback)

@@ -29,9 +29,19 @@ class RedisNames:
         return f"{self.prefix}ews:epoch"
 
     @property
+    def collector(self) -> str:
+        """Which instance collects, while it does: JSON with ``owner``, ``name`` and ``epoch``."""
+        return f"{self.prefix}ews:collector"
+
+    @property
     def world(self) -> str:
         """``real`` or ``simulated``: whose prices stand under the names with this prefix."""
         return f"{self.prefix}ews:world"
+
+    @property
+    def probe(self) -> str:
+        """A key and a channel for nobody: whether the server does its work while there are no prices."""
+        return f"{self.prefix}ews:probe"
 
     def price(self, symbol: str) -> str:
         """The latest price of ``symbol``: ``usdcop:latest_price``."""

@@ -1,16 +1,14 @@
 """The bus over Redis or Valkey: latest price, pub/sub, and streams to resume from.
 
-Delivery in this process never waits for the server. What goes there passes a bounded queue: when the
-server is away or slow the oldest publishes are dropped and counted, but the newest price of every symbol
-always gets there. What was under way when the connection broke goes again, so pub/sub may repeat a
-price; the stream of ticks never does: the ID of an entry is ``epoch-offset``, and the server refuses
-one that is not higher than the last. A server whose memory is full takes nothing into its streams but
-still tells its listeners: publishing goes ahead of the streams, or they would hear the same prices with
-every attempt, and no new ones.
+Delivery in this process never waits for the server. What goes there has three lanes, so that none waits
+for another: prices to listeners, the newest price of every symbol under its key, and entries of streams. The
+first and the last have bounded queues: when the server is away or slow the oldest are dropped and counted,
+but the newest price of every symbol always gets there. What was under way when the connection broke goes
+again, so pub/sub may repeat a price; the stream of ticks never does: the ID of an entry is
+``epoch-offset``, and the server refuses one that is not higher than the last.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic, perf_counter
@@ -18,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from enhanced_websocket_service.clock import SystemClock
 from enhanced_websocket_service.errors import BusUnavailable, WrongWorld
@@ -31,6 +29,7 @@ from enhanced_websocket_service.market.tick import Tick
 from .address import client_for
 from .answers import refusal
 from .base import Subscriber
+from .lane import UNAVAILABLE, Lane, Waiting, answered
 from .memory import MemoryBus
 from .names import RedisNames
 from .world import RedisWorld
@@ -38,11 +37,16 @@ from .world import RedisWorld
 log = structlog.get_logger(__name__)
 
 REDIS: Final = "Redis"
-"""The part of ``Failures``. Everything on this machine goes on without it."""
+EPOCH: Final = "epoch in Redis"
+"""The part of ``Failures``: something else stands there."""
+PUBLISHING: Final = "publishing prices in Redis"
+CACHING: Final = "latest price in Redis"
+STREAMING: Final = "streams in Redis"
+"""The parts of ``Failures``: the connection, and what the server refuses. All on this machine goes on."""
 PRICE_TTL_S: Final = 300
-FIRST_BACKOFF_S: Final = 0.1
+PROBE_TTL_S: Final = 60
 CHECK_EVERY_S: Final = 5.0
-_UNAVAILABLE: Final = (RedisError, OSError, TimeoutError)
+CANCEL_AGAIN_S: Final = 0.25
 _json: Final = msgspec.json.Encoder()
 
 
@@ -80,34 +84,60 @@ class RedisBus:
         self.on_wrong_world: Callable[[WrongWorld], None] = lambda _error: None
         """Told each time that the server turns out to be of the other world."""
         self._failures = failures or Failures(SystemClock())
+        self.on_told: Callable[[Tick], None] = lambda _tick: None
+        """Told of the last tick, of each symbol, up to which all have been published there."""
+        self.on_cached: Callable[[Tick], None] = lambda _tick: None
+        """Told of each tick that stands under the key of its symbol."""
         self._local = MemoryBus()
-        self._queue: deque[Tick | BarUpdate] = deque()
-        self._queue_size = queue_size
-        self._gone = 0  # events that have left the queue at its head
-        self._told = 0  # events that were published, counted from the first ever queued
+        self._news: Waiting[Tick] = Waiting(queue_size)
+        self._entries: Waiting[Tick | BarUpdate] = Waiting(queue_size)
         self._batch_size = batch_size
         self._stream_length = stream_length
-        self._longest_backoff_s = longest_backoff_s
         self._prices: dict[str, tuple[Tick, float]] = {}  # newest by symbol, when (monotonic)
         self._unwritten: set[str] = set()  # symbols whose newest price is not on the server
         self._epoch = 0
         self._epoch_unwritten = False
-        self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._connected = False
-        self._checked_at = 0.0  # monotonic
+        self._meeting = asyncio.Lock()
+        self._met = False  # the server answered, and nothing has been lost since
+        self._met_at = 0.0  # monotonic
         self._server_run: str | None = None  # another one means: a server that may be empty
         self._overflowing = False
         self._repeating = False
         self._refusing = False
-        self._sent = self._dropped = self._refused = 0
+        self._sent = self._refused = self._probes = 0
         self._last_error: str | None = None
+
+        def lane(part: str, pending: Callable[[], bool], send: Callable[[], Any]) -> Lane:
+            return Lane(
+                part,
+                pending=pending,
+                send=send,
+                meet=self._meet,
+                lost=self._lost,
+                says=self._refusal,
+                failures=self._failures,
+                longest_backoff_s=longest_backoff_s,
+                every_s=CHECK_EVERY_S,
+            )
+
+        self._telling = lane(PUBLISHING, lambda: bool(self._news), self._tell)
+        self._caching = lane(CACHING, self._has_to_cache, self._cache)
+        self._streaming = lane(STREAMING, lambda: bool(self._entries), self._stream)
+        self._lanes = (self._telling, self._caching, self._streaming)
 
     @property
     def connected(self) -> bool:
-        """Whether the last exchange with the server succeeded."""
-        return self._connected
+        """Whether the last exchange of every kind with the server succeeded."""
+        return self._met and all(lane.error is None for lane in self._lanes)
+
+    @property
+    def failure(self) -> str | None:
+        return self._local.failure
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the server is not up to date, in its own words; ``None`` while all goes well."""
+        return next((lane.error for lane in self._lanes if lane.error), None) or self._last_error
 
     def publish(self, events: Sequence[Event]) -> None:
         self._local.publish(events)
@@ -117,15 +147,15 @@ class RedisBus:
                 if self._local.latest(event.symbol) is event:
                     self._prices[event.symbol] = (event, now)
                     self._unwritten.add(event.symbol)
+                self._news.add(event)
                 self._enqueue(event)
             elif isinstance(event, BarUpdate):
                 self._enqueue(event)
             elif isinstance(event, EpochStarted):
                 self._epoch = max(self._epoch, event.epoch)
                 self._epoch_unwritten = True
-        if self._has_work():
-            self._idle.clear()
-            self._wake.set()
+        for lane in self._lanes:
+            lane.wake()
 
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         return self._local.subscribe(callback)
@@ -139,13 +169,13 @@ class RedisBus:
             # A process that was killed had published it, but may not have got to write it here.
             self._prices[tick.symbol] = (tick, monotonic() - max(0.0, age_s))
             self._unwritten.add(tick.symbol)
-            self._idle.clear()
+            self._caching.wake()
 
     async def ping(self) -> float:
         began = perf_counter()
         try:
             await self._client.ping()
-        except _UNAVAILABLE as error:
+        except UNAVAILABLE as error:
             raise BusUnavailable(self._refusal(error)) from error
         return (perf_counter() - began) * 1000
 
@@ -154,10 +184,14 @@ class RedisBus:
         try:
             value = await self._client.get(self._names.epoch)
             return int(value) if value is not None else 0
-        except _UNAVAILABLE:
+        except UNAVAILABLE:
             return None
         except ValueError:
-            log.warning("The key of the epoch holds something else", key=self._names.epoch)
+            self._failures.failed(
+                EPOCH,
+                f"Key {self._names.epoch} holds something that is no epoch; ignored, and replaced by ours. "
+                "Somebody else wrote it; protect the Redis by a password.",
+            )
             return None
 
     async def check_world(self) -> None:
@@ -165,7 +199,7 @@ class RedisBus:
 
         :raises WrongWorld: they may not.
         """
-        with suppress(*_UNAVAILABLE):
+        with suppress(*UNAVAILABLE):
             await self._look()
 
     async def _look(self) -> None:
@@ -179,33 +213,53 @@ class RedisBus:
             raise
         self.wrong_world = None
 
+    async def probe(self) -> None:
+        """Do what is done with a price, with a key and a channel of our own.
+
+        :raises BusUnavailable: the server did not do it, and why.
+        """
+        try:
+            await self._meet()
+            self._probes += 1
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.set(self._names.probe, self._probes, ex=PROBE_TTL_S)
+                pipe.publish(self._names.probe, str(self._probes))
+                await pipe.execute()
+        except WrongWorld as error:
+            raise BusUnavailable(str(error)) from error
+        except UNAVAILABLE as error:
+            raise BusUnavailable(self._refusal(error)) from error
+
     def status(self) -> dict[str, Any]:
         return {
             **self._local.status(),
             "kind": "redis",
-            "connected": self._connected,
-            "queued": len(self._queue),
+            "connected": self.connected,
+            "queued": len(self._entries),
             "sent": self._sent,
-            "dropped": self._dropped,
+            "dropped": self._entries.dropped,
+            "prices_queued": len(self._news),
+            "prices_dropped": self._news.dropped,
             "refused": self._refused,
-            "last_error": self._last_error,
+            "last_error": self.last_error,
         }
 
     async def run(self) -> None:
-        """Drain the queue into the server until cancelled; reconnects by itself."""
-        backoff_s = FIRST_BACKOFF_S
+        """Bring everything to the server until cancelled; reconnects by itself."""
+        tasks = {asyncio.create_task(lane.run(), name=lane.part) for lane in self._lanes}
         try:
-            while True:
-                try:
-                    await self._serve()
-                except (WrongWorld, *_UNAVAILABLE) as error:
-                    self._lost(error)
-                    await asyncio.sleep(backoff_s)
-                    backoff_s = min(2 * backoff_s, self._longest_backoff_s)
-                else:
-                    backoff_s = FIRST_BACKOFF_S
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            self._connected = False
+            self._met = False
+            while tasks:
+                # Again and again: redis-py swallows a cancellation that meets it at the wrong moment.
+                for task in tasks:
+                    task.cancel()
+                with suppress(asyncio.CancelledError):  # we are ending already
+                    await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)
+                tasks = {task for task in tasks if not task.done()}
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until everything published is on the server; ``run`` must be running.
@@ -214,153 +268,145 @@ class RedisBus:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-        return self._idle.is_set()
+                for lane in self._lanes:
+                    await lane.idle()
+        return all(lane.is_idle for lane in self._lanes)
 
     async def close(self) -> None:
         """Close the connections; end ``run`` first."""
-        with suppress(*_UNAVAILABLE):
+        with suppress(*UNAVAILABLE):
             await self._client.aclose()
 
     def _enqueue(self, event: Tick | BarUpdate) -> None:
-        if len(self._queue) >= self._queue_size:
-            self._shift()
-            self._dropped += 1
-            if not self._overflowing:
-                self._overflowing = True
-                log.warning(
-                    "Redis is too slow or away: dropping the oldest publishes",
-                    queued=len(self._queue),
-                    reason=self._last_error,
-                )
-        self._queue.append(event)
+        if self._entries.full and not self._overflowing:
+            self._overflowing = True
+            log.warning(
+                "Redis is too slow or away: dropping the oldest publishes",
+                queued=len(self._entries),
+                reason=self.last_error,
+            )
+        self._entries.add(event)
 
-    def _shift(self) -> None:
-        self._queue.popleft()
-        self._gone += 1
+    def _has_to_cache(self) -> bool:
+        return bool(self._unwritten or self._epoch_unwritten)
 
-    def _has_work(self) -> bool:
-        return bool(self._queue or self._unwritten or self._epoch_unwritten)
-
-    async def _serve(self) -> None:
-        """One batch; without work, wait for some. A server that is away is asked until it answers."""
-        if not self._connected or monotonic() - self._checked_at > CHECK_EVERY_S:
-            await self._check_server()
-        if self._has_work():
-            await self._send_some()
-        if not self._connected:
-            self._connected, self._last_error = True, None
-            self._failures.succeeded(REDIS)
-            log.info("Redis is connected", queued=len(self._queue))
-        if not self._has_work():
-            self._idle.set()
-            self._wake.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), CHECK_EVERY_S)
-
-    async def _check_server(self) -> None:
-        """Ask for signs of life, and whose prices are there: the server may be another one, or have got
-        other company. A server that started anew gets the newest prices and the epoch.
+    async def _meet(self) -> None:
+        """Ask for signs of life now and then, and whose prices are there: the server may be another one, or
+        have got other company. A server that started anew gets the newest prices and the epoch.
         """
-        await self._look()
-        try:
-            run = str((await self._client.info("server")).get("run_id"))
-        except ResponseError:  # the account may not be allowed to ask
-            await self._client.ping()
-            run = "unknown"
-        self._checked_at = monotonic()
-        if not self._connected or run != self._server_run:
-            self._server_run = run
-            self._unwritten.update(self._prices)
-            self._epoch_unwritten = self._epoch > 0
-        if self._world is not None:
-            with suppress(ResponseError):  # an account without the right; prices matter more
-                self._marks = await self._world.marks(self._client)
+        async with self._meeting:
+            if self._met and monotonic() - self._met_at <= CHECK_EVERY_S:
+                return
+            await self._look()
+            try:
+                run = str((await self._client.info("server")).get("run_id"))
+            except ResponseError:  # the account may not be allowed to ask
+                await self._client.ping()
+                run = "unknown"
+            self._met_at = monotonic()
+            if not self._met or run != self._server_run:
+                self._server_run = run
+                self._unwritten.update(self._prices)
+                self._epoch_unwritten = self._epoch > 0
+                self._caching.wake()
+            if self._world is not None:
+                with suppress(ResponseError):  # an account without the right; prices matter more
+                    self._marks = await self._world.marks(self._client)
+            if not self._met:
+                self._met, self._last_error = True, None
+                log.info("Redis is connected", queued=len(self._entries))
+            self._failures.succeeded(REDIS)
 
-    async def _send_some(self) -> None:
-        batch = self._from(0)
-        news = self._from(max(0, self._told - self._gone))
+    async def _tell(self) -> None:
+        start, batch = self._news.head(self._batch_size)
+        async with self._client.pipeline(transaction=False) as pipe:
+            for tick in batch:
+                text = _json.encode(price_data(tick))
+                pipe.publish(self._names.channel, b'{"type":"price_update","data":' + text + b"}")
+            answers = await pipe.execute(raise_on_error=False)
+        told = answered(answers)
+        self._news.did(start, told)
+        for tick in {tick.symbol: tick for tick in batch[:told]}.values():
+            self.on_told(tick)
+        if told < len(answers):
+            raise answers[told]
+
+    async def _cache(self) -> None:
         prices = {symbol: self._prices[symbol] for symbol in self._unwritten}
         epoch = self._epoch if self._epoch_unwritten else None
-        dropped_before = self._dropped
-        await self._send(batch, news, prices, epoch)
-        # Only now: had it failed, the same events would have to go again. Meanwhile the queue may
-        # have lost some of them at its head.
-        gone = min(len(batch), self._dropped - dropped_before)
-        self._dropped -= gone  # they had been sent
-        for _ in range(len(batch) - gone):
-            self._shift()
-        for symbol, written in prices.items():
-            if self._prices[symbol] is written:
-                self._unwritten.discard(symbol)
-        self._epoch_unwritten = self._epoch_unwritten and self._epoch != epoch
-        self._marks = {}
-        self._sent += len(batch)
-        self._repeating = False
-        if self._overflowing and len(self._queue) < self._queue_size:
-            self._overflowing = False
-            log.info("Redis has caught up", dropped_in_all=self._dropped)
-
-    def _from(self, first: int) -> list[Tick | BarUpdate]:
-        """A batch of the queue, from its ``first`` event on."""
-        return [
-            self._queue[i] for i in range(first, min(first + self._batch_size, len(self._queue)))
-        ]
-
-    async def _send(
-        self,
-        batch: Sequence[Tick | BarUpdate],
-        news: Sequence[Tick | BarUpdate],
-        prices: dict[str, tuple[Tick, float]],
-        epoch: int | None,
-    ) -> None:
-        """Publish ``news``, add ``batch`` to the streams, and write the rest."""
-        told = max(self._told, self._gone) + len(news)
-        texts: dict[int, bytes] = {}  # by identity: as a rule both are the same events
+        marks = self._marks
+        written: list[str] = []
         async with self._client.pipeline(transaction=False) as pipe:
-            for event in news:
-                if isinstance(event, Tick):
-                    texts[id(event)] = text = _json.encode(price_data(event))
-                    pipe.publish(
-                        self._names.channel, b'{"type":"price_update","data":' + text + b"}"
-                    )
-            publishes = len(texts)
-            for name, mark in self._marks.items():
-                pipe.set(name, mark)
-            if epoch is not None:
-                pipe.set(self._names.epoch, epoch)
             for symbol, (tick, published) in prices.items():
                 # A price that waited for the server is not younger for it.
                 left_ms = int((PRICE_TTL_S - (monotonic() - published)) * 1000)
                 if left_ms > 0:
                     pipe.set(self._names.price(symbol), _json.encode(price_data(tick)), px=left_ms)
+                    written.append(symbol)
+            if epoch is not None:
+                pipe.set(self._names.epoch, epoch)
+            for name, mark in marks.items():
+                pipe.set(name, mark)
+            # Nothing may be left to write: every price is too old by now.
+            answers = await pipe.execute(raise_on_error=False) if len(pipe) else []
+        failed = dict(zip(written, answers, strict=False))
+        for symbol, sent in prices.items():
+            if isinstance(failed.get(symbol), Exception):
+                continue
+            self.on_cached(sent[0])
+            if self._prices[symbol] is sent:
+                self._unwritten.discard(symbol)
+        others = answers[len(written) :]
+        if epoch is not None and not isinstance(others[0], Exception):
+            self._epoch_unwritten = self._epoch != epoch
+        of_marks = others[len(others) - len(marks) :]
+        # An account without the right to mark; prices matter more.
+        refused = [one for one in of_marks if isinstance(one, Exception)]
+        if all(isinstance(one, NoPermissionError) for one in refused):
+            self._marks = {} if self._marks is marks else self._marks
+            answers = answers[: len(answers) - len(marks)]
+        if (good := answered(answers)) < len(answers):
+            raise answers[good]
+
+    async def _stream(self) -> None:
+        start, batch = self._entries.head(self._batch_size)
+        async with self._client.pipeline(transaction=False) as pipe:
             for event in batch:
                 if isinstance(event, Tick):
-                    text = texts.get(id(event)) or _json.encode(price_data(event))
-                    self._add_tick(pipe, event, text)
+                    self._add_tick(pipe, event)
                 else:
                     self._add_bar(pipe, event)
-            answers = await pipe.execute(raise_on_error=False)
-        if not any(isinstance(answer, Exception) for answer in answers[:publishes]):
-            self._told = told
-        marks = slice(publishes, publishes + len(self._marks))
-        if any(isinstance(answer, NoPermissionError) for answer in answers[marks]):
-            del answers[marks]  # an account without the right; prices matter more
-        refused = 0
+            try:
+                answers = await pipe.execute(raise_on_error=False)
+            except BaseException:
+                self._repeating = True  # the server may have taken some of it
+                raise
+        done, refused = 0, 0
+        failure: Exception | None = None
         for answer in answers:
             if isinstance(answer, ResponseError) and "equal or smaller" in str(answer):
                 refused += 1
             elif isinstance(answer, Exception):
-                raise answer
+                failure = answer
+                break
+            done += 1
+        self._entries.did(start, done)
+        self._sent += done
         self._refused += refused
         if refused and not self._repeating and not self._refusing:
             log.warning("Redis has ticks of a higher epoch: does another instance publish there?")
         self._refusing = bool(refused) and not self._repeating
+        self._repeating = failure is not None  # what stood behind it may have been taken
+        if failure is not None:
+            raise failure
+        if self._overflowing and not self._entries.full:
+            self._overflowing = False
+            log.info("Redis has caught up", dropped_in_all=self._entries.dropped)
 
-    def _add_tick(self, pipe: Any, tick: Tick, text: bytes) -> None:
+    def _add_tick(self, pipe: Any, tick: Tick) -> None:
         pipe.xadd(
             self._names.stream("ticks", tick.symbol),
-            {"data": text},
+            {"data": _json.encode(price_data(tick))},
             id=f"{tick.epoch}-{tick.offset}",
             maxlen=self._stream_length,
             approximate=True,
@@ -375,8 +421,7 @@ class RedisBus:
         )
 
     def _lost(self, error: Exception) -> None:
-        self._connected = False
-        self._repeating = True
+        self._met = False
         self._last_error = str(error) if isinstance(error, WrongWorld) else self._refusal(error)
         self._failures.failed(REDIS, self._last_error)
 

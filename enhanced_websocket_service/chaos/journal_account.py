@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from enhanced_websocket_service.market.bar import Bar, BarUpdate
 from enhanced_websocket_service.market.events import EpochStarted
-from enhanced_websocket_service.market.tick import Rejection, Tick
+from enhanced_websocket_service.market.tick import HELD, Rejection, Tick
 
 from .tick_table import TickTable, counts_for_bar
 
@@ -106,6 +106,8 @@ class JournalAccount:
         if isinstance(record, Tick):
             self._tick(record)
         elif isinstance(record, Rejection):
+            if record.reason == HELD:
+                return  # its fate is another record
             self.rejected[record.reason] += 1
         elif isinstance(record, BarUpdate):
             self._bar(record)

@@ -8,7 +8,9 @@ import typer
 from enhanced_websocket_service.errors import ConfigurationError, StorageError
 from enhanced_websocket_service.service import connections, worlds
 from enhanced_websocket_service.storage import rights
-from enhanced_websocket_service.storage.migrate import migrate, script
+from enhanced_websocket_service.storage.id_width import caveats
+from enhanced_websocket_service.storage.mend import mend_epochs
+from enhanced_websocket_service.storage.migrate import check, migrate, script
 
 from .console import JsonOption, err, load, out, print_json, run_to_end
 
@@ -20,6 +22,13 @@ def db_migrate(
     as_sql: Annotated[
         bool, typer.Option("--sql", help="Change nothing; print the SQL that would.")
     ] = False,
+    rewrite: Annotated[
+        bool,
+        typer.Option(
+            "--rewrite",
+            help="Also make the ids of large tables BIGINT; it says how long that takes.",
+        ),
+    ] = False,
 ) -> None:
     """Make the tables, or bring them up to date: as their owner, whom DATABASE_URL names."""
     settings = load().settings
@@ -30,15 +39,22 @@ def db_migrate(
         ) as found:
             if as_sql:
                 return await script(found)
-            applied = await migrate(found)
+            if rewrite:
+                for sentence in await caveats(found):
+                    err.print(sentence, markup=False, soft_wrap=True)
+            applied = await migrate(found, by_owner=True, rewrite=rewrite)
+            for sentence in await check(found):
+                err.print(sentence, markup=False, soft_wrap=True)
+            mended = await mend_epochs(found)
             name = await found.fetchval("SELECT quote_ident(current_database())")
             role = await found.fetchval("SELECT current_user")
         if not applied:
-            return f"Database {name} is up to date."
-        return (
+            return " ".join([f"Database {name} is up to date.", *mended])
+        told = (
             f"Database {name}: applied {', '.join(map(str, applied))} as {role}. Give every other role "
             "that runs the service its rights with `db grants --role NAME`."
         )
+        return " ".join([told, *mended])
 
     typer.echo(run_to_end(work()))
 

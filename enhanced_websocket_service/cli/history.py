@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.errors import ConfigurationError, PartlyDone
 from enhanced_websocket_service.l0.continuity import DayContinuity
 from enhanced_websocket_service.l0.continuity_page import (
     day_dict,
@@ -68,7 +68,7 @@ def l0_backfill(
             )
 
     if not plan_only:
-        _report_fetch(with_progress("Backfill", work), as_json)
+        _fetch("Backfill", work, as_json)
         return
     plans = run_to_end(plan())
     if as_json:
@@ -87,7 +87,7 @@ def l0_incremental(as_json: JsonOption = False) -> None:
         async with connections.open_l0(settings) as pipeline:
             return await pipeline.incremental(tell, announce=_announce_plan)
 
-    _report_fetch(with_progress("Incremental", work), as_json)
+    _fetch("Incremental", work, as_json)
 
 
 @l0.command("verify")
@@ -194,7 +194,8 @@ def l0_status(as_json: JsonOption = False) -> None:
 @l0.command("continuity")
 def l0_continuity(
     day: Annotated[
-        str | None, typer.Option("--date", metavar="DATE", help="COT day; default: today.")
+        str | None,
+        typer.Option("--date", metavar="DATE", help="Its day; default: today."),
     ] = None,
     start: DateOption = None,
     end: DateOption = None,
@@ -218,7 +219,7 @@ def l0_continuity(
         async with connections.open_slots(settings) as (_, continuity):
             if first is not None and last is not None:
                 return await continuity.days(wanted, first, last)
-            return [await continuity.day(wanted, on or continuity.last_days(1)[1])]
+            return [await continuity.day(wanted, on or continuity.today(wanted))]
 
     days: list[DayContinuity] = run_to_end(work())
     if as_json:
@@ -240,6 +241,15 @@ def _ask_convention() -> Literal["utc", "cot"] | None:
 def _announce_plan(plan: BackfillPlan) -> None:
     # To standard error, like the bar that follows: standard output is for the result.
     err.print(plan.sentence(), markup=False, soft_wrap=True)
+
+
+def _fetch(what: str, work: Callable[..., Any], as_json: bool) -> None:
+    """Run ``work`` and report it, symbol by symbol, also when some of them failed."""
+    try:
+        _report_fetch(with_progress(what, work), as_json)
+    except PartlyDone as error:
+        _report_fetch(error.results, as_json)
+        raise
 
 
 def _report_fetch(results: Any, as_json: bool) -> None:

@@ -122,6 +122,13 @@ def _show(report: JournalReport) -> None:
         holes = r.last - r.first + 1 - r.count
         note = f", {holes} missing between them" if holes else ""
         out.print(f"{symbol} epoch {epoch}: offsets {r.first} .. {r.last}, {r.count} ticks{note}")
+    for kept in report.kept_back:
+        end = report.end if kept.end is None else kept.end
+        out.print(
+            f"Records {kept.first.record} .. {end.record} are not for PostgreSQL: {kept.winner} meanwhile.",
+            markup=False,
+            soft_wrap=True,
+        )
     if report.torn_bytes:
         out.print(
             f"{report.torn_bytes} bytes behind the last whole record: a write under way, or what a "

@@ -1,21 +1,21 @@
 """What every feed is: batches of quotes for one session, and a status that can be asked at any time.
 
-``BackgroundFeed`` is how the feeds here are built: a task of their own fills a bounded buffer, the
-consumer takes all there is. When the consumer is slow the buffer fills and the task stops reading,
-so that the vendor's socket is paused instead of memory growing.
+``BackgroundFeed`` is the one buffer between sources and consumer: a task of its own runs the sources, which
+put quotes into it synchronously; the consumer takes all there is. When the consumer is slow the buffer
+fills and the sources stop reading, so that the vendor's socket is paused instead of memory growing.
 """
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol, Self
 
 import msgspec
 import structlog
 
+from enhanced_websocket_service.market.liveness.status import SymbolVerdict
+from enhanced_websocket_service.market.liveness.status import Verdict as Verdict
 from enhanced_websocket_service.market.tick import Quote
-from enhanced_websocket_service.market.verdict import SymbolVerdict
-from enhanced_websocket_service.market.verdict import Verdict as Verdict
 
 log = structlog.get_logger(__name__)
 
@@ -52,13 +52,14 @@ class FeedStatus(msgspec.Struct, frozen=True):
 class FeedGap(msgspec.Struct, frozen=True):
     """Prices of ``symbol`` that the stream did not bring: the vendor's bars must repair them.
 
-    From the last streamed price to the hand-back, unix seconds UTC.
+    From the last price that proved the stream, or from when its collection began, to the hand-back; unix
+    seconds UTC.
     """
 
     symbol: str
     start: float
     end: float
-    cause: str  # disconnected, silent, refused, unentitled, leased
+    cause: str  # connecting, disconnected, silent, refused, unentitled, leased
 
 
 class KeyLeases(Protocol):
@@ -97,6 +98,10 @@ class Feed(Protocol):
 
     def __aiter__(self) -> Batches: ...
 
+    def set_symbols(self, symbols: Collection[str]) -> None:
+        """Collect exactly these from now on."""
+        ...
+
     def status(self) -> FeedStatus:
         """A snapshot; cheap, never blocks."""
         ...
@@ -106,8 +111,30 @@ class Feed(Protocol):
         ...
 
 
+class Intake(Protocol):
+    """Where a source puts quotes, and how it learns that the consumer is behind."""
+
+    @property
+    def held_up(self) -> bool:
+        """Whether a source waits for the consumer: what it does not read meanwhile is no silence."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Whether the consumer has closed the feed."""
+        ...
+
+    async def room(self) -> None:
+        """Return once the consumer is not too far behind; a source calls it before it reads on."""
+        ...
+
+    async def taken(self) -> None:
+        """Return once the consumer has taken everything."""
+        ...
+
+
 class BackgroundFeed(ABC):
-    """A feed whose ``_run`` delivers quotes from a task of its own.
+    """A feed whose ``_run`` puts quotes from a task of its own.
 
     The task starts with the first ``__anext__`` and ends with ``aclose``. Cancelling the consumer
     loses nothing: the next ``__anext__`` continues. After ``aclose`` what was already read is still
@@ -120,18 +147,26 @@ class BackgroundFeed(ABC):
         self._batch_limit = batch_limit
         self._batch: list[Quote] = []
         self._changed = asyncio.Event()  # for the consumer: quotes, or the end
-        self._space = asyncio.Event()  # for the task
+        self._space = asyncio.Event()  # for the sources
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self._held_up = False  # the task waits for the consumer
+        self._held_up = 0  # sources that wait for the consumer
 
     @abstractmethod
     async def _run(self) -> None:
-        """Deliver quotes until cancelled; release everything on the way out."""
+        """Put quotes until cancelled; release everything on the way out."""
 
     @property
     def running(self) -> bool:
         return self._task is not None and not self._task.done()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def held_up(self) -> bool:
+        return self._held_up > 0
 
     def __aiter__(self) -> Self:
         return self
@@ -171,31 +206,23 @@ class BackgroundFeed(ABC):
         if interrupted is not None:
             raise interrupted
 
-    async def _deliver(self, quotes: list[Quote]) -> None:
-        """Hand quotes to the consumer; waits while it is too far behind."""
+    def put(self, quote: Quote) -> None:
+        """Hand a quote to the consumer. Never waits: a source asks for ``room`` before it reads on."""
+        self._batch.append(quote)
+        self._changed.set()
+
+    async def room(self) -> None:
+        if len(self._batch) < self._batch_limit:
+            return
+        self._held_up += 1
         try:
             while len(self._batch) >= self._batch_limit:
-                self._held_up = True
                 self._space.clear()
                 await self._space.wait()
-            self._held_up = False
         finally:
-            # Also when cancelled while waiting: what was read must not be lost.
-            self._keep(quotes)
+            self._held_up -= 1
 
-    def _keep(self, quotes: list[Quote]) -> None:
-        """Hand quotes to the consumer without waiting, for use on the way out."""
-        if quotes:
-            self._batch += quotes
-            self._changed.set()
-
-    def take_rest(self) -> list[Quote]:
-        """What was read and not taken, once the feed is closed."""
-        batch, self._batch = self._batch, []
-        return batch
-
-    async def _taken(self) -> None:
-        """Wait until the consumer has taken everything."""
+    async def taken(self) -> None:
         while self._batch:
             self._space.clear()
             await self._space.wait()

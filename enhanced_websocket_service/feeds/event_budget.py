@@ -11,7 +11,9 @@ _ROUNDING_S: Final = 1e-6
 
 
 class EventBudget:
-    """At most ``limit`` events in any minute of the clock. Instants in unix seconds UTC."""
+    """At most ``limit`` events in any minute of the clock. Instants are ``Clock.elapsed``: a
+    minute of the vendor passes whatever our clock is set to.
+    """
 
     def __init__(self, limit: int = EVENTS_A_MINUTE) -> None:
         self._limit = limit

@@ -1,15 +1,16 @@
 """The vendor's REST price as a feed, one credit at a time at the planner's pace.
 
 ``/price`` has no stamp, so a quote is stamped with its receipt in whole seconds. Only a changed price
-becomes a quote: an unchanged one is knowledge (the feed is fresh), not a tick. A poll does not wait for
-the answer of the one before, or a slow vendor would set the pace; an answer overtaken by that of a later
-question is old and is left out.
+becomes a quote: an unchanged one is knowledge (the feed is fresh, the price a witness), not a tick. A poll
+does not wait for the answer of the one before, or a slow vendor would set the pace; an answer overtaken by
+that of a later question is old and is left out.
 """
 
 import asyncio
 import math
 from collections.abc import Callable, Collection, Sequence
 from time import monotonic
+from typing import Protocol
 
 import structlog
 
@@ -17,23 +18,39 @@ from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import VendorError
 from enhanced_websocket_service.market.noise import same_but_noise
 from enhanced_websocket_service.market.source import Provider
-from enhanced_websocket_service.market.tick import Quote, quantise
+from enhanced_websocket_service.market.tick import Quote
 from enhanced_websocket_service.telemetry import Metrics, Rarely
 from enhanced_websocket_service.twelvedata.backoff import Backoff
 from enhanced_websocket_service.twelvedata.rest import RestClient
 from enhanced_websocket_service.twelvedata.spending import POLL
 
-from .base import BackgroundFeed, FeedStatus, Verdict
+from .base import FeedStatus, Intake, Verdict
 
 log = structlog.get_logger(__name__)
 
 IDLE_CHECK_S = 1.0
 NO_CREDITS_CHECK_S = 60.0
+ROUNDING_S = 1e-3
+"""Who waits as long as told must not be told to wait for the last bit of a float."""
+LOOK_S = 5.0
+"""How often somebody who waits for the next poll looks whether the clock was set by more than that."""
 STALE_S = 60.0
 """Without a successful poll for this long (or three polls, if that is longer) the feed is dead."""
 
 
-class PollingFeed(BackgroundFeed):
+class PollingReceiver(Intake, Protocol):
+    """Whom the polls tell what they bring, at once; nothing of it may block."""
+
+    def on_polled(self, quote: Quote) -> None:
+        """A changed price."""
+        ...
+
+    def on_answer(self, symbol: str, price: float, asked_at: float) -> None:
+        """Every price that was answered, changed or not, and when it was asked (unix seconds UTC)."""
+        ...
+
+
+class PollingFeed:
     """Quotes of the active symbols (at first: all), polled in turn.
 
     As many polls may be under way as there are usable keys. One that fails is repeated with another key,
@@ -41,6 +58,10 @@ class PollingFeed(BackgroundFeed):
 
     :param pace: instant -> seconds to leave between two credits; infinite: none may be spent.
     :param is_open: nothing is polled while this is false; credits are for the session.
+    :param witness: told every price that is answered, changed or not, before it becomes a quote, but for
+        those that a later question has overtaken.
+    :param last_price: the price of a symbol that was accepted last, whoever brought it: the same price
+        again is no change. One that is not accepted yet stays a change.
     """
 
     def __init__(
@@ -52,10 +73,11 @@ class PollingFeed(BackgroundFeed):
         pace: Callable[[float], float],
         *,
         is_open: Callable[[float], bool] = lambda _: True,
+        witness: Callable[[str, float], None] = lambda *_: None,
+        last_price: Callable[[str], float | None] = lambda _: None,
         backoff: Backoff | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        super().__init__("feed-polling")
         self.symbols = tuple(symbols)
         self._active = self.symbols
         self._wanted = asyncio.Event()
@@ -64,22 +86,28 @@ class PollingFeed(BackgroundFeed):
         self._source = provider.rest
         self._pace = pace
         self._is_open = is_open
+        self._witness = witness
+        self._last_price = last_price
         self._backoff = backoff or Backoff(base=2.0, cap=60.0)
         self._polls = (metrics or Metrics()).polls.labels
         self._asked = 0  # polls so far: each has its number
         self._answered = 0  # the highest number that was answered, or failed
         self._newest: dict[str, int] = {}  # by symbol: answers up to this number are old
-        self.on_answer: Callable[[str, float, float], None] | None = None
-        """Told every price that was answered, changed or not, and when it was asked."""
-        self._known: dict[str, float] = {}  # the last price by symbol, whoever brought it
+        self._receiver: PollingReceiver | None = None  # while it runs
         self._under_way = 0
         self._ended = asyncio.Event()
+        # Spans of the clock since it was made: nobody can set them.
         self._resting_until = -math.inf  # after failures
+        self._succeeded = -math.inf
+        self._began = 0.0
         self._same_failure = 0  # polls up to this number were under way when one failed
         self._last_error: str | None = None
         self._rarely = Rarely()  # real time: the log is read by people
-        self._last_success: float | None = None
-        self._began = 0.0
+        self._last_success: float | None = None  # unix seconds UTC
+
+    def collect(self, symbols: Collection[str]) -> None:
+        """These may be polled from now on; ``set_symbols`` says which of them are."""
+        self.symbols = tuple(symbols)
 
     def set_symbols(self, symbols: Collection[str]) -> None:
         """Poll these from now on; none: rest. Answers still under way for others are dropped."""
@@ -90,10 +118,6 @@ class PollingFeed(BackgroundFeed):
             self._newest[symbol] = self._asked
         if self._active:
             self._wanted.set()
-
-    def note_price(self, symbol: str, price: float) -> None:
-        """Another feed delivered ``price``: the same price polled next is no change."""
-        self._known[symbol] = quantise(price)
 
     def status(self) -> FeedStatus:
         verdict, detail = self._verdict()
@@ -111,34 +135,43 @@ class PollingFeed(BackgroundFeed):
 
     def _verdict(self) -> tuple[Verdict, str]:
         now = self._clock.now()
-        if not self.running or not self._active:
+        if self._receiver is None or not self._active:
             return "closed", "not polling"
         if not self._is_open(now):
             return "closed", "the market is closed"
         pace = self._pace(now)
         if not math.isfinite(pace):
             return "dead", "no API credits are left for polling today"
-        since = now - max(self._last_success or 0.0, self._began)
+        since = self._clock.elapsed() - max(self._succeeded, self._began)
         limit = self._clock.span(max(STALE_S, 3 * pace * len(self._active)), at_least_real=3.0)
-        detail = f"one poll per {pace:.1f} s; {max(0.0, since):.0f} s since the last answer"
+        detail = f"one poll per {pace:.1f} s; {since:.0f} s since the last answer"
         if since > limit:
             return "dead", detail
         answering = self._last_success is not None and self._last_error is None
         return ("live" if answering else "suspect"), detail
 
-    async def _run(self) -> None:
-        self._began = due = self._clock.now()
+    async def run(self, receiver: PollingReceiver) -> None:
+        """Poll into ``receiver`` until cancelled. One run at a time."""
+        self._receiver = receiver
+        try:
+            await self._poll_for_ever()
+        finally:
+            self._receiver = None
+
+    async def _poll_for_ever(self) -> None:
+        elapsed = self._clock.elapsed
+        self._began = due = elapsed()
         async with asyncio.TaskGroup() as polls:
             while True:
                 if await self._until_wanted():
-                    due = self._clock.now()
+                    due = elapsed()
                     continue
                 due = await self._until(due)
-                if due > self._clock.now() or not self._may_poll():
+                if due > elapsed() + ROUNDING_S or not self._may_poll():
                     continue
                 pace = self._pace(self._clock.now())
                 if not math.isfinite(pace):
-                    due = self._clock.now() + NO_CREDITS_CHECK_S
+                    due = elapsed() + NO_CREDITS_CHECK_S
                     continue
                 self._asked += 1
                 symbol = self._active[self._asked % len(self._active)]
@@ -147,23 +180,29 @@ class PollingFeed(BackgroundFeed):
                 # It shall have its key before the next one is planned: else that would not know of it.
                 await asyncio.sleep(0)
                 # From when it was due, so that lateness does not add up; after a stall, no burst.
-                due = max(due + pace, self._clock.now())
+                due = max(due + pace, elapsed())
 
     async def _until(self, due: float) -> float:
-        """Wait until a poll that is due then may be made; a later instant when that must be asked anew."""
+        """Wait until a poll that is due then may be made; a later span when that must be asked anew."""
         clock = self._clock
         due = max(due, self._resting_until)
-        await clock.sleep_until(due)
-        if not self._may_poll() or self._resting_until > clock.now():
+        set_to = clock.now() - clock.elapsed()
+        while (left := due - clock.elapsed()) > ROUNDING_S:
+            await clock.sleep(min(left, clock.span(LOOK_S, at_least_real=0.5)))
+            if abs(clock.now() - clock.elapsed() - set_to) > clock.span(LOOK_S, at_least_real=0.5):
+                # The pace, or that there were no credits, was found by a clock that was wrong.
+                due = max(clock.elapsed(), self._resting_until)
+                break
+        if not self._may_poll() or self._resting_until > clock.elapsed() + ROUNDING_S:
             return max(due, self._resting_until)
         if self._under_way >= max(1, self._rest.keys.usable()):
             self._ended.clear()
             await self._ended.wait()
-            return max(due, clock.now(), self._resting_until)
+            return max(due, clock.elapsed(), self._resting_until)
         now = clock.now()
-        free_at = self._rest.keys.free_at(now)
+        wait_s = self._rest.keys.free_at(now) - now
         # Never in the queue for a key: the polls there would all be made when it is free again.
-        return due if free_at <= now else min(free_at, now + NO_CREDITS_CHECK_S)
+        return due if wait_s <= 0 else clock.elapsed() + min(wait_s, NO_CREDITS_CHECK_S)
 
     def _may_poll(self) -> bool:
         return bool(self._active) and self._is_open(self._clock.now())
@@ -178,7 +217,7 @@ class PollingFeed(BackgroundFeed):
             else:
                 self._wanted.clear()
                 await self._wanted.wait()
-                self._began = self._clock.now()
+                self._began = self._clock.elapsed()
         return waited
 
     async def _poll(self, number: int, symbol: str) -> None:
@@ -189,9 +228,10 @@ class PollingFeed(BackgroundFeed):
         except VendorError as error:
             self._on_failure(number, symbol, error)
         else:
-            if self.on_answer is not None:
-                self.on_answer(symbol, price, asked_at)
-            await self._on_price(number, symbol, price)
+            if (receiver := self._receiver) is not None:
+                receiver.on_answer(symbol, price, asked_at)
+                self._on_price(number, symbol, price, receiver)
+                await receiver.room()
         finally:
             self._under_way -= 1
             self._ended.set()
@@ -203,37 +243,39 @@ class PollingFeed(BackgroundFeed):
         self._answered = number
         if number > self._same_failure:
             self._same_failure = self._asked
-            self._resting_until = self._clock.now() + self._backoff.next()
+            self._resting_until = self._clock.elapsed() + self._backoff.next()
         if times := self._rarely.due(monotonic()):
             log.warning("Price poll failed", symbol=symbol, error=str(error), times=times)
         self._last_error = str(error)
 
-    async def _on_price(self, number: int, symbol: str, price: float) -> None:
+    def _on_price(self, number: int, symbol: str, price: float, receiver: PollingReceiver) -> None:
         received_at = self._clock.now()
-        self._last_success = max(received_at, self._last_success or received_at)
+        self._last_success, self._succeeded = received_at, self._clock.elapsed()
         if number > self._answered:
             self._answered = number
             self._last_error = None
             self._backoff.reset()
             self._resting_until = -math.inf
-        if symbol not in self._active or number <= self._newest.get(symbol, 0):
+        if number <= self._newest.get(symbol, 0):
             self._polls("superseded").inc()
             return
         self._newest[symbol] = number
-        if symbol in self._known and same_but_noise(self._known[symbol], price):
+        self._witness(symbol, price)
+        if symbol not in self._active:
+            self._polls("superseded").inc()
+            return
+        known = self._last_price(symbol)
+        if known is not None and same_but_noise(known, price):
             self._polls("unchanged").inc()
             return
         self._polls("changed").inc()
-        self._known[symbol] = price
-        await self._deliver(
-            [
-                Quote(
-                    symbol=symbol,
-                    timestamp=int(received_at),
-                    price=price,
-                    source=self._source,
-                    received_at=received_at,
-                    stamped=False,
-                )
-            ]
+        receiver.on_polled(
+            Quote(
+                symbol=symbol,
+                timestamp=int(received_at),
+                price=price,
+                source=self._source,
+                received_at=received_at,
+                stamped=False,
+            )
         )

@@ -14,8 +14,10 @@ Owns: one connection at a time and the decision when to give it up. Does not own
 import asyncio
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from time import monotonic
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -28,7 +30,7 @@ from websockets.exceptions import (
 )
 
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.market.liveness import SymbolJudge
+from enhanced_websocket_service.market.liveness.detector import LivenessDetector
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
 from enhanced_websocket_service.redaction import Redactor, secrets_in_url
@@ -37,7 +39,7 @@ from enhanced_websocket_service.twelvedata import protocol
 from enhanced_websocket_service.twelvedata.backoff import Backoff
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
 
-from .base import BackgroundFeed, FeedStatus, KeyLeases
+from .base import FeedStatus, Intake, KeyLeases
 from .connection import (
     OPEN_TIMEOUT_REAL_S,
     Failure,
@@ -47,7 +49,7 @@ from .connection import (
     refused_handshake,
 )
 from .event_budget import EventBudget
-from .liveness import Liveness, worst
+from .liveness_monitor import LivenessMonitor, worst
 
 log = structlog.get_logger(__name__)
 
@@ -64,8 +66,6 @@ RETRY_AT_LEAST_REAL_S = 0.05
 KINDS_REMEMBERED = 100
 """Unknown kinds of frames are logged once each; beyond this many they are only counted."""
 
-_Seen = tuple[int, float, float | None, float | None]
-
 
 class StreamEvent(msgspec.Struct, frozen=True):
     """Why some symbols cannot be had from the stream now."""
@@ -76,14 +76,29 @@ class StreamEvent(msgspec.Struct, frozen=True):
     at: float  # unix seconds UTC
 
 
-class StreamFeed(BackgroundFeed):
+class StreamReceiver(Intake, Protocol):
+    """Whom the stream tells what happens, at once; nothing of it may block."""
+
+    def on_streamed(self, quote: Quote, *, proves: bool) -> None:
+        """A quote; ``proves``: a new price with a young stamp."""
+        ...
+
+    def on_granted(self, symbols: Collection[str], at: float) -> None:
+        """These are subscribed since ``at``, unix seconds UTC."""
+        ...
+
+    def on_failure(self, event: StreamEvent) -> None:
+        """Told of every failure before the next attempt."""
+        ...
+
+
+class StreamFeed:
     """Quotes of ``symbols`` from the vendor's socket, reconnecting for ever.
 
     ``heartbeat_s`` and ``backoff_cap_s`` are seconds of the clock, stretched where real time needs it.
 
-    :param liveness: judges the silence of the symbols; by default without hours and without REST.
+    :param liveness: detectors the silence of the symbols; by default without hours and without REST.
     :param leases: who may stream with a key; ``None``: nobody else does.
-    :param on_event: told of every failure at once, before the next attempt; must not block.
     """
 
     def __init__(
@@ -95,18 +110,16 @@ class StreamFeed(BackgroundFeed):
         provider: Provider,
         metrics: Metrics,
         *,
-        liveness: Liveness | None = None,
+        liveness: LivenessMonitor | None = None,
         leases: KeyLeases | None = None,
         heartbeat_s: float = 10.0,
         backoff_cap_s: float = 60.0,
-        on_event: Callable[[StreamEvent], None] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        super().__init__("feed-stream")
         self.symbols = tuple(symbols)
-        self.liveness = liveness or Liveness(symbols, clock, metrics)
-        self.on_event = on_event
+        self.liveness = liveness or LivenessMonitor(symbols, clock, metrics)
         self._wanted = frozenset(symbols)
+        self._receiver: StreamReceiver | None = None  # while it runs
         self._url = ws_url
         self._keys = keys
         self._clock = clock
@@ -123,14 +136,15 @@ class StreamFeed(BackgroundFeed):
         self._rarely = Rarely()  # real time: the log is read by people
         # The current connection.
         self.connected = False
-        self._connected_at = 0.0
+        self._connected_at = 0.0  # Clock.elapsed
         self._answered = False  # to our subscription
         self._first: set[str] = set()  # symbols whose first price since the subscription is due
         self._subscribed: frozenset[str] = frozenset()
         self._refused: frozenset[str] = frozenset()
-        self._revive_at: dict[str, float] = {}  # when to subscribe dead symbols anew
+        self._asked: frozenset[str] = frozenset()  # what we asked for on it
+        # When to subscribe dead symbols anew; Clock.elapsed.
+        self._revive_at: dict[str, float] = {}
         # Since the start.
-        self._last_seen: dict[str, _Seen] = {}
         self._revivals = {one: self._revival() for one in symbols}
         self._attempts = 0
         self._last_error: str | None = None
@@ -161,10 +175,22 @@ class StreamFeed(BackgroundFeed):
             sources=dict.fromkeys(self.symbols, self._source),
         )
 
-    async def _run(self) -> None:
+    def collect(self, symbols: Collection[str]) -> None:
+        """Stream exactly these from now on; the open connection is told within a second of the clock."""
+        for symbol in self._wanted - set(symbols):
+            self._revive_at.pop(symbol, None)
+            self.liveness.detectors[symbol].stopped(self.liveness.now())
+        self.symbols, self._wanted = tuple(symbols), frozenset(symbols)
+        self.liveness.follow(symbols)
+        for symbol in symbols:
+            self._revivals.setdefault(symbol, self._revival())
+
+    async def run(self, receiver: StreamReceiver) -> None:
+        """Stream into ``receiver`` until cancelled. One run at a time, and one in the life of the object."""
+        self._receiver = receiver
         rotate = False
         try:
-            self._tell(lambda judge, now: judge.connecting("connecting", now))
+            self._tell(lambda detector, now: detector.connecting("connecting", now))
             while True:
                 key = await self._key(rotate=rotate)
                 if key is None:
@@ -176,16 +202,17 @@ class StreamFeed(BackgroundFeed):
                     finally:
                         if self._leases is not None:
                             await self._leases.release(key.fingerprint)
-                if self._closed:
-                    return  # the cancellation met a task group that was ending already
+                if _is_over(receiver):
+                    raise asyncio.CancelledError  # it met a task group that was ending already
                 rotate = lost.rotate
-                await self._taken()
+                await receiver.taken()
                 clock = self._clock
                 await clock.sleep(clock.span(retry_s, RETRY_AT_LEAST_REAL_S))
-                await clock.sleep(self._events.wait_s(clock.now()))
+                await clock.sleep(self._events.wait_s(clock.elapsed()))
         finally:
             self._disconnected()
-            self._tell(lambda judge, now: judge.stopped(now))
+            self._tell(lambda detector, now: detector.stopped(now))
+            self._receiver = None
 
     async def _key(self, *, rotate: bool) -> ApiKey | None:
         """The key to connect with, its lease taken; waits while other processes hold every lease."""
@@ -198,8 +225,7 @@ class StreamFeed(BackgroundFeed):
             if self._last_error != why:
                 log.info("The lease of the key is taken", key=key.label)
             self._last_error = why
-            for judge in self.liveness.judges.values():
-                judge.connecting(why, self._clock.now(), waiting=True)
+            self.liveness.tell(partial(_waits, why))
             tried.add(key.label)
             key = self._keys.stream_key(rotate=True)
             if key is not None and key.label in tried:
@@ -239,7 +265,7 @@ class StreamFeed(BackgroundFeed):
     async def _converse(self, socket: ClientConnection, key: ApiKey) -> Lost:
         lost: Lost | None = None
         self.connected, self._answered = True, False
-        self._connected_at = self._clock.now()
+        self._connected_at = self._clock.elapsed()
         self._revive_at.clear()
         self._metrics.feed_connected.set(1)
         if times := self._rarely.due(monotonic(), "connected"):
@@ -249,8 +275,9 @@ class StreamFeed(BackgroundFeed):
         try:
             async with asyncio.TaskGroup() as group:
                 self._events.spend(self._connected_at)
+                self._asked = self._wanted
                 await socket.send(protocol.subscribe(self.symbols))
-                self._tell(lambda judge, now: judge.connected(now))
+                self._tell(lambda detector, now: detector.connected(now))
                 group.create_task(self._send_heartbeats(socket), name="feed-stream-heartbeat")
                 group.create_task(self._await_answer(), name="feed-stream-answer")
                 group.create_task(self._revive(socket), name="feed-stream-revive")
@@ -287,12 +314,12 @@ class StreamFeed(BackgroundFeed):
             raise Lost("silent", f"no answer to the subscription within {ANSWER_S:g} s")
 
     def _on_dead(self, symbol: str, evidence: str) -> None:
-        """The judge found ``symbol`` dead on a connection that is open."""
-        judges = self.liveness.judges
-        if not any(judges[one].proved for one in self._wanted - self._refused):
+        """The detector found ``symbol`` dead on a connection that is open."""
+        detectors = self.liveness.detectors
+        if not any(detectors[one].proved for one in self._wanted - self._refused):
             raise Lost("silent", evidence)
         if symbol not in self._revive_at:
-            self._revive_at[symbol] = self._clock.now() + self._revivals[symbol].next()
+            self._revive_at[symbol] = self._clock.elapsed() + self._revivals[symbol].next()
             if self._rarely.due(monotonic(), f"dead {symbol}"):
                 log.warning("A symbol is dead among living ones", symbol=symbol, evidence=evidence)
             self._emit("silent", (symbol,), evidence)
@@ -302,68 +329,90 @@ class StreamFeed(BackgroundFeed):
         clock = self._clock
         while True:
             await clock.sleep(clock.span(1.0, CHECK_AT_LEAST_REAL_S))
-            now = clock.now()
-            if self._held_up:
+            elapsed = clock.elapsed()
+            if self._receiver is not None and self._receiver.held_up:
                 self.liveness.excuse()  # we are not reading: the silence is ours
-            due = [one for one, at in self._revive_at.items() if at <= now]
-            if due and self._events.wait_s(now, 2) == 0:
+            if self._asked != self._wanted and not await self._ask_for_others(socket):
+                return
+            due = [one for one, at in self._revive_at.items() if at <= elapsed]
+            if due and self._events.wait_s(elapsed, 2) == 0:
                 log.debug("Subscribing dead symbols anew", symbols=due)
-                self._events.spend(now, 2)
+                self._events.spend(elapsed, 2)
                 try:
                     await socket.send(protocol.unsubscribe(due))
                     await socket.send(protocol.subscribe(due))
                 except ConnectionClosed:
                     return  # the reader says why
                 for symbol in due:
-                    del self._revive_at[symbol]
-                    self.liveness.judges[symbol].connected(clock.now())
+                    self._revive_at.pop(symbol, None)
+                    self.liveness.detectors[symbol].connected(self.liveness.now())
+
+    async def _ask_for_others(self, socket: ClientConnection) -> bool:
+        """The wanted symbols have changed: tell the vendor; ``False``: the connection is over."""
+        gone, new = sorted(self._asked - self._wanted), sorted(self._wanted - self._asked)
+        events = bool(gone) + bool(new)
+        now = self._clock.now()
+        if self._events.wait_s(now, events) > 0:
+            return True  # the next look tries again
+        self._events.spend(now, events)
+        self._asked = self._wanted
+        self._subscribed, self._refused = self._subscribed - set(gone), self._refused - set(gone)
+        try:
+            if gone:
+                await socket.send(protocol.unsubscribe(gone))
+            if new:
+                await socket.send(protocol.subscribe(new))
+        except ConnectionClosed:
+            return False  # the reader says why
+        for symbol in new:
+            self.liveness.detectors[symbol].connected(self.liveness.now())
+        return True
 
     async def _read(self, socket: ClientConnection, key: ApiKey) -> None:
+        receiver = self._receiver
+        assert receiver is not None
         while True:
             # Bytes: text that is not UTF-8 shall be one bad frame, not the end of the connection.
             data = await socket.recv(decode=False)
             now = self._clock.now()
-            quotes: list[Quote] = []
             price = protocol.parse_price(data, now, self._source)
             if price is not None:
-                quotes += self._on_quote(price)
+                self._on_quote(price, receiver)
             else:
                 for frame in protocol.parse_frame(data, now, self._source):
                     if isinstance(frame, Quote):
-                        quotes += self._on_quote(frame)
+                        self._on_quote(frame, receiver)
                     else:
                         self._on_other(frame, key)
-            if quotes:
-                await self._deliver(quotes)
+            await receiver.room()
 
-    def _on_quote(self, quote: Quote) -> tuple[Quote, ...]:
+    def _on_quote(self, quote: Quote, receiver: StreamReceiver) -> None:
         self._price_frames.inc()
         symbol = quote.symbol
         if symbol not in self._wanted:
             self._once("foreign_symbol", symbol, "Price of a symbol that was not subscribed")
-            return ()
+            return
         if quote.raw or not (math.isfinite(quote.price) and quote.price > 0):
-            return (quote,)  # validation stores it; it proves nothing
+            receiver.on_streamed(quote, proves=False)  # validation stores it
+            return
         self._answered = True
-        at = self._last_quote_at = quote.received_at
+        self._last_quote_at = quote.received_at
         first = symbol in self._first
-        seen = (quote.timestamp, quote.price, quote.bid, quote.ask)
-        # The vendor sends its last price upon a subscription: a sign of life only if it is new.
-        resent = first and self._last_seen.get(symbol, seen) == seen
-        self._last_seen[symbol] = seen
-        self.liveness.judges[symbol].price(quote.price, at, resent=resent)
+        # The vendor answers a subscription with its last price. It may come from elsewhere than the stream:
+        # however new it is, it says nothing about what follows.
+        proves = self.liveness.price(quote, resent=first)
         if first:
             self._first.discard(symbol)
-            return (msgspec.structs.replace(quote, first_after_subscribe=True),)
-        if symbol in self._revive_at:
-            del self._revive_at[symbol]
-        if self._backoff.failures or self._revivals[symbol].failures:
-            self._calm_down(symbol, at)
-        return (quote,)
+            quote = msgspec.structs.replace(quote, first_after_subscribe=True)
+        elif proves:
+            self._revive_at.pop(symbol, None)
+            if self._backoff.failures or self._revivals[symbol].failures:
+                self._calm_down(symbol)
+        receiver.on_streamed(quote, proves=proves)
 
-    def _calm_down(self, symbol: str, at: float) -> None:
+    def _calm_down(self, symbol: str) -> None:
         stable_s = self._clock.span(STABLE_S, STABLE_AT_LEAST_REAL_S)
-        if at - self._connected_at >= stable_s:
+        if self._clock.elapsed() - self._connected_at >= stable_s:
             self._backoff.reset()
             self._revivals[symbol].reset()
 
@@ -394,12 +443,14 @@ class StreamFeed(BackgroundFeed):
         refused = self._wanted & set(status.fails)
         granted = self._wanted & set(status.success)
         if status.ok and not refused and not granted:
-            granted = self._wanted  # an "ok" with neither list
+            granted = self._asked & self._wanted  # an "ok" with neither list
         self._subscribed = (self._subscribed | granted) - refused
         self._refused = (self._refused - granted) | refused
         self._first |= granted
         if granted:
             self._keys.accept_stream(key, self._clock.now())
+            if self._receiver is not None:
+                self._receiver.on_granted(granted, self._clock.now())
         if not self._subscribed:
             reason = self._redact.text(status.message) or (
                 f"not permitted: {', '.join(sorted(refused or self._wanted))}"
@@ -417,7 +468,7 @@ class StreamFeed(BackgroundFeed):
         if refused:
             why = "the vendor does not stream it to us"
             for symbol in refused:
-                self.liveness.judges[symbol].lost(why, self._clock.now())
+                self.liveness.detectors[symbol].lost(why, self.liveness.now())
             self._emit("unentitled", tuple(sorted(refused)), why)
 
     def _lose(self, lost: Lost, key: ApiKey | None) -> float:
@@ -436,22 +487,20 @@ class StreamFeed(BackgroundFeed):
                 retry_s=round(retry_s, 1),
                 times=times,
             )
-        self._tell(lambda judge, now: judge.lost(why, now))
+        self._tell(lambda detector, now: detector.lost(why, now))
         self._emit(lost.kind, self.symbols, why)
         return retry_s
 
-    def _tell(self, what: Callable[[SymbolJudge, float], None]) -> None:
-        now = self._clock.now()
-        for judge in self.liveness.judges.values():
-            what(judge, now)
+    def _tell(self, what: Callable[[LivenessDetector, float], None]) -> None:
+        self.liveness.tell(what)
 
     def _emit(self, kind: Failure, symbols: tuple[str, ...], message: str) -> None:
-        if self.on_event is not None:
-            self.on_event(StreamEvent(kind, symbols, message, self._clock.now()))
+        if self._receiver is not None:
+            self._receiver.on_failure(StreamEvent(kind, symbols, message, self._clock.now()))
 
     def _disconnected(self) -> None:
         self.connected = False
-        self._subscribed = frozenset()
+        self._subscribed = self._asked = frozenset()
         self._first.clear()
         self._metrics.feed_connected.set(0)
 
@@ -465,6 +514,16 @@ class StreamFeed(BackgroundFeed):
         if name not in self._kinds and len(self._kinds) < KINDS_REMEMBERED:
             self._kinds.add(name)
             log.warning(event, kind=kind, **details)
+
+
+def _waits(why: str, detector: LivenessDetector, now: float) -> None:
+    detector.connecting(why, now, waiting=True)
+
+
+def _is_over(receiver: Intake) -> bool:
+    """Whether somebody has asked us to end, even if a task group of 3.11 swallowed the cancellation."""
+    task = asyncio.current_task()
+    return receiver.closed or (task is not None and task.cancelling() > 0)
 
 
 async def _until_lost(leases: KeyLeases, fingerprint: str) -> None:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import structlog
 
@@ -63,12 +64,10 @@ class Absences:
             content = json.loads(text)
             if content["source"] != self._source or content["symbol"] != self._symbol:
                 return set()
+            # Its own: the symbol may have had another calendar when it was written.
+            zone = ZoneInfo(content.get("timezone", self._calendar.zone.key))
             return {
-                int(
-                    datetime.fromisoformat(f"{day}T{label}")
-                    .replace(tzinfo=self._calendar.zone)
-                    .timestamp()
-                )
+                int(datetime.fromisoformat(f"{day}T{label}").replace(tzinfo=zone).timestamp())
                 for day, labels in content["absent"].items()
                 for label in labels
             }

@@ -39,24 +39,24 @@ def sign(slot: Slot) -> tuple[str, str]:
     return (unsure if doubtful else sure), style
 
 
-def render_day(day: DayContinuity, zone: ZoneInfo = BOGOTA) -> list[Text]:
+def render_day(day: DayContinuity) -> list[Text]:
     """One day: its line, what lacks and why, and the legend."""
     head = Text(f"{day.symbol} {day.day:%A %Y-%m-%d}")
     if not day.slots:
         head.append(f": closed ({day.closed or 'no session'}).")
         return [head]
-    lines = [head, _ruler(day.slots, zone), _line(day), Text("")]
+    lines = [head, _ruler(day.slots, day.zone), _line(day), Text("")]
     lines += [Text(f"  {_numbers(day.summary)}")]
-    for text in _reasons(day.slots, zone):
+    for text in _reasons(day.slots, day.zone):
         lines.append(Text(f"  {text}"))
     return [*lines, Text(""), *(Text(line, style="dim") for line in LEGEND.splitlines())]
 
 
-def render_days(days: Sequence[DayContinuity], zone: ZoneInfo = BOGOTA) -> list[Text]:
+def render_days(days: Sequence[DayContinuity]) -> list[Text]:
     """A range: a line a day, the sum, and the legend."""
     if not days:
         return [Text("No trading day in this range.")]
-    lines = [Text(days[0].symbol), _ruler(days[0].slots, zone)]
+    lines = [Text(days[0].symbol), _ruler(days[0].slots, days[0].zone)]
     lines += [_line(day) for day in days]
     lines += [Text(""), Text(f"  {len(days)} trading days: {_sum(days)}"), Text("")]
     return [*lines, *(Text(line, style="dim") for line in LEGEND.splitlines())]
@@ -84,17 +84,17 @@ async def window_proof(
     store: SlotStore, continuity: Continuity, symbol: str, window_days: int
 ) -> WindowProof:
     """The last ``window_days`` trading days and today. Raises ``StorageError``."""
-    start, end = continuity.last_days(window_days + 1)
+    start, end = continuity.last_days(symbol, window_days + 1)
     days = await continuity.days(symbol, start, end)
     labels = [slot.open_time for day in days for slot in day.slots]
     drift = await store.drift(symbol, labels[0], labels[-1]) if labels else {"bars": 0}
     return WindowProof(symbol, tuple(days), drift)
 
 
-def slot_dict(slot: Slot) -> dict[str, Any]:
+def slot_dict(slot: Slot, zone: ZoneInfo = BOGOTA) -> dict[str, Any]:
     """A slot as a row of ``/market/continuity``."""
     return {
-        "datetime": iso_local(slot.open_time),
+        "datetime": iso_local(slot.open_time, zone),
         "source": slot.source,
         "status": slot.status,
         "revision": slot.revision,
@@ -124,7 +124,7 @@ def day_dict(day: DayContinuity) -> dict[str, Any]:
     return {
         "symbol": day.symbol,
         **summary_dict(day.summary),
-        "slots": [slot_dict(slot) for slot in day.slots],
+        "slots": [slot_dict(slot, day.zone) for slot in day.slots],
     }
 
 

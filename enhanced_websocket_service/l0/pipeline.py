@@ -1,8 +1,10 @@
 """The L0 jobs as a whole: what ``l0 backfill``, ``l0 incremental``, ``l0 status`` and the service run.
 
 The commands withdraw the ready flag first and write it last, so the flag never speaks for a set
-that is half-way; when a command fails the flag stays withdrawn. The service's own repair rewrites
-database and backup set and leaves the flag alone: it belongs to whoever wrote it.
+that is half-way; when a command fails the flag stays withdrawn. Symbols are independent: one that
+fails stops no other, and the flag, of which there is one, is written when at least one symbol is done. It
+names those that are and those that are not; whether a symbol goes live is decided by its own data. The
+service's own repair rewrites database and backup set and leaves the flag alone: it belongs to its writer.
 
 Bars come first: they are in the database before a file is written, and a folder that takes no file is told
 in ``failures``. For a command that is a failure, as a set that is not written is not ready; the service
@@ -10,7 +12,8 @@ goes on and writes the files as soon as it can.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from enhanced_websocket_service.errors import (
     ConfigurationError,
     DataError,
     L0Error,
+    PartlyDone,
     StorageError,
     WrongWorld,
     sentences,
@@ -28,6 +32,7 @@ from enhanced_websocket_service.errors import (
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.bar import Bar
 from enhanced_websocket_service.market.calendar import TradingCalendar
+from enhanced_websocket_service.market.scale import unfit
 from enhanced_websocket_service.market.source import (
     Provider,
     World,
@@ -47,7 +52,7 @@ from .readiness import ReadyFlag
 from .report import L0Report, SymbolReport
 from .run import BackfillPlan, BackfillResult
 from .slots import window_slots
-from .validator import DEFAULT_WINDOW_DAYS, Assessment, assess, worst
+from .validator import DEFAULT_WINDOW_DAYS, Assessment, assess
 from .verify import Verification, VerifyReport
 
 log = structlog.get_logger(__name__)
@@ -76,8 +81,14 @@ def check_history(ours: World, sets: Sequence[BackupSet], flag: ReadyFlag) -> No
         check_world(world_of(source), ours, f"The ready flag {flag.path}", remedy)
 
 
+class NoHistory(L0Error):
+    """Neither the vendor nor the database has a bar of the symbol."""
+
+
 class L0Pipeline:
-    """All L0 jobs over ``symbols``, one symbol after the other.
+    """All L0 jobs, one symbol after the other.
+
+    :param calendars: the symbols, each with its calendar.
 
     ``rest`` may be ``None`` for ``assess``, ``status`` and ``verify`` alone. ``keys`` are those behind
     it: as many calls are under way at a time as there are usable ones. ``failures`` hears of files.
@@ -88,24 +99,23 @@ class L0Pipeline:
         *,
         rest: HistorySource | None,
         database: BarStore,
-        calendar: TradingCalendar,
+        calendars: Mapping[str, TradingCalendar],
         clock: Clock,
         provider: Provider,
-        symbols: Sequence[str],
         backup_dir: Path,
         flag: ReadyFlag,
         failures: Failures,
         window_days: int = DEFAULT_WINDOW_DAYS,
         keys: KeyPool | None = None,
     ) -> None:
-        if not symbols or window_days < 1:
+        if not calendars or window_days < 1:
             raise ConfigurationError(
                 "L0 needs at least one symbol (SYMBOLS) and a window of a day (L0_WINDOW_DAYS)."
             )
         self.flag = flag
         self._rest, self._database = rest, database
-        self._calendar, self._clock = calendar, clock
-        self._provider, self._symbols = provider, tuple(symbols)
+        self._calendars, self._clock = dict(calendars), clock
+        self._provider, self._symbols = provider, tuple(calendars)
         self._backup_dir, self._window_days = backup_dir, window_days
         self._keys = keys
         self._failures = failures
@@ -113,7 +123,7 @@ class L0Pipeline:
         # They outlive a job: what could not be put on file is remembered.
         self._absences = {
             symbol: Absences(backup_dir, symbol, provider.bars, calendar, failures)
-            for symbol in symbols
+            for symbol, calendar in calendars.items()
         }
 
     async def plan(
@@ -143,6 +153,7 @@ class L0Pipeline:
         :raises ConfigurationError: ``start`` after ``end``; the flag is untouched.
         :raises L0Error: what failed and what is missing; the flag stays withdrawn. Bars that came are
             in the database, also where the set cannot be written.
+        :raises PartlyDone: the same of some symbols; the others are done, and the flag says so.
         """
         if start > end:
             raise ConfigurationError(f"The start {start} is after the end {end}; swap them.")
@@ -174,15 +185,14 @@ class L0Pipeline:
 
         return await self._command("incremental", fetch)
 
-    async def repair(self) -> None:
+    async def repair(self, symbol: str) -> None:
         """The service's catch-up: as ``incremental``, but the flag is neither read nor written.
 
         The set is rewritten only when bars came, or when there is none. Raises ``L0Error``.
         """
-        for symbol in self._symbols:
-            result = await self._incremental(symbol).run(purpose="repair")
-            if result.bars_written or not self._set(symbol).exists:
-                await self.write_backup(symbol)
+        result = await self._incremental(symbol).run(purpose="repair")
+        if result.bars_written or not self._set(symbol).exists:
+            await self.write_backup(symbol)
 
     async def check_files(self) -> None:
         """Find out whether files can be written, and write the sets that are owed: that could not be written,
@@ -209,10 +219,6 @@ class L0Pipeline:
                 self._kept.add(symbol)
         self._failures.succeeded(BACKUP_FILES)
 
-    async def assess(self) -> Assessment:
-        """Fresh and complete now? The worst of all symbols. Raises ``StorageError``."""
-        return worst([await self._assess(symbol) for symbol in self._symbols])
-
     async def status(self) -> L0Report:
         """Everything ``l0 status`` shows. Raises ``StorageError``."""
         symbols = []
@@ -227,7 +233,7 @@ class L0Pipeline:
             last = await self._database.last_bar(symbol, vendor_only=True)
             symbols.append(
                 SymbolReport(
-                    assessment=await self._assess(symbol),
+                    assessment=await self.assess(symbol),
                     last_vendor_bar=None if last is None else last.open_time,
                     backup=metadata,
                     backup_problems=problems,
@@ -250,7 +256,7 @@ class L0Pipeline:
                 await Verification(
                     self._set(symbol),
                     self._database,
-                    self._calendar,
+                    self._calendars[symbol],
                     self._absences[symbol],
                     source=self._provider.bars,
                 ).run(start, end, self._clock.now())
@@ -300,36 +306,53 @@ class L0Pipeline:
         flag = (
             "The old ready flag is still there." if problems else "The ready flag stays withdrawn."
         )
-        results, described = [], {}
+        results: list[BackfillResult] = []
+        described: dict[str, object] = {}
+        failed: dict[str, L0Error] = {}
         for symbol in self._symbols:
             try:
-                results.append(await fetch(symbol))
-                metadata = await self.write_backup(symbol)
+                result, metadata = await fetch(symbol), await self.write_backup(symbol)
+                if metadata is not None and not metadata.rows:
+                    raise NoHistory(
+                        f"{symbol}: there is no history, neither from the vendor for this range nor "
+                        "in the database. Choose a range with trading days."
+                    )
             except L0Error as error:
-                again = "Run it again: what is done is kept and not asked for again."
-                raise L0Error(sentences(*problems, str(error), again, flag)) from error
-            if metadata is None:
+                failed[symbol] = error
+                log.warning("L0 of a symbol failed", command=name, symbol=symbol, why=str(error))
                 continue
-            if not metadata.rows:
-                raise L0Error(
-                    f"{symbol}: there is no history, neither from the vendor for this range nor "
-                    f"in the database. Choose a range with trading days. {flag}"
-                )
-            described[symbol] = {
-                "rows": metadata.rows,
-                "range_start": metadata.range_start,
-                "range_end": metadata.range_end,
-                "completeness_percentage": metadata.completeness_percentage,
-            }
+            results.append(result)
+            if metadata is not None:
+                described[symbol] = {
+                    "rows": metadata.rows,
+                    "range_start": metadata.range_start,
+                    "range_end": metadata.range_end,
+                    "completeness_percentage": metadata.completeness_percentage,
+                }
+        told = [str(error) for error in failed.values()]
+        if any(not isinstance(error, NoHistory) for error in failed.values()):
+            told.append("Run it again: what is done is kept and not asked for again.")
+        if len(failed) == len(self._symbols):
+            raise L0Error(sentences(*problems, *told, flag)) from next(iter(failed.values()))
         problems += [one.reason for one in self._failures.present]
         done = "The bars are in PostgreSQL, and a new run does not ask for them again."
         if problems:
-            raise L0Error(sentences(*problems, done, flag))
+            raise L0Error(sentences(*problems, *told, done, flag))
+        content: dict[str, object] = {
+            "source": self._provider.bars,
+            "command": name,
+            "symbols": described,
+        }
+        if failed:
+            content["failed"] = {symbol: str(error) for symbol, error in failed.items()}
         try:
-            self.flag.write({"source": self._provider.bars, "command": name, "symbols": described})
+            self.flag.write(content)
         except L0Error as error:
-            raise L0Error(sentences(str(error), done)) from error
+            raise L0Error(sentences(str(error), *told, done)) from error
         log.info("ready flag written", command=name, path=str(self.flag.path))
+        if failed:
+            ready = f"Done, and named in the ready flag: {', '.join(described)}."
+            raise PartlyDone(sentences(*told, ready), tuple(results))
         return tuple(results)
 
     def _withdraw(self, command: str) -> list[str]:
@@ -341,22 +364,28 @@ class L0Pipeline:
             return [str(error)]
         return []
 
-    async def _assess(self, symbol: str) -> Assessment:
+    async def assess(self, symbol: str) -> Assessment:
+        """Fresh and complete now? Raises ``StorageError``."""
         now = self._clock.now()
-        wanted = window_slots(self._calendar, now, self._window_days)
+        calendar = self._calendars[symbol]
+        wanted = window_slots(calendar, now, self._window_days)
         present: dict[int, list[str]] = {}
         if wanted:
             present = await self._database.slots_present(symbol, wanted[0], wanted[-1] + 1)
         last: Bar | None = await self._database.last_bar(symbol)
-        return assess(
+        found = assess(
             [slot for slot, sources in present.items() if any(map(self._is_ours, sources))],
             partial=[slot for slot, sources in present.items() if not sources],
             last_open=last.open_time if last is not None and self._is_ours(last.source) else None,
-            calendar=self._calendar,
+            calendar=calendar,
             now=now,
             window_days=self._window_days,
             symbol=symbol,
         )
+        told = None if last is None else unfit(symbol, [last.close])
+        if told is not None:  # there may be all its bars, each of them rounded away
+            found = replace(found, is_complete=False, reasons=(told, *found.reasons))
+        return found
 
     def _is_ours(self, source: str) -> bool:
         """Simulated bars prove nothing about real data, nor the other way round."""
@@ -366,7 +395,7 @@ class L0Pipeline:
         check_history(self._provider.world, [self._set(one) for one in self._symbols], self.flag)
 
     def _set(self, symbol: str) -> BackupSet:
-        return BackupSet(self._backup_dir, symbol, self._calendar)
+        return BackupSet(self._backup_dir, symbol, self._calendars[symbol])
 
     def _backfill(self, symbol: str) -> Backfill:
         if self._rest is None:
@@ -374,7 +403,7 @@ class L0Pipeline:
         return Backfill(
             self._rest,
             self._database,
-            self._calendar,
+            self._calendars[symbol],
             self._clock,
             provider=self._provider,
             symbol=symbol,
@@ -386,7 +415,7 @@ class L0Pipeline:
         return Incremental(
             self._backfill(symbol),
             self._database,
-            self._calendar,
+            self._calendars[symbol],
             self._clock,
             provider=self._provider,
             symbol=symbol,

@@ -9,8 +9,9 @@ its bars are absent, partial or made of two feeds.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from time import monotonic
 from typing import Any, Protocol
 
@@ -99,7 +100,8 @@ class Reconciler:
     :param changeable: whether ticks can still change a slot: asking for it would be a credit wasted.
     :param stored: waits, for that many real seconds at most, until PostgreSQL has everything journaled
         before the call; whether it has.
-    :param may_run: whether the service is in a state in which the data is nobody else's business.
+    :param calendars: the symbols, each with its calendar.
+    :param may_run: whether a symbol is in a state in which its data is nobody else's business.
     :param write_backup: rewrites the backup set of a symbol; the ready flag is not touched. A folder that
         takes no file is no matter of this class: it raises for the database only.
     :param may_repair: whether at an instant credits may go into asking early and often for what the feed
@@ -111,14 +113,13 @@ class Reconciler:
         *,
         rest: HistorySource,
         store: EvidenceStore,
-        calendar: TradingCalendar,
+        calendars: Mapping[str, TradingCalendar],
         clock: Clock,
         provider: Provider,
-        symbols: Sequence[str],
         publish: Callable[[Sequence[Bar], float], Sequence[Bar]],
         changeable: Callable[[str, int], bool],
         stored: Callable[[float], Awaitable[bool]],
-        may_run: Callable[[], bool],
+        may_run: Callable[[str], bool],
         credits: Callable[[float], Credits],  # noqa: A002 - the vendor's word
         write_backup: Callable[[str], Awaitable[object]],
         window_days: int,
@@ -127,8 +128,7 @@ class Reconciler:
         may_repair: Callable[[float], bool] = lambda _: True,
     ) -> None:
         self._rest, self._store = rest, store
-        self._calendar, self._clock, self._provider = calendar, clock, provider
-        self._symbols = tuple(symbols)
+        self._calendars, self._clock, self._provider = dict(calendars), clock, provider
         self._publish, self._stored, self._may_run = publish, stored, may_run
         self._changeable = changeable
         self._credits, self._write_backup = credits, write_backup
@@ -138,9 +138,11 @@ class Reconciler:
         self._may_repair = may_repair
         self._rarely = Rarely()
         self._told = asyncio.Event()  # of a new gap
-        self._states = {symbol: ReconciliationState() for symbol in symbols}
+        self._running_since: dict[str, float] = {}  # by symbol: that it may run, without a break
+        self._states = {symbol: ReconciliationState() for symbol in calendars}
         # The set may have missed what was reconciled before a crash.
-        self._set_is_behind = dict.fromkeys(symbols, True)
+        self._set_is_behind = dict.fromkeys(calendars, True)
+        self._set_of: dict[str, date] = {}  # the day on which it was written last
 
     def status(self) -> dict[str, Any]:
         """By symbol, as plain JSON values."""
@@ -150,6 +152,24 @@ class Reconciler:
         """Whether the vendor is to be asked for bars at ``now``, as far as the last look tells."""
         dues = (state.next_due for state in self._states.values())
         return any(due is not None and due <= now for due in dues)
+
+    def overdue(self, now: float) -> dict[str, float]:
+        """By symbol, for how many seconds slots are due and the vendor was not asked for any.
+
+        What was due while we were away is late from our start on only.
+        """
+        return {
+            symbol: now - max(state.next_due, state.last_call_at or 0.0, since)
+            for symbol, since in self._running_since.items()
+            if (state := self._states[symbol]).next_due is not None and state.next_due < now
+        }
+
+    def why_overdue(self) -> str:
+        """What kept it from asking, as far as that is known."""
+        said = [state.last_error for state in self._states.values() if state.last_error]
+        if said:
+            return said[-1]
+        return "the credit plan has none to spare, or PostgreSQL is behind the journal"
 
     def repair(self, symbol: str, start: float, end: float) -> None:
         """The feed lost ``[start, end)``: its slots get the vendor's bars as soon as it has them.
@@ -177,7 +197,9 @@ class Reconciler:
         clock = self._clock
         while True:
             wait = LONGEST_LOOK_S
-            for symbol in self._symbols if self._may_run() else ():
+            running = [symbol for symbol in self._calendars if self._may_run(symbol)]
+            self._running_since = {s: self._running_since.get(s, clock.now()) for s in running}
+            for symbol in running:
                 wait = min(wait, await self._attempt(symbol))
             await self._pause(clock.span(wait, at_least_real=SHORTEST_LOOK_REAL_S))
 
@@ -195,9 +217,9 @@ class Reconciler:
 
     async def _attempt(self, symbol: str) -> float:
         """``look``, with a back-off of each symbol's own after failures."""
-        state, now = self._states[symbol], self._clock.now()
-        if now < state.resting_until:
-            return state.resting_until - now
+        state, elapsed = self._states[symbol], self._clock.elapsed()
+        if elapsed < state.resting_until:
+            return state.resting_until - elapsed
         part = f"reconciliation of {symbol}"
         answers = state.answers
         try:
@@ -208,7 +230,7 @@ class Reconciler:
             state.last_error, state.unanswered = str(error), isinstance(error, VendorError)
             wait = state.backoff_s
             self._failures.failed(part, str(error))
-            state.resting_until = self._clock.now() + wait
+            state.resting_until = self._clock.elapsed() + wait
             state.backoff_s = min(2 * wait, LONGEST_BACKOFF_S)
         else:
             state.backoff_s = FIRST_BACKOFF_S
@@ -234,7 +256,7 @@ class Reconciler:
             credits=self._credits(now),
             last_call_at=state.last_call_at,
             anchors=survey.anchors,
-            look_back_to=self._look_back_to(survey, now),
+            look_back_to=self._look_back_to(symbol, survey, now),
         )
         if ask is not None:
             await self._round(symbol, state, ask, survey)
@@ -254,34 +276,43 @@ class Reconciler:
             until.append(spaced if 0 < spaced < SOON_S else SOON_S)
         return min(until)
 
-    def _look_back_to(self, survey: _Survey, now: float) -> int | None:
+    def _look_back_to(self, symbol: str, survey: _Survey, now: float) -> int | None:
         """Since when what is final is compared again: today's, after the session the whole window."""
-        labels = survey.labels
-        if self._calendar.is_open(now):
-            today = self._calendar.local_date(now)
-            labels = [label for label in labels if self._calendar.local_date(label) == today]
+        labels, calendar = survey.labels, self._calendars[symbol]
+        if calendar.is_open(now):
+            today = calendar.local_date(now)
+            labels = [label for label in labels if calendar.local_date(label) == today]
         return labels[0] if labels else None
 
     async def _rewrite_set(self, symbol: str, state: ReconciliationState, now: float) -> None:
-        """The backup set, when it is behind, the session is over and nothing more is about to come."""
+        """The backup set, when it is behind, the session is over and nothing more is about to come.
+
+        Of a market that does not rest: once a day.
+        """
+        calendar = self._calendars[symbol]
+        today = calendar.local_date(now)
         quiet = state.next_due is None or state.next_due > now + SET_WAITS_S
+        over = quiet and not calendar.is_open(now)
+        if calendar.round_the_clock:
+            over = over or self._set_of.get(symbol) != today
         if (
             self._set_is_behind[symbol]
-            and quiet
+            and over
             and state.expected > state.lacking
-            and not self._calendar.is_open(now)
             and await self._stored(STORED_WITHIN_S)
         ):
             await self._write_backup(symbol)
             self._set_is_behind[symbol] = False
+            self._set_of[symbol] = today
 
     async def _survey(self, symbol: str, state: ReconciliationState, now: float) -> _Survey:
         """What is to be asked for, and what the vendor is known to have."""
-        settled = window_slots(self._calendar, now, self._window_days)
+        calendar = self._calendars[symbol]
+        settled = window_slots(calendar, now, self._window_days)
         lost = state.lost
         young = [
             label
-            for label in self._calendar.expected_labels(self._calendar.local_date(now))
+            for label in calendar.expected_labels(calendar.local_date(now))
             if label + BAR_SECONDS + SETTLE_S > now and lost.touches(label)
         ]
         labels = settled + [one for one in young if one + BAR_SECONDS + FIRST_CANDLE_S <= now]
@@ -294,7 +325,7 @@ class Reconciler:
         hurry = bool(lost) and self._may_repair(now)
         for evidence in found:
             slot = evidence.slot
-            session = self._calendar.session_on(slot)
+            session = calendar.session_on(slot)
             over = SETTLE_S + BAR_SECONDS + (slot if session is None else session.closes)
             is_lost = lost.touches(slot)
             one = wish(evidence, over, now, self._provider, lost=is_lost and hurry)
@@ -344,7 +375,7 @@ class Reconciler:
             if label in by_slot and label not in asked and not self._changeable(symbol, label)
         }
         evidence = await self._store.evidence(symbol, sorted(asked | others))
-        answer = Findings(self._provider, self._calendar, asked_at)
+        answer = Findings(self._provider, self._calendars[symbol], asked_at)
         for one in evidence:
             answer.take(one, by_slot.get(one.slot), asked=one.slot in asked)
         await self._store.note(

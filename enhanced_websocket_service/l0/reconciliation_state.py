@@ -28,7 +28,7 @@ class ReconciliationState:
     lost: LostSpans = field(default_factory=LostSpans)
     drift: dict[str, Any] = field(default_factory=dict)
     backoff_s: float = FIRST_BACKOFF_S
-    resting_until: float = 0.0
+    resting_until: float = 0.0  # Clock.elapsed
 
     def shown(self) -> dict[str, Any]:
         """As plain JSON values."""

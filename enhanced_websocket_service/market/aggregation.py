@@ -5,6 +5,7 @@ within one second, by arrival; only ``advance`` (the clock) closes a bar; a bar 
 not exist. The stamps of ticks never move the clock of the aggregator.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -79,6 +80,7 @@ class BarAggregator:
         self._forgotten_until = 0.0  # bars that end at or before are beyond revision
         self._now = 0.0
         self._gaps: list[tuple[float, float]] = []
+        self._open_gap = math.inf  # the start of one that has not ended
         self._doubts: set[int] = set()  # slots of which a part was lost
         self._published: dict[int, Bar] = {}  # the last version of each slot, oldest slot first
         self._settled: set[int] = set()  # slots that the vendor's bars have taken over
@@ -87,12 +89,16 @@ class BarAggregator:
     def interrupted(self, start: float, end: float, *, published: bool = False) -> None:
         """Nothing was collected in ``[start, end)``; bars that touch it are partial.
 
+        :param end: infinite: it is not over; the next call with ``published`` says when it was.
         :param published: also those that were already published whole; they get a revision, unless
             the vendor's bar has taken their place.
         """
+        if published:
+            self._open_gap = start if end == math.inf else math.inf
         if end <= start:
             return
-        self._gaps.append((start, end))
+        if end < math.inf:
+            self._gaps.append((start, end))
         if published:
             for slot in self._published:
                 if slot < end and slot + self.interval_s > start:
@@ -137,14 +143,26 @@ class BarAggregator:
             taken += at - first
         return taken
 
-    def advance(self, now: float, grace: float, undecided: Collection[int] = ()) -> list[Bar]:
+    def advance(
+        self,
+        now: float,
+        grace: float,
+        undecided: Collection[int] = (),
+        reached: float = math.inf,
+    ) -> list[Bar]:
         """Close and revise what is due at ``now``, oldest first; forget what is beyond revision.
 
         :param grace: seconds after a bar's end during which a late tick still revises it.
         :param undecided: stamps of quotes that may yet become ticks; their bars are partial until then.
+        :param reached: the stamp up to which the feed has told everything; bars that end later are partial
+            until it has passed their end.
         """
         if now < self._now - CLOCK_STEP_S:
             self._forgotten_until = min(self._forgotten_until, now - grace)
+            self._doubt_what_ends_after(now)
+        elif 0.0 < self._now < now - grace:
+            # Set ahead, or nobody looked for longer than a late tick is waited for.
+            self._gaps.append((self._now, now))
         self._now = now
         doubtful = {self._slot(stamp) for stamp in undecided} | self._doubts
         due = self._amended()
@@ -155,8 +173,9 @@ class BarAggregator:
                 break
             if bar.revision < 0:
                 bar.gap = bar.gap or any(start < end and stop > slot for start, stop in self._gaps)
+            bar.gap = bar.gap or self._open_gap < end
             known = self._published.get(slot)
-            partial = bar.gap or slot in doubtful
+            partial = bar.gap or slot in doubtful or end > reached
             if bar.dirty or (known is not None and _is_partial(known) != partial):
                 bar.dirty = False
                 bar.revision += 1
@@ -223,6 +242,11 @@ class BarAggregator:
 
     def _slot(self, stamp: int) -> int:
         return stamp - stamp % self.interval_s
+
+    def _doubt_what_ends_after(self, now: float) -> None:
+        """The clock was set back to ``now``: what it has closed before its end lacks the rest."""
+        for slot in [one for one in self._published if one + self.interval_s > now]:
+            self.doubt(slot)
 
     def _amend(self, slot: int) -> None:
         """The published bar of ``slot`` turned out to have a gap."""

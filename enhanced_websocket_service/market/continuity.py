@@ -33,6 +33,8 @@ class Mark:
     reason: str | None = None
     dead: Mapping[str, str] | None = None
     """By symbol, why nothing brought its prices; ``None``: as the mark before says."""
+    symbols: Mapping[str, tuple[str, str]] | None = None
+    """By symbol its own state and reason, where there are several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ def spans(
         for mark, end in zip(own, ends, strict=True):
             if mark.dead is not None:
                 dead = mark.dead.get(symbol)
-            found.append(Span(mark.at, end, mark.state, mark.reason, dead))
+            state, reason = (mark.symbols or {}).get(symbol, (mark.state, mark.reason))
+            found.append(Span(mark.at, end, state, reason, dead))
     return sorted(found, key=lambda span: span.start)
 
 

@@ -1,9 +1,14 @@
 """What the service publishes to its bus: ticks, bars, epochs and changes of its own state."""
 
+from typing import Final
+
 import msgspec
 
 from .bar import BarUpdate
 from .tick import Tick
+
+EPOCH_LIMIT: Final = 1 << 53
+"""Epochs are lower: clients in JavaScript round what is not."""
 
 
 class EpochStarted(msgspec.Struct, frozen=True, gc=False):
@@ -26,4 +31,10 @@ class StatusChanged(msgspec.Struct, frozen=True, gc=False):
     verdicts: dict[str, str] = {}  # on the stream of each symbol
 
 
-Event = Tick | BarUpdate | EpochStarted | StatusChanged
+class Probe(msgspec.Struct, frozen=True, gc=False):
+    """Nothing happened: whoever hands events on shows that it does. For nobody outside the process."""
+
+    number: int
+
+
+Event = Tick | BarUpdate | EpochStarted | StatusChanged | Probe

@@ -24,6 +24,11 @@ class Flag:
     OUT_OF_ORDER = "out_of_order"  # stamped before a tick that came earlier
 
 
+HELD, OUTLIER, UNWITNESSED = "held", "outlier", "unwitnessed"
+"""Reasons of rejections. ``held`` is none for good: the quote waits for a witness, and the journal says so
+in case that the process dies. Its fate follows there: a tick with flag ``held``, or another rejection."""
+
+
 def quantise(value: float) -> float:
     """Round to the 6 decimals in which prices are compared, stored and shown."""
     return round(value, PRICE_DECIMALS)
@@ -83,12 +88,28 @@ class Rejection(msgspec.Struct, frozen=True, gc=False, array_like=True):
     ask: float | None
     source: str
     received_at: float
-    reason: str  # not_a_number, not_positive, out_of_range, outlier, unparsable
+    reason: str  # not_a_number, not_positive, out_of_range, outlier, unwitnessed, unparsable; held
     raw: str = ""
+    volume: int = 0
+    stamped: bool = True
+
+    def quote(self) -> Quote:
+        """The quote of a rejection that says ``held``, to be held again."""
+        return Quote(
+            symbol=self.symbol,
+            timestamp=self.timestamp,
+            price=math.nan if self.price is None else self.price,
+            source=self.source,
+            received_at=self.received_at,
+            bid=self.bid,
+            ask=self.ask,
+            volume=self.volume,
+            stamped=self.stamped,
+        )
 
 
-def rejection(quote: Quote, reason: str) -> Rejection:
-    """The record of ``quote`` being refused for ``reason``."""
+def rejection(quote: Quote, reason: str, raw: str = "") -> Rejection:
+    """The record of ``quote`` being refused for ``reason``; ``raw`` tells more, where the quote has none."""
     return Rejection(
         symbol=quote.symbol,
         timestamp=quote.timestamp,
@@ -98,5 +119,7 @@ def rejection(quote: Quote, reason: str) -> Rejection:
         source=quote.source,
         received_at=quote.received_at,
         reason=reason,
-        raw=quote.raw,
+        raw=quote.raw or raw,
+        volume=quote.volume,
+        stamped=quote.stamped,
     )

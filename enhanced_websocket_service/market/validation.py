@@ -7,9 +7,25 @@ import math
 from typing import NamedTuple
 
 from .noise import same_but_noise
+from .plausibility import (
+    AGREEMENT_NEEDED,
+    USUAL_MOVE,
+    BarWitness,
+    Doubt,
+    HeldQuotes,
+    HeldState,
+    Kind,
+    Why,
+    is_enough,
+    kind_of,
+    said,
+    why_doubted,
+)
 from .tick import (
     MAX_PRICE,
+    OUTLIER,
     PRICE_DECIMALS,
+    UNWITNESSED,
     Flag,
     Quote,
     Rejection,
@@ -17,10 +33,10 @@ from .tick import (
     rejection,
 )
 
-AGREEMENT_NEEDED = 2
-"""How many later prices must agree with a held one before it is believed."""
 HELD_LIMIT = 64
 """Doubles of a held quote are no witnesses; of more than this many quotes the rest is refused."""
+HELD_MOST = 4096
+"""So many quotes wait for a witness at most; more are refused as unwitnessed, and their bars partial."""
 REST_LAG_S = 25.0
 """A REST price may be as old as this: a younger price of the stream is not refuted by it."""
 
@@ -46,7 +62,7 @@ class ValidatorState(NamedTuple):
     last: float | None
     newest: int
     last_seen: Seen | None
-    held: tuple[Quote, ...]
+    held: HeldState | None
 
 
 Decision = tuple[list[Accepted], list[Rejection]]
@@ -56,18 +72,23 @@ _NOTHING: Decision = ([], [])
 class QuoteValidator:
     """Decides the quotes of one symbol, in arrival order.
 
-    A price outside ``band_pct`` of the last one is held: when the next two quotes, or one REST
-    price, agree with it, the held ones are accepted in order (the market really moved); otherwise
-    they are rejected as ``outlier``. The last price is that of the newest stamp: neither a late nor
-    a future tick becomes what others are measured by.
+    A price outside ``band_pct`` of the last one is held until others of its level confirm it, and then
+    the held ones are accepted in order; one of the old level refutes it, and they are rejected as
+    ``outlier``. How many others, and of which kind, ``plausibility`` says. The last price is that of the
+    newest stamp: neither a late nor a future tick becomes what others are measured by.
+
+    :param believe_first: the very first price needs no witness, because nobody could be asked for one.
     """
 
-    def __init__(self, band_pct: float = 5.0) -> None:
+    def __init__(self, band_pct: float = 5.0, *, believe_first: bool = True) -> None:
         self._band = band_pct / 100.0
+        self._believe_first = believe_first
+        self._largest = USUAL_MOVE
         self._last: float | None = None
         self._newest = 0  # the stamp of ``_last``
+        self._stored_until = 0  # where ``_last`` is the close of a stored bar: the end of that
         self._last_seen: Seen | None = None  # the last tick in order of arrival
-        self._held: list[Quote] = []
+        self._held = HeldQuotes()
 
     def seed(
         self,
@@ -88,6 +109,24 @@ class QuoteValidator:
         if self._last is None or timestamp >= self._newest:
             self._last, self._newest = price, timestamp
 
+    def assume(self, bar: BarWitness) -> None:
+        """The last stored bar, before a feed begins: prices are measured by its close unless a tick is
+        younger. Nothing is decided by it about quotes that are held: ``on_bar`` does that.
+        """
+        if self._held:
+            return
+        if self._last is None or bar.opens >= max(self._newest, self._stored_until):
+            self._last, self._stored_until = bar.close, bar.ends
+
+    def expect(self, move: float) -> None:
+        """The largest move between neighbouring prices in the pair's history, as a part of the earlier."""
+        self._largest = max(USUAL_MOVE, move)
+
+    @property
+    def last(self) -> float | None:
+        """What prices are measured by; ``None``: nothing is known."""
+        return self._last
+
     @property
     def band(self) -> float:
         """How far from the last price a price may lie, as a part of it."""
@@ -99,21 +138,51 @@ class QuoteValidator:
 
     def state(self) -> ValidatorState:
         """What ``go_back`` needs to undo whatever is decided from here on."""
-        return ValidatorState(self._last, self._newest, self._last_seen, tuple(self._held))
+        held = self._held
+        state = held.state() if held.quotes else None
+        return ValidatorState(self._last, self._newest, self._last_seen, state)
 
     def go_back(self, state: ValidatorState) -> None:
         self._last, self._newest, self._last_seen, held = state
-        self._held = list(held)
+        self._held.go_back(held)
 
     @property
     def held(self) -> int:
         """How many quotes wait for later ones to agree or disagree with them."""
-        return len(self._held)
+        return len(self._held.quotes)
 
     @property
     def held_stamps(self) -> list[int]:
         """Their stamps."""
-        return [quote.timestamp for quote in self._held]
+        return [quote.timestamp for quote in self._held.quotes]
+
+    @property
+    def held_quotes(self) -> list[Quote]:
+        return list(self._held.quotes)
+
+    @property
+    def doubt(self) -> Doubt | None:
+        """Why quotes are held; ``None``: none are."""
+        held = self._held
+        if not held:
+            return None
+        first = held.quotes[0]
+        return Doubt(
+            first.symbol,
+            self._why(),
+            first.price,
+            self._last,
+            held.kinds,
+            first.timestamp,
+            first.received_at,
+            max(self._newest, self._stored_until),
+            len(held),
+        )
+
+    def hold_again(self, quotes: list[Quote]) -> None:
+        """These were held when the process was killed; in order of arrival."""
+        for quote in quotes:
+            self._held.add(quote)
 
     def is_resent(self, quote: Quote) -> bool:
         """Whether ``quote`` is the vendor sending its last price again after a subscription.
@@ -124,18 +193,22 @@ class QuoteValidator:
         """
         if not quote.first_after_subscribe or not math.isfinite(quote.price):
             return False
-        if self._held and _equal(_seen(self._held[-1]), quote):
+        if self._held and _equal(said(self._held.quotes[-1]), quote):
             return True
         return self._last_seen is not None and _equal(self._last_seen, quote)
 
     def is_unchanged(self, quote: Quote) -> bool:
-        """Whether ``quote`` is a price without a stamp that tells nothing new."""
-        return (
-            not quote.stamped
-            and not quote.raw
-            and self._last is not None
-            and same_but_noise(self._last, quote.price)
-        )
+        """Whether ``quote`` is a price without a stamp that tells nothing new: it is the last price, or the
+        held one of the same kind, of which it is a witness and no second tick.
+        """
+        if quote.stamped or quote.raw:
+            return False
+        if self._last is not None and same_but_noise(self._last, quote.price):
+            return True
+        if not self._held:
+            return False
+        last = self._held.quotes[-1]
+        return kind_of(last) == "rest" and same_but_noise(last.price, quote.price)
 
     def check(self, quote: Quote, *, timely: bool = True) -> Decision:
         """Decide ``quote`` and whatever it settles about the held ones, in arrival order.
@@ -146,8 +219,7 @@ class QuoteValidator:
         fault = _fault(quote)
         if fault is not None:
             return [], [rejection(quote, fault)]
-        last = self._last
-        if timely and last is not None and not self._agrees(quote.price, last):
+        if timely and not self._is_plausible(quote.price):
             return self._outside(quote)
         refused = self._refuted(quote) if timely and self._held else []
         return [self._accept(quote, timely=timely)], refused
@@ -157,60 +229,116 @@ class QuoteValidator:
 
         :param at: when it was received, unix seconds UTC.
         """
-        if not self._held or not math.isfinite(price) or price <= 0 or self._last is None:
+        if not self._held or not math.isfinite(price) or price <= 0:
             return _NOTHING
-        held = self._held[0]
-        if abs(price - held.price) < abs(price - self._last):
-            return (self._believe(), []) if self._agrees(price, held.price) else _NOTHING
-        if self._agrees(price, self._last) and not _may_be_older(at, held):
-            return [], self._refuse_held()
+        held = self._held.quotes[0]
+        if self._is_nearer_to_held(price):
+            return self._confirmed("rest")
+        if self._last is not None and self._agrees(price, self._last):
+            return _NOTHING if _may_be_older(at, held) else ([], self._refuse(OUTLIER))
+        self._held.disputed = True
         return _NOTHING
+
+    def on_bar(self, bar: BarWitness) -> Decision:
+        """A finished bar as a witness of the held quotes.
+
+        One that ends after the last price was the last may know their level; only one that begins after
+        the first of them can refute them. Where no price is known, its close becomes the last price.
+        """
+        if not self._held or not math.isfinite(bar.close) or bar.close <= 0:
+            return _NOTHING
+        kind: Kind = "bar" if bar.asked else "stored"
+        last = self._last
+        if last is None:
+            if self._agrees(bar.close, self._held.quotes[0].price):
+                return self._confirmed(kind)
+            self._last, self._stored_until = bar.close, bar.ends
+            return self._settled()
+        if self._is_nearer_to_held(bar.close):
+            known = max(self._newest, self._stored_until)
+            return self._confirmed(kind) if bar.ends > known else _NOTHING
+        begins_later = bar.asked and bar.opens >= self._held.quotes[0].timestamp
+        if begins_later and self._agrees(bar.close, last):
+            return [], self._refuse(OUTLIER)
+        return _NOTHING
+
+    def overdue(self) -> Decision:
+        """No witness came for as long as a price may wait.
+
+        What is merely unheard of is believed when it stood and nobody spoke against it. What looks like
+        another scale is not: a wrong unit stands, too.
+        """
+        if not self._held:
+            return _NOTHING
+        why, held = self._why(), self._held
+        stood = why == "first" or held.agreeing > AGREEMENT_NEEDED
+        if why != "scale" and stood and not held.disputed:
+            return self._believe(), []
+        return [], self._refuse(UNWITNESSED)
 
     def flush(self) -> list[Rejection]:
         """The session ends or the service stops: what is still held was never confirmed."""
-        return self._refuse_held()
+        return self._refuse(OUTLIER)
 
     def _agrees(self, price: float, reference: float) -> bool:
         return abs(price - reference) <= self._band * reference
 
+    def _is_plausible(self, price: float) -> bool:
+        last = self._last
+        return self._believe_first if last is None else self._agrees(price, last)
+
+    def _is_nearer_to_held(self, price: float) -> bool:
+        """Whether ``price`` agrees with the held level, and better than with the last price."""
+        level, last = self._held.quotes[0].price, self._last
+        nearer = last is None or abs(price - level) < abs(price - last)
+        return nearer and self._agrees(price, level)
+
+    def _why(self) -> Why:
+        return why_doubted(self._held.quotes[0].price, self._last, self._largest)
+
     def _outside(self, quote: Quote) -> Decision:
         held = self._held
-        if not held or not self._agrees(quote.price, held[0].price):
-            refused = self._refuse_held()
-            self._held = [quote]
-            return [], refused
-        witnesses = {_seen(one) for one in held}
-        if len(held) >= HELD_LIMIT and _seen(quote) in witnesses:
-            return [], [rejection(quote, "outlier")]
-        held.append(quote)
-        # The same frame delivered three times is one witness, not three.
-        witnesses.add(_seen(quote))
-        if len(witnesses) > AGREEMENT_NEEDED or _is_rest(quote):
+        refused: list[Rejection] = []
+        if held and not self._agrees(quote.price, held.quotes[0].price):
+            refused = self._refuse(OUTLIER)
+        if len(held) >= HELD_LIMIT and held.is_double(quote):
+            return [], [rejection(quote, OUTLIER, f"{HELD_LIMIT} equal ones are held")]
+        if len(held) >= HELD_MOST:
+            return [], [rejection(quote, UNWITNESSED, f"{HELD_MOST} others are held")]
+        held.add(quote)
+        accepted, _ = self._settled()
+        return accepted, refused
+
+    def _confirmed(self, kind: Kind) -> Decision:
+        self._held.answered(kind)
+        return self._settled()
+
+    def _settled(self) -> Decision:
+        """The held quotes, accepted, if enough speaks for them."""
+        held = self._held
+        if is_enough(self._why(), held.distinct, held.kinds, held.rest_prices):
             return self._believe(), []
         return _NOTHING
 
     def _refuted(self, quote: Quote) -> list[Rejection]:
         """``quote`` agrees with the last price, so the held ones are wrong, unless it is older."""
-        first = self._held[0]
+        first = self._held.quotes[0]
         if quote.timestamp < first.timestamp:
             return []
-        if _is_rest(quote) and _may_be_older(quote.received_at, first):
+        if kind_of(quote) == "rest" and _may_be_older(quote.received_at, first):
             return []
-        return self._refuse_held()
+        return self._refuse(OUTLIER)
 
     def _believe(self) -> list[Accepted]:
-        believed, self._held = self._held, []
+        believed = self._held.take()
         accepted = [self._accept(one, held=True) for one in believed]
         # Also when a tick of the old price level carries a later stamp.
         newest = max(one.timestamp for one in believed)
         self._last = next(quantise(q.price) for q in reversed(believed) if q.timestamp == newest)
         return accepted
 
-    def _refuse_held(self) -> list[Rejection]:
-        if not self._held:
-            return []
-        refused, self._held = self._held, []
-        return [rejection(quote, "outlier") for quote in refused]
+    def _refuse(self, reason: str) -> list[Rejection]:
+        return [rejection(quote, reason) for quote in self._held.take()]
 
     def _accept(self, quote: Quote, *, held: bool = False, timely: bool = True) -> Accepted:
         stamp, price = quote.timestamp, quantise(quote.price)
@@ -233,17 +361,9 @@ class QuoteValidator:
         return Accepted(quote, flags, repeated)
 
 
-def _is_rest(quote: Quote) -> bool:
-    return quote.source.endswith("_rest")
-
-
 def _may_be_older(at: float, held: Quote) -> bool:
     """Whether a REST price received at ``at`` may be from before a price of the stream."""
-    return not _is_rest(held) and at < held.received_at + REST_LAG_S
-
-
-def _seen(quote: Quote) -> Seen:
-    return (quote.timestamp, quantise(quote.price), _rounded(quote.bid), _rounded(quote.ask))
+    return kind_of(held) == "stream" and at < held.received_at + REST_LAG_S
 
 
 def _equal(seen: Seen, quote: Quote) -> bool:

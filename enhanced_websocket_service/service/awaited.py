@@ -13,7 +13,7 @@ import httpx
 from enhanced_websocket_service.bus import address as redis
 from enhanced_websocket_service.bus.names import RedisNames
 from enhanced_websocket_service.bus.world import RedisWorld
-from enhanced_websocket_service.errors import StorageError, WrongWorld
+from enhanced_websocket_service.errors import StorageError, UnfitTables, WrongWorld
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.settings import Settings
 from enhanced_websocket_service.storage import address as postgres
@@ -64,12 +64,15 @@ async def _database(settings: Settings) -> Findings:
     if settings.database_url is None:
         return Findings()
     try:
-        await postgres.answer_of(settings.database_url, TIMEOUT_S, settings.data_provider.world)
+        world = settings.data_provider.world
+        caveats = await postgres.answer_of(settings.database_url, TIMEOUT_S, world)
     except WrongWorld as error:
         return Findings((str(error),))
+    except UnfitTables as error:
+        return Findings((f"DATABASE_URL: {error}",))
     except StorageError as error:
         return Findings((), (f"DATABASE_URL: {error} `run` waits for it.",))
-    return Findings()
+    return Findings((), tuple(f"DATABASE_URL: {one}" for one in caveats))
 
 
 async def _redis(settings: Settings) -> Findings:

@@ -2,66 +2,91 @@
 
 import asyncio
 import gc
+import math
+import os
+import socket
+import time
 from collections.abc import Awaitable, Sequence
+from time import monotonic
 from typing import TypeVar
 
 import structlog
 
 from enhanced_websocket_service.bus.base import Bus
+from enhanced_websocket_service.bus.collector import RedisCollector
 from enhanced_websocket_service.bus.leases import RedisKeyLeases
 from enhanced_websocket_service.bus.memory import MemoryBus
 from enhanced_websocket_service.bus.names import SIMULATED_PREFIX, RedisNames
 from enhanced_websocket_service.bus.redis import RedisBus
 from enhanced_websocket_service.bus.world import RedisWorld
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import ConfigurationError, EwsError, JournalError
+from enhanced_websocket_service.errors import ConfigurationError, EwsError
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.feeds.base import Feed, FeedGap
-from enhanced_websocket_service.feeds.failover import FailoverFeed
-from enhanced_websocket_service.feeds.liveness import Liveness
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor
 from enhanced_websocket_service.feeds.polling import PollingFeed
+from enhanced_websocket_service.feeds.router import FeedRouter
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.l0.continuity import Continuity
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
-from enhanced_websocket_service.market.calendar import BAR_SECONDS
+from enhanced_websocket_service.market.calendar import BAR_SECONDS, iso_local
+from enhanced_websocket_service.market.hours import MarketHours
+from enhanced_websocket_service.market.liveness.baseline import InactivityBaseline
 from enhanced_websocket_service.market.reconciliation import Credits
-from enhanced_websocket_service.market.silence import SilenceProfile
 from enhanced_websocket_service.market.source import is_simulated
 from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.admission import Admission
 from enhanced_websocket_service.serving.api import create_app
+from enhanced_websocket_service.serving.health import judge
 from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.limits import Limits
 from enhanced_websocket_service.serving.server import ApiServer
 from enhanced_websocket_service.settings import Settings
-from enhanced_websocket_service.storage.epochs import begin_epoch
+from enhanced_websocket_service.storage.epochs import (
+    EPOCH_IN_JOURNAL,
+    JOURNAL_ALONE,
+    KnownEpochs,
+    begin_epoch,
+    highest_epoch,
+    impossible,
+)
+from enhanced_websocket_service.storage.fence import Fence
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import Recovery, records_since, recover
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.records import source_of
 from enhanced_websocket_service.storage.slot_store import SlotStore
 from enhanced_websocket_service.storage.stream_store import StreamStore
+from enhanced_websocket_service.storage.tenure import Tenure
 from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 from enhanced_websocket_service.twelvedata.spending import LIVENESS, REPAIR
+from enhanced_websocket_service.watermarks import Watermarks
 
+from .assessment_file import AssessmentFile
 from .connections import data_servers, l0_pipeline, vendor
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
 from .key_health import KeyHealth
+from .leadership import Leadership
 from .ledgers import KeyLedgers
-from .lifecycle import Lifecycle, Schedule
+from .lifecycle import Lifecycle
 from .log_watch import watch_log
 from .notify import Notifier
 from .pipeline import Pipeline
 from .preflight import preflight
 from .running import Service
 from .silence_file import SilenceFile
-from .states import ServiceState, StateMachine
+from .states import ALLOWED, ANY, ServiceState, StateMachine
 from .supervisor import Supervisor
+from .symbol_lifecycle import Schedule
+from .vendor_clock import VendorClock
 from .view import View
+from .watching import Watched, watch
+from .witnesses import PriceWitnesses
+from .work import WorkLimits
 
 log = structlog.get_logger(__name__)
 
@@ -114,18 +139,24 @@ async def run_service(
 
 
 async def build_service(
-    settings: Settings, clock: Clock, database_url: str, redis_url: str | None, failures: Failures
+    settings: Settings, machine: Clock, database_url: str, redis_url: str | None, failures: Failures
 ) -> Service:
     """Wire the service; nothing runs yet but the journal is open and the epoch durable.
+
+    :param machine: the clock that ``settings`` describe; the service goes by the vendor's where the two
+        differ.
 
     :raises EwsError: what cannot be used, and what to do about it.
     """
     metrics = Metrics()
+    clock = VendorClock(machine, failures, metrics, virtual=settings.virtual_clock is not None)
     provider = settings.data_provider
-    calendar = settings.calendar()
+    calendars = settings.calendars()
+    hours = MarketHours(calendars)
     rest = vendor(settings, clock, metrics, failures=failures)
     keys = rest.keys
     database = Database(database_url, provider, clock=clock, failures=failures)
+    marks = Watermarks(settings.symbols, monotonic, cached=redis_url is not None)
     names = _redis_names(settings)
     redis = None
     if redis_url is not None:
@@ -134,32 +165,41 @@ async def build_service(
     bus: Bus = MemoryBus() if redis is None else redis
     planner = CreditPlanner(keys)
     ledgers = KeyLedgers(keys, settings.state_dir, clock, failures, simulated=provider.simulated)
-    rest.shared = ledgers.shared
+    rest.shared, rest.on_date = ledgers.shared, clock.http_date
     history = l0_pipeline(settings, clock, rest, database, failures)
     journal = Journal.open(
         settings.state_dir / "journal",
         fsync_ms=settings.journal_fsync_ms,
         on_failure=lambda error: lifecycle.interrupt(error),
         metrics=metrics,
+        watermarks=marks,
     )
     try:
         # One process at a time has the journal: named after it, the lease of one that was killed is ours.
         owner = str(journal.journal_id)
-        leases = None if redis_url is None else RedisKeyLeases(redis_url, owner=owner, names=names)
+        leases = (
+            None
+            if redis_url is None
+            else RedisKeyLeases(redis_url, owner=owner, names=names, failures=failures)
+        )
         recovery = recover(journal.directory, settings.symbols)
         recovery.keep(provider.world)  # invented prices must not touch real ones
         if redis is not None:
             # Before the database, whose schema would be brought up to date for nothing.
             await _ask(redis.check_world(), "whose prices it holds")
-        epoch = begin_epoch(
-            settings.state_dir,
-            recovery.highest_epoch,
-            await _ask(_highest_epoch(database), "its highest epoch"),
-            None if redis is None else await _ask(redis.highest_epoch(), "its highest epoch"),
+        tenure = Tenure(settings.state_dir, journal, failures)
+        if recovery.impossible_epoch is not None:
+            failures.failed(EPOCH_IN_JOURNAL, impossible(recovery.impossible_epoch, JOURNAL_ALONE))
+        known = KnownEpochs(
+            journal=recovery.highest_epoch,
+            database=await _ask(_highest_epoch(database), "its highest epoch"),
+            redis=None if redis is None else await _ask(redis.highest_epoch(), "its highest epoch"),
         )
+        own_epoch = max(recovery.highest_epoch, highest_epoch(settings.state_dir))
+        epoch = begin_epoch(settings.state_dir, known, failures)
         await _ask(look_up_last_ticks(recovery, database, settings.symbols), "the last ticks")
         pipeline = Pipeline(
-            dict.fromkeys(settings.symbols, calendar),
+            calendars,
             journal=journal,
             publish=bus.publish,
             metrics=metrics,
@@ -168,18 +208,23 @@ async def build_service(
             bar_close_delay_s=settings.bar_close_delay_ms / 1000,
             future_tolerance_s=settings.future_tolerance_s,
             incomplete=lambda symbol, start, end: reconciler.repair(symbol, start, end),
+            stamped=clock.stamp,
+            reached=lambda symbol: liveness.reached(symbol),
+            doubted=lambda symbol: witnesses.wake(symbol),
+            watermarks=marks,
         )
+        clock.on_set = pipeline.clock_set
         now = clock.now()
 
         published = [t for t in recovery.last_in_session.values() if has_happened(t, now)]
         pipeline.seed(tick for tick in recovery.last.values() if has_happened(tick, now))
         restore(pipeline, journal, now, published, simulated=provider.simulated)
         # Before any bar closes: the one that was forming when the process died must say so.
-        collected_until = min((tick.received_at for tick in published), default=0.0)
+        collected_until = {tick.symbol: tick.received_at for tick in published}
     except BaseException:  # whatever it was, the directory must be free for the next start
         journal.close()
         raise
-    states = StateMachine(now)
+    states = StateMachine(now, allowed=ALLOWED if len(calendars) == 1 else ANY)
     flag = ReadyFlag(settings.ready_signals_dir, clock)
     limits = _limits(settings)
     hub = Hub(settings.symbols, clock, lambda: states.state.value, metrics, limits)
@@ -187,29 +232,36 @@ async def build_service(
         bus.seed(tick, age_s=(now - tick.received_at) / clock.span(0.0, at_least_real=1.0))
         hub.seed(tick)
     bus.subscribe(hub.on_events)
-    supervisor = Supervisor(metrics)
+    supervisor = Supervisor(metrics, failures)
 
-    profile = SilenceProfile()
+    baseline = InactivityBaseline()
 
     def may_spend(purpose: str, at: float) -> bool:
-        session = calendar.current_or_next(at)
-        return planner.may_spend(purpose, at, session.closes, session.opens)
+        opening = hours.opening(at)
+        return planner.may_spend(purpose, at, opening.closes, opening.opens)
 
     async def compare(symbol: str) -> float:
         price = await rest.price(symbol, LIVENESS, retries=0)
-        try:
-            # Quotes held outside the price band have their witness in it, too.
-            pipeline.on_rest_price(symbol, price, clock.now())
-        except JournalError as error:
-            lifecycle.interrupt(error)
+        witnesses.on_rest_price(symbol, price)
         return price
 
-    liveness = Liveness(
+    witnesses = PriceWitnesses(
+        settings.symbols,
+        clock,
+        pipeline,
+        vendor=rest,
+        stored=database,
+        may_spend=may_spend,
+        is_open=lambda symbol, at: calendars[symbol].is_open(at),
+        failures=failures,
+        on_failure=lambda error: lifecycle.interrupt(error),
+    )
+    liveness = LivenessMonitor(
         settings.symbols,
         clock,
         metrics,
-        profile=profile,
-        session_at=lambda at: calendar.session_on(at) if calendar.is_open(at) else None,
+        baseline=baseline,
+        session_at=lambda symbol, at: calendars[symbol].open_session(at),
         ask=compare,
         may_ask=lambda at: may_spend(LIVENESS, at),
         spacing=lambda at: keys.budget(at).min_interval_s,
@@ -217,13 +269,18 @@ async def build_service(
 
     def on_gap(gap: FeedGap) -> None:
         pipeline.interrupted(gap.start, gap.end, gap.symbol)
-        reconciler.repair(gap.symbol, gap.start, gap.end)
+        calendar = calendars[gap.symbol]
+        if calendar.is_open(gap.end) or calendar.is_open(gap.start):
+            reconciler.repair(gap.symbol, gap.start, gap.end)
+
+    def on_outage(symbol: str, start: float) -> None:
+        pipeline.interrupted(start, math.inf, symbol)
+
+    def pace(at: float) -> float:
+        opening = hours.opening(at)
+        return planner.poll_interval(at, opening.closes, opening.opens)
 
     def make_feed() -> Feed:
-        def pace(at: float) -> float:
-            session = calendar.current_or_next(at)
-            return planner.poll_interval(at, session.closes, session.opens)
-
         stream = StreamFeed(
             settings.twelvedata_ws_url,
             keys,
@@ -240,13 +297,20 @@ async def build_service(
             clock,
             provider,
             pace,
-            is_open=calendar.is_open,
+            is_open=hours.is_open,
+            witness=witnesses.on_rest_price,
+            last_price=pipeline.last_price,
             metrics=metrics,
         )
-        for symbol in settings.symbols:
-            if (known := bus.latest(symbol)) is not None:
-                polling.note_price(symbol, known.price)  # polled again, it is no change
-        return FailoverFeed(stream, polling, metrics, settings.feed_mode, on_gap=on_gap)
+        witnesses.prepare()
+        return FeedRouter(
+            stream,
+            polling,
+            metrics,
+            settings.feed_mode,
+            on_gap=on_gap,
+            on_outage=on_outage,
+        )
 
     monitor = HealthMonitor(
         clock=clock,
@@ -257,35 +321,38 @@ async def build_service(
         details=lambda: view.health_details(),
         interval_s=settings.health_interval_s,
         epoch=epoch,
+        symbols=lambda: lifecycle.symbol_states(),
         failures=failures,
+        judge=lambda: judge(view.health()),
     )
     writer = JournalWriter(
         journal,
         database,
         epoch=epoch,
         symbols=settings.symbols,
+        tenure=tenure,
         keep_s=settings.journal_keep_hours * 3600,
         keep_bytes=settings.journal_keep_mb * 1024 * 1024,
         metrics=metrics,
         failures=failures,
+        watermarks=marks,
     )
     slots = SlotStore(database)
 
     def credits_at(at: float) -> Credits:
-        session = calendar.current_or_next(at)
-        return Credits(keys.left(at), planner.plan(at, session.closes, session.opens).reserve)
+        opening = hours.opening(at)
+        return Credits(keys.left(at), planner.plan(at, opening.closes, opening.opens).reserve)
 
     reconciler = Reconciler(
         rest=rest,
         store=slots,
-        calendar=calendar,
+        calendars=calendars,
         clock=clock,
         provider=provider,
-        symbols=settings.symbols,
         publish=pipeline.on_vendor_bars,
         changeable=pipeline.changeable,
         stored=lambda timeout_s: writer.reached(journal.end.record, timeout_s),
-        may_run=lambda: states.state in RECONCILING,
+        may_run=lambda symbol: lifecycle.state_of(symbol) in RECONCILING and leadership.may_work,
         credits=credits_at,
         write_backup=history.write_backup,
         window_days=settings.l0_window_days,
@@ -300,9 +367,51 @@ async def build_service(
             if part is not None and part.wrong_world is not None:
                 raise part.wrong_world
 
+    async def go_on_under(epoch: int) -> None:
+        """Another instance has collected meanwhile: the stream goes on after its last tick."""
+        known: dict[str, tuple[int, int]] = {}
+        for symbol in settings.symbols:
+            stored = await _ask(database.ticks(symbol, limit=1), "the last tick") or []
+            last = [*stored, *(t for t in (recovery.last.get(symbol),) if t is not None)]
+            places = [(tick.epoch, tick.offset) for tick in last]
+            if (offset := pipeline.offsets[symbol]) > 0:
+                places.append((pipeline.epoch, offset))
+            if places:
+                known[symbol] = max(places)
+        pipeline.begin_epoch(epoch, known)
+        monitor.epoch = continuity.epoch = epoch
+
+    instance = _instance_name()
+    fence = Fence(
+        database_url,
+        settings.symbols,
+        owner=journal.journal_id,
+        name=instance,
+        world=provider.world,
+    )
+    mark = None
+    if redis_url is not None:
+        mark = RedisCollector(
+            redis_url, owner=fence.owner, name=instance, failures=failures, names=names
+        )
+    leadership = Leadership(
+        fence=fence,
+        tenure=tenure,
+        journal=journal,
+        reachable=lambda: database.connected,
+        epoch=epoch,
+        known=own_epoch,
+        next_epoch=lambda highest: begin_epoch(
+            settings.state_dir, KnownEpochs(database=highest), failures
+        ),
+        begin_epoch=go_on_under,
+        failures=failures,
+        mark=mark,
+    )
+    continuity = Continuity(slots, calendars, clock, provider, epoch=epoch)
     lifecycle = Lifecycle(
         clock=clock,
-        calendar=calendar,
+        calendars=calendars,
         states=states,
         flag=flag,
         collected_until=collected_until,
@@ -312,6 +421,7 @@ async def build_service(
         connect=database.connect,
         make_feed=make_feed,
         on_change=lambda change: service.on_state(change),
+        on_symbol=lambda: monitor.note_symbols(clock.now()),
         schedule=Schedule(
             pre_open_s=settings.pre_open_minutes * 60,
             close_drain_s=settings.close_drain_s,
@@ -320,6 +430,8 @@ async def build_service(
             l0_policy=settings.l0_policy,
         ),
         failures=failures,
+        leadership=leadership,
+        kept=AssessmentFile(settings.state_dir, calendars, failures, simulated=provider.simulated),
     )
     database.on_wrong_world = lifecycle.interrupt
     if redis is not None:
@@ -331,15 +443,35 @@ async def build_service(
         settings.symbols,
         settings.feed_mode,
         feed=lambda: None if lifecycle.feed is None else lifecycle.feed.status(),
-        is_open=calendar.is_open,
+        is_open=hours.is_open,
         owed=reconciler.owed,
+    )
+    work, canary = watch(
+        Watched(
+            clock=clock,
+            marks=marks,
+            pipeline=pipeline,
+            journal=journal,
+            writer=writer,
+            database=database,
+            bus=bus,
+            redis=redis,
+            hub=hub,
+            reconciler=reconciler,
+            failures=failures,
+            metrics=metrics,
+        ),
+        _work_limits(settings),
+        probe_s=settings.health_probe_s,
+        pace=pace,
+        expecting=lambda: states.state in (ServiceState.READY, ServiceState.ACTIVE),
+        may_probe=lambda: states.state is not ServiceState.SHUTDOWN and leadership.may_work,
     )
     view = View(
         clock=clock,
-        calendar=calendar,
+        calendars=calendars,
         provider=provider,
         provider_warning=settings.provider_warning,
-        symbols=settings.symbols,
         states=states,
         flag=flag,
         lifecycle=lifecycle,
@@ -354,10 +486,12 @@ async def build_service(
         key_health=key_health,
         planner=planner,
         stream=StreamStore(database),
-        continuity=Continuity(slots, calendar, clock, provider, epoch=epoch),
+        continuity=continuity,
         reconciler=reconciler,
         liveness=liveness,
         failures=failures,
+        work=work,
+        canary=canary,
     )
     admission = Admission(limits, metrics, settings.cors_origins, settings.trusted_proxies)
     app = create_app(
@@ -390,9 +524,13 @@ async def build_service(
         database=database,
         journal=journal,
         writer=writer,
+        fence=fence,
+        leadership=leadership,
+        mark=mark,
         pipeline=pipeline,
         lifecycle=lifecycle,
         monitor=monitor,
+        canary=canary,
         supervisor=supervisor,
         hub=hub,
         api=api,
@@ -401,9 +539,10 @@ async def build_service(
         key_health=key_health,
         liveness=liveness,
         cpu_latency=CpuLatency(settings.cpu_latency_us),
-        silences=SilenceFile(profile, settings.state_dir, failures, simulated=provider.simulated),
-        calendar=calendar,
+        silences=SilenceFile(baseline, settings.state_dir, failures, simulated=provider.simulated),
+        hours=hours,
         reconciler=reconciler,
+        witnesses=witnesses,
         last_ticks=recovery.last,
         late_grace_s=settings.late_grace_s,
         shutdown_timeout_s=settings.shutdown_timeout_s,
@@ -415,6 +554,12 @@ def _redis_names(settings: Settings) -> RedisNames:
     """Plain names for real prices, and in a private server; invented ones stand apart in a given Redis."""
     given = settings.redis_url is not None
     return RedisNames(SIMULATED_PREFIX if given and settings.data_provider.simulated else "")
+
+
+def _instance_name() -> str:
+    """What people call this process: on two machines there may be two of the same number."""
+    started = iso_local(int(time.time()))  # real time: it is compared with what the machine tells
+    return f"{socket.gethostname()} (process {os.getpid()}, started {started})"
 
 
 def has_happened(tick: Tick, now: float) -> bool:
@@ -438,9 +583,11 @@ def restore(
     :param published: the last tick of each symbol, where known.
     :param simulated: whose records count, the simulator's or the real ones.
     """
-    # Before the last tick, not before now: its bar is due however long we were away.
-    since = {tick.symbol: _replayed_from(tick.timestamp) for tick in published}
-    newest = max(since.values(), default=_replayed_from(now))
+    # Before the last tick, not before now: its bar is due however long we were away. Without any tick,
+    # from the beginning: the first price of all may be among what was held.
+    since = dict.fromkeys(pipeline.offsets, 0)
+    since |= {tick.symbol: _replayed_from(tick.timestamp) for tick in published}
+    newest = max((one for one in since.values() if one), default=_replayed_from(now))
     pipeline.restore(
         record
         for record in records_since(journal.directory, newest, until=now, earlier=since)
@@ -481,6 +628,15 @@ async def _ask(answer: Awaitable[Answer], what: str) -> Answer | None:
     except (EwsError, OSError, TimeoutError) as error:
         log.warning(f"Not asked for {what}", error=str(error) or type(error).__name__)
         return None
+
+
+def _work_limits(settings: Settings) -> WorkLimits:
+    return WorkLimits(
+        undone_s=settings.health_undone_s,
+        held_s=settings.health_held_s,
+        bar_s=settings.health_bar_s,
+        reconciled_s=settings.health_reconciled_s,
+    )
 
 
 def _limits(settings: Settings) -> Limits:

@@ -168,7 +168,7 @@ async def open_slots(settings: Settings) -> AsyncIterator[tuple[SlotStore, Conti
         stack.push_async_callback(database.close)
         await database.connect()
         store = SlotStore(database)
-        yield store, Continuity(store, settings.calendar(), clock, settings.data_provider)
+        yield store, Continuity(store, settings.calendars(), clock, settings.data_provider)
 
 
 @contextlib.asynccontextmanager
@@ -190,9 +190,8 @@ async def open_import(
             store = ImportStore(database)
         yield ForeignImport(
             store,
-            settings.calendar(),
+            settings.calendars(),
             clock,
-            symbols=settings.symbols,
             quarantine=quarantine or settings.state_dir / "quarantine",
             band=settings.price_band_pct / 100,
             simulated=settings.data_provider.simulated,
@@ -215,10 +214,9 @@ def l0_pipeline(
     return L0Pipeline(
         rest=rest,
         database=database,
-        calendar=settings.calendar(),
+        calendars=settings.calendars(),
         clock=clock,
         provider=settings.data_provider,
-        symbols=settings.symbols,
         backup_dir=backup_dir,
         flag=ReadyFlag(settings.ready_signals_dir, clock),
         failures=failures,

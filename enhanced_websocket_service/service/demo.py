@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 import structlog
 from rich.console import Console
@@ -26,6 +27,7 @@ from enhanced_websocket_service.settings import Settings
 from enhanced_websocket_service.storage.embedded import EmbeddedServers
 from enhanced_websocket_service.twelvedata.keys import ApiKey
 from enhanced_websocket_service.twelvedata.simulator import (
+    TRIAL_SYMBOLS,
     MarketSource,
     Simulator,
     SimulatorConfig,
@@ -40,6 +42,8 @@ log = structlog.get_logger(__name__)
 LEAD = timedelta(minutes=7)
 """How long before the open the default demo starts."""
 HISTORY_DAYS = 21
+_REGIMES: Final = {"fx": "24x5", "24x7": "24x7"}
+"""The simulator's name for the hours of a calendar."""
 CLOSED_SPEEDUP = 30.0
 """Closed hours pass this much faster than sessions."""
 DATABASE_BACK_WITHIN_S = 60.0
@@ -67,16 +71,20 @@ async def run_demo(
     :param settings: read without ``settings.PLACES``: the demo has servers and folders of its own.
     :raises EwsError: what cannot be used, and what to do about it.
     """
-    calendar = settings.calendar()
+    calendars = settings.calendars()
+    calendar = calendars[settings.symbols[0]]
     market = market_from_options(
         options.bars,
         options.ticks,
         scale=options.scale,
         seed=options.seed,
+        regime=_REGIMES.get(calendar.name, "onshore"),
         symbol=settings.symbols[0],
-        calendar=calendar,
+        random_symbols=(*settings.symbols[1:], *TRIAL_SYMBOLS),
+        calendar=settings.calendar(),
     )
     start = _start(options, calendar, market)
+    around_the_clock = any(one.round_the_clock for one in calendars.values())
     out.print("Starting PostgreSQL and Valkey ...")
     async with EmbeddedServers(options.state_dir) as servers:
         database_url = await servers.start_postgres()
@@ -84,8 +92,9 @@ async def run_demo(
         clock = VirtualClock(
             start.timestamp(),
             options.speed,
-            is_trading_day=calendar.is_trading_day,
-            closed_speed=options.speed * CLOSED_SPEEDUP,
+            is_trading_day=settings.calendar().is_trading_day,
+            # What is closed for one market is the session of another.
+            closed_speed=None if around_the_clock else options.speed * CLOSED_SPEEDUP,
         )
         simulator = Simulator(SimulatorConfig(market=market), clock)
         await simulator.start()
@@ -163,7 +172,10 @@ async def _fill(settings: Settings, clock: VirtualClock, out: Console) -> None:
 
 async def _backfill(settings: Settings, clock: VirtualClock, out: Console) -> None:
     """History up to yesterday, then the ready flag."""
-    today = settings.calendar().local_date(clock.now())
+    now = clock.now()
+    calendars = settings.calendars().values()
+    # Of markets that do not rest the day has begun.
+    end = max(one.local_date(now) - timedelta(days=not one.round_the_clock) for one in calendars)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -174,8 +186,8 @@ async def _backfill(settings: Settings, clock: VirtualClock, out: Console) -> No
         row = bars.add_task("L0 backfill", total=None)
         async with connections.open_l0(settings) as pipeline:
             await pipeline.backfill(
-                today - timedelta(days=HISTORY_DAYS),
-                today - timedelta(days=1),
+                end - timedelta(days=HISTORY_DAYS - 1),
+                end,
                 lambda _symbol, done, total: bars.update(row, completed=done, total=total),
             )
 

@@ -10,19 +10,25 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import structlog
+
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import EwsError
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.calendar import iso_local
-from enhanced_websocket_service.serving.models import PartHealth
+from enhanced_websocket_service.serving.health import Level
+from enhanced_websocket_service.serving.models import HealthChange, PartHealth
 
 from .states import ServiceState, StateChange, StateMachine
+
+log = structlog.get_logger(__name__)
 
 ROWS: Final = "system_health"
 """The part of ``Failures``: the rows of that table, which wait here meanwhile."""
 PING_EVERY_S = 2.0
 PING_TIMEOUT_S = 2.0
 MAX_PENDING_ROWS = 1000
+MAX_CHANGES = 50
 
 
 class HealthStore(Protocol):
@@ -56,7 +62,9 @@ class HealthMonitor:
     :param ping_redis: ``None`` when no Redis is configured.
     :param details: what a periodic row says beside the state.
     :param epoch: of this process; told in every row.
+    :param symbols: their states; told in every row where there are several.
     :param failures: told when a row cannot be written, and when one is again.
+    :param judge: the level of ``/health`` and its problems, now.
     """
 
     def __init__(
@@ -70,8 +78,13 @@ class HealthMonitor:
         details: Callable[[], Mapping[str, Any]],
         interval_s: float = 60.0,
         epoch: int = 0,
+        symbols: Callable[[], Mapping[str, StateChange]] = lambda: {},
         failures: Failures | None = None,
+        judge: Callable[[], tuple[Level, list[str]]] = lambda: ("healthy", []),
     ) -> None:
+        self._judge = judge
+        self.changes: deque[HealthChange] = deque(maxlen=MAX_CHANGES)
+        """The last changes of the level, oldest first."""
         self._clock = clock
         self._states = states
         self._store = store
@@ -79,8 +92,9 @@ class HealthMonitor:
         self._asked_redis = None if ping_redis is None else _Part(ping_redis)
         self._details = details
         self._interval_s = interval_s
-        self._epoch = epoch
+        self.epoch = epoch
         self._failures = failures or Failures(clock)
+        self._symbols = symbols
         self._rows: deque[_Row] = deque(maxlen=MAX_PENDING_ROWS)
         self._wake = asyncio.Event()
         self.database = PartHealth(connected=False, error="Not asked yet.")
@@ -101,6 +115,11 @@ class HealthMonitor:
         self._rows.append(_row(self._states.current, details))
         self._wake.set()
 
+    def note_symbols(self, at: float) -> None:
+        """Queue a row that says how each symbol is, where the state of the service stays as it is."""
+        self._rows.append(_row(self._states.current, self._stamp(at)))
+        self._wake.set()
+
     async def run(self) -> None:
         """Ping and write until cancelled."""
         try:
@@ -111,18 +130,18 @@ class HealthMonitor:
                 self._asked_redis.forget()
 
     async def _watch(self) -> None:
-        next_row = self._clock.now() + self._interval_s
+        next_row = self._clock.elapsed() + self._interval_s
         while True:
             self._wake.clear()
             self.database = await self._asked_database.health()
             if self._asked_redis is not None:
                 self.redis = await self._asked_redis.health()
-            now = self._clock.now()
-            interval = self._clock.span(self._interval_s, at_least_real=1.0)
-            if not now < next_row <= now + interval:  # far ahead: the clock was set back
-                next_row = now + interval
-                details = {**self._details(), **self._stamp(now)}
+            elapsed = self._clock.elapsed()
+            if elapsed >= next_row:
+                next_row = elapsed + self._clock.span(self._interval_s, at_least_real=1.0)
+                details = {**self._details(), **self._stamp(self._clock.now())}
                 self._rows.append(_row(self._states.current, details))
+            self.look()
             if self.database.connected:
                 await self.write_pending()
             try:
@@ -131,9 +150,28 @@ class HealthMonitor:
             except TimeoutError:
                 continue
 
+    def look(self) -> None:
+        """Queue a row when health has turned since the last look."""
+        level, problems = self._judge()
+        if self.changes and self.changes[-1].status == level:
+            return
+        now = self._clock.now()
+        first = not self.changes
+        self.changes.append(HealthChange(status=level, since=now, problems=problems))
+        if not first:
+            log.info("Health", status=level, problems=problems)
+            details = {"health": level, "problems": problems, **self._stamp(now)}
+            self._rows.append(_row(self._states.current, details))
+
     def _stamp(self, at: float) -> dict[str, Any]:
         """When, by the service's clock, and which process: the proof of continuity reads both."""
-        return {"at": iso_local(at), "epoch": self._epoch}
+        told: dict[str, Any] = {"at": iso_local(at), "epoch": self.epoch}
+        if len(symbols := self._symbols()) > 1:
+            told["symbols"] = {
+                name: {"state": one.state.value, "reason": one.reason}
+                for name, one in symbols.items()
+            }
+        return told
 
     async def write_pending(self) -> None:
         """Write the queued rows; what the database refuses now stays queued."""

@@ -11,7 +11,7 @@ import structlog
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.errors import VendorError
 from enhanced_websocket_service.feeds.base import FeedStatus
-from enhanced_websocket_service.feeds.failover import FeedMode
+from enhanced_websocket_service.feeds.router import FeedMode
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.twelvedata.protocol import vendor_symbol
 from enhanced_websocket_service.twelvedata.rest import RestClient, topic_of

@@ -22,6 +22,7 @@ from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.storage.atomic_file import PRIVATE, fsync_path
 from enhanced_websocket_service.twelvedata.keys import KeyPool
+from enhanced_websocket_service.twelvedata.spending import SavedPool
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +32,8 @@ LOCK_WITHIN_S = 0.25
 LOCK_RETRY_S = 0.001
 PART = "key ledgers"
 """As ``Failures`` calls them."""
+FOREIGN = "file of the key ledgers"
+"""As ``Failures`` calls what stood in the file and is no ledger."""
 LOCK_AGAIN_S = 5.0
 """Real seconds for which nobody waits again for a lock that could not be had."""
 _json = msgspec.json.Encoder()
@@ -56,6 +59,8 @@ class KeyLedgers:
     ) -> None:
         self._keys = keys
         self._clock = clock
+        self._simulated = simulated
+        self._written = False
         name = "keys-simulated" if simulated else "keys"
         self._path = state_dir / f"{name}.json"
         self._lock = state_dir / f"{name}.lock"
@@ -124,10 +129,25 @@ class KeyLedgers:
             self._report(f"{self._path}: {error}")
             return False
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            log.warning("Damaged key ledgers ignored", path=str(self._path), error=str(error))
+            self._foreign(str(error))
             return True
-        self._keys.import_state(saved, self._clock.now())
+        # A simulated clock may be started anew at an earlier instant; once we have written it, the file
+        # can only be ahead because the clock was set back.
+        same = self._written or not self._simulated
+        if not self._keys.import_state(saved, self._clock.now(), same_timeline=same):
+            try:  # one of another (virtual) timeline is none of ours, and no fault
+                msgspec.convert(saved, SavedPool)
+            except msgspec.ValidationError as error:
+                self._foreign(str(error))
         return True
+
+    def _foreign(self, why: str) -> None:
+        """Told as long as this process lives: the file itself is replaced at once."""
+        self._failures.failed(
+            FOREIGN,
+            f"{self._path} was not used ({why}); it is written anew. What was spent before is not known: the "
+            "vendor's refusals will tell.",
+        )
 
     def _write(self) -> None:
         state = self._keys.export_state(self._clock.now())
@@ -146,6 +166,7 @@ class KeyLedgers:
             self._report(f"{self._path}: {error}")
             return
         self._keys.exported(state)
+        self._written = True
         self._failures.succeeded(PART)
 
     def _report(self, problem: str) -> None:

@@ -30,6 +30,8 @@ class Line:
     hygiene: TickHygiene = field(default_factory=TickHygiene)
     odd: bool = False  # there are oddities the metrics do not know of
     offset: int = 0
+    doubted: tuple[int, float, float] | None = None  # ``Doubt.key`` of the doubt that was told last
+    told_quotes: int = 0  # of hygiene.quotes, those that the watermarks know of
 
     def usual(self, quotes: Sequence[Quote], epoch: int, offset: int, latest: float) -> Stretch:
         """The ticks of the leading quotes that need no closer look; numbered from ``offset + 1``."""

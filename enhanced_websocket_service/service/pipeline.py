@@ -6,10 +6,12 @@ journal write fails changes neither offsets nor bars and is not published. Does 
 PostgreSQL, Redis and the sockets of clients, which all follow at their own pace.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
+from time import monotonic
 from typing import Any, Protocol
 
 from enhanced_websocket_service.errors import JournalError
@@ -17,18 +19,22 @@ from enhanced_websocket_service.market.aggregation import BarAggregator
 from enhanced_websocket_service.market.bar import Bar, BarUpdate
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar
 from enhanced_websocket_service.market.events import EpochStarted, Event
+from enhanced_websocket_service.market.plausibility import Doubt
 from enhanced_websocket_service.market.tick import (
+    UNWITNESSED,
     Flag,
     Quote,
     Rejection,
     Tick,
     rejection,
 )
-from enhanced_websocket_service.market.validation import QuoteValidator, ValidatorState
+from enhanced_websocket_service.market.validation import Decision, QuoteValidator, ValidatorState
 from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.watermarks import Hop, Watermarks
 
 from .line import Line
 from .tick_meter import TickMeter
+from .undecided import Undecided, newly_held
 
 Record = Tick | Rejection | BarUpdate | EpochStarted
 
@@ -66,7 +72,14 @@ class Pipeline:
     :param publish: hands events to the bus; must not block.
     :param future_tolerance_s: how far ahead of our clock a stamp may be.
     :param incomplete: told ``symbol, start, end`` of a slot whose live bar lacks a tick that came too
-        late: the vendor's bar is wanted soon. Must not block.
+        late, or a price that nobody could vouch for: the vendor's bar is wanted soon. Must not block.
+    :param stamped: told the vendor's stamp of a price now and then, and when it was received.
+    :param reached: the stamp up to which the feed of a symbol has told everything; infinite where nothing is
+        known to be late.
+    :param doubted: told the symbol when its doubted price is another one than before, or none any more:
+        somebody may look for a witness (``doubt``, ``settle``). Without it the first price of all is
+        believed. Must not block.
+    :param watermarks: told of what came, was accepted, refused and closed.
     """
 
     def __init__(
@@ -81,22 +94,31 @@ class Pipeline:
         bar_close_delay_s: float = 1.0,
         future_tolerance_s: float = 5.0,
         incomplete: Callable[[str, float, float], None] = lambda *_: None,
+        stamped: Callable[[float, float], None] = lambda *_: None,
+        reached: Callable[[str], float] = lambda _: math.inf,
+        doubted: Callable[[str], None] | None = None,
+        watermarks: Watermarks | None = None,
     ) -> None:
         self.epoch = epoch
         self._strangers = 0  # quotes of symbols that are not ours
         self._bars_published = 0
         self._incomplete = incomplete
+        self._stamped = stamped
+        self._reached = reached
+        self._doubted = doubted
+        self._waiting = True  # somebody was told of a doubt, or may have to be
         self._meter = TickMeter(metrics)
         self._journal = journal
         self._publish = publish
         self._metrics = metrics
         self._future_tolerance_s = future_tolerance_s
+        self._watermarks = watermarks or Watermarks(calendars, monotonic)
         self._closed: list[BarUpdate] = []  # not journaled yet
         self._lines = {
             symbol: Line(
                 symbol,
                 calendar,
-                QuoteValidator(price_band_pct),
+                QuoteValidator(price_band_pct, believe_first=doubted is None),
                 BarAggregator(symbol, close_delay=bar_close_delay_s),
             )
             for symbol, calendar in calendars.items()
@@ -129,6 +151,15 @@ class Pipeline:
             for symbol, line in self._lines.items()
         }
 
+    def held(self) -> dict[str, int]:
+        """By symbol, how many quotes wait for a witness; only symbols that have some."""
+        return {s: held for s, line in self._lines.items() if (held := line.validator.held)}
+
+    def closes(self) -> dict[str, float]:
+        """By symbol, when the next bar is due to be published; only symbols that have one."""
+        found = {symbol: line.aggregator.next_close() for symbol, line in self._lines.items()}
+        return {symbol: at for symbol, at in found.items() if at is not None}
+
     @property
     def offsets(self) -> dict[str, int]:
         """The last offset of each symbol in the current epoch; 0 before the first tick."""
@@ -147,14 +178,18 @@ class Pipeline:
                 )
 
     def restore(self, records: Iterable[Record]) -> None:
-        """Rebuild the open bars from what was journaled before the restart, oldest first."""
+        """Rebuild the open bars from what was journaled before the restart, oldest first; quotes that were
+        held then are held again.
+        """
         before: dict[str, Tick] = {}  # by symbol
+        undecided = Undecided()
         for record in records:
             line = self._lines.get(
                 record.bar.symbol if isinstance(record, BarUpdate) else record.symbol
             )
             if line is None:
                 continue
+            undecided.see(record)
             if isinstance(record, Tick):
                 last = before.get(record.symbol, record)
                 if last.epoch != record.epoch:
@@ -168,30 +203,58 @@ class Pipeline:
                     line.aggregator.add(record)
             elif isinstance(record, BarUpdate):
                 line.aggregator.resume(record.bar)
+        for symbol, quotes in undecided.quotes().items():
+            held_by = self._lines[symbol]
+            held_by.validator.hold_again(quotes)
+            held_by.hygiene.quotes += len(quotes)
 
-    def begin_epoch(self, now: float, previous: Mapping[str, tuple[int, int]]) -> None:
-        """Journal and announce the epoch of this process.
+    def begin_epoch(self, epoch: int, previous: Mapping[str, tuple[int, int]]) -> None:
+        """Journal and announce an epoch: offsets begin again at 1.
 
         :param previous: by symbol, the last epoch and its last offset, where known.
+        :raises JournalError: the epoch before goes on.
         """
         started = [
-            EpochStarted(symbol, self.epoch, *previous.get(symbol, (None, None)))
+            EpochStarted(symbol, epoch, *previous.get(symbol, (None, None)))
             for symbol in self._lines
         ]
         self._journal.append(started)
+        self.epoch = epoch
+        for line in self._lines.values():
+            line.offset = 0
+        self._watermarks.begin_epoch()
         self._publish(started)
 
-    def interrupted(self, start: float, end: float, symbol: str | None = None) -> None:
+    def interrupted(
+        self, start: float, end: float, symbol: str | None = None, *, afterwards: bool | None = None
+    ) -> None:
         """Nothing was collected in ``[start, end)``: bars touching it will say ``partial``.
 
-        :param symbol: only this one's feed was interrupted, and it is known afterwards: bars that were
-            published meanwhile get a revision that says so, unless the vendor's have replaced them.
+        :param end: infinite, for one ``symbol``: it is not over; the next call for it says when it was.
+        :param symbol: only this one was interrupted; ``None``: all.
+        :param afterwards: this is known only now: bars that were published meanwhile get a revision that
+            says so, unless the vendor's have replaced them. ``None``: if a symbol is named.
         """
-        if symbol is None:
-            for line in self._lines.values():
-                line.aggregator.interrupted(start, end)
-        elif symbol in self._lines:
-            self._lines[symbol].aggregator.interrupted(start, end, published=True)
+        if end < start:
+            self.clock_set(start, end)  # in between
+            return
+        published = symbol is not None if afterwards is None else afterwards
+        for line in self._lines.values():
+            if symbol in (None, line.symbol):
+                line.aggregator.interrupted(start, end, published=published)
+
+    def clock_set(self, before: float, after: float) -> None:
+        """The clock was at ``before`` when it was set to ``after``, or what it rests on was set.
+
+        Bars were closed, and ticks of REST were stamped, by a time that was wrong: until then, or from
+        then on. Those of both moments are partial, and asked of the vendor.
+        """
+        for symbol, line in self._lines.items():
+            for at in (before, after):
+                slot = int(at - at % BAR_SECONDS)
+                if line.calendar.is_open(slot):
+                    line.aggregator.doubt(slot)
+                    self._incomplete(symbol, slot, slot + BAR_SECONDS)
 
     def on_quotes(self, quotes: Sequence[Quote], now: float) -> None:
         """Take one batch in arrival order.
@@ -199,6 +262,9 @@ class Pipeline:
         :raises JournalError: nothing of the batch counts as accepted, and none was published.
         """
         latest = now + self._future_tolerance_s
+        last = quotes[-1]
+        if last.stamped and not last.raw and not last.first_after_subscribe:
+            self._stamped(last.timestamp, last.received_at)
         rejections: list[Rejection] = []
         ticks: list[Tick] = []
         repeated: list[str] = []
@@ -225,10 +291,12 @@ class Pipeline:
             at += 1
             hygiene.quotes += 1
             if quote.first_after_subscribe and validator.is_resent(quote):
+                self._watermarks.worked(quote.symbol, Hop.ACCEPTED)
                 hygiene.resent += 1
                 self._metrics.resent.inc()
                 continue
             if not quote.stamped and validator.is_unchanged(quote):
+                self._watermarks.worked(quote.symbol, Hop.ACCEPTED)
                 hygiene.unchanged += 1
                 accepted, refused = validator.on_rest_price(quote.price, quote.received_at)
             else:
@@ -239,25 +307,49 @@ class Pipeline:
                 ticks.append(line.tick(one, self.epoch, offset, now, self._future_tolerance_s))
                 if one.repeated:
                     repeated.append(quote.symbol)
+        for symbol, line in self._lines.items():
+            if line.hygiene.quotes != line.told_quotes:
+                line.told_quotes = line.hygiene.quotes
+                self._watermarks.received(symbol, line.told_quotes)
         self._take(ticks, rejections, before, repeated)
 
     def on_rest_price(self, symbol: str, price: float, now: float) -> None:
-        """A REST price that becomes no tick, e.g. a sample of liveness: held quotes that agree with it
-        are accepted; when it agrees with the last price and is surely younger, they are outliers.
+        """A REST price that becomes no tick, e.g. an unchanged one or a sample of liveness: a witness for
+        or against the held quotes.
 
         :param now: when it was received.
         :raises JournalError: as if it had not come.
+        """
+        self.settle(symbol, lambda validator: validator.on_rest_price(price, now), now)
+
+    def settle(self, symbol: str, judge: Callable[[QuoteValidator], Decision], now: float) -> None:
+        """Let ``judge`` decide about the held quotes of ``symbol``, if there are any.
+
+        :raises JournalError: as if it had not been asked.
         """
         line = self._lines.get(symbol)
         if line is None or not line.validator.held:
             return
         before = self._before()
-        accepted, rejections = line.validator.on_rest_price(price, now)
+        accepted, rejections = judge(line.validator)
         ticks = [
             line.tick(one, self.epoch, line.offset + number, now, self._future_tolerance_s)
             for number, one in enumerate(accepted, 1)
         ]
         self._take(ticks, rejections, before)
+
+    def validator(self, symbol: str) -> QuoteValidator:
+        """To tell it what is known of a pair before a feed begins; quotes go through the pipeline."""
+        return self._lines[symbol].validator
+
+    def doubt(self, symbol: str) -> Doubt | None:
+        """Why quotes of ``symbol`` are held; ``None``: none are."""
+        return self._lines[symbol].validator.doubt
+
+    def last_price(self, symbol: str) -> float | None:
+        """The price that was accepted last by its stamp; ``None``: none was."""
+        line = self._lines.get(symbol)
+        return None if line is None else line.validator.last
 
     def on_time(self, now: float, grace: float) -> None:
         """Close the bars that are due. ``grace``: seconds for which a late tick revises a bar.
@@ -267,7 +359,9 @@ class Pipeline:
         self._closed += [
             BarUpdate(bar, self.epoch, line.offset, now)
             for line in self._lines.values()
-            for bar in line.aggregator.advance(now, grace, line.validator.held_stamps)
+            for bar in line.aggregator.advance(
+                now, grace, line.validator.held_stamps, self._reached(line.symbol)
+            )
         ]
         if not self._closed:
             return
@@ -308,25 +402,24 @@ class Pipeline:
 
     def next_close(self) -> float | None:
         """When ``on_time`` next has a bar to publish; ``None`` while there is none."""
-        instants = (line.aggregator.next_close() for line in self._lines.values())
-        return min((at for at in instants if at is not None), default=None)
+        return min(self.closes().values(), default=None)
 
-    def flush_held(self) -> None:
-        """The session is over: quotes still held outside the price band were never confirmed.
+    def flush_held(self, symbol: str | None = None) -> None:
+        """The session (of ``symbol``; ``None``: of all) is over: quotes still held outside the price band
+        were never confirmed.
 
         Nor were they refuted: the bars they may belong to are partial.
         """
         before = self._before()
         rejections: list[Rejection] = []
         for line in self._lines.values():
-            rejections += line.validator.flush()
+            if symbol in (None, line.symbol):
+                rejections += line.validator.flush()
         if not rejections:
             return
         self._take([], rejections, before)
         for one in rejections:
-            line = self._lines[one.symbol]
-            if line.calendar.is_open(one.timestamp):
-                line.aggregator.doubt(one.timestamp)
+            self._doubt_bar(self._lines[one.symbol], one.timestamp)
 
     def _take(
         self,
@@ -339,25 +432,34 @@ class Pipeline:
 
         :param repeated: the symbol of each of ``ticks`` that is equal to the one before.
         """
-        if not ticks and not rejections:
+        held = newly_held(before)
+        if not ticks and not rejections and not held:
             return
-        self._append([*rejections, *ticks], before)
+        # What is held from now on comes last: of equal quotes, the fates are those of the earlier ones.
+        self._append([*rejections, *ticks, *held], before)
+        if held or self._waiting:
+            self._tell_doubts()
         for one in rejections:
             self._metrics.rejected.labels(one.reason).inc()
+            self._watermarks.refused(one.symbol, Hop.ACCEPTED, 1, f"rejected as {one.reason}")
             if (line := self._lines.get(one.symbol)) is None:
                 self._strangers += 1
             else:
                 line.hygiene.reject(one)
+                if one.reason == UNWITNESSED and self._doubt_bar(line, one.timestamp):
+                    self._want_bar(line.symbol, one.timestamp)
         if not ticks:
             return
         published: list[Tick] = []
-        for symbol, group in groupby(ticks, key=_SYMBOL):
-            shown, late = self._lines[symbol].take(list(group))
+        for symbol, several in groupby(ticks, key=_SYMBOL):
+            group = list(several)
+            shown, late = self._lines[symbol].take(group)
             published += shown
+            self._mark(symbol, group, shown)
             for tick in late:
                 self._metrics.late.inc()
-                slot = tick.timestamp - tick.timestamp % BAR_SECONDS
-                self._incomplete(symbol, slot, slot + BAR_SECONDS)
+                self._lines[symbol].aggregator.doubt(tick.timestamp)
+                self._want_bar(symbol, tick.timestamp)
         if published:
             self._publish(published)
         # Counting comes last: nobody waits for it.
@@ -371,11 +473,43 @@ class Pipeline:
                 line.odd = False
                 self._meter.oddities(symbol, line.hygiene)
 
+    def _tell_doubts(self) -> None:
+        for symbol, line in self._lines.items():
+            doubt = line.validator.doubt
+            key = None if doubt is None else doubt.key
+            if key != line.doubted:
+                line.doubted = key
+                if self._doubted is not None:
+                    self._doubted(symbol)
+        self._waiting = any(line.doubted is not None for line in self._lines.values())
+
+    def _doubt_bar(self, line: Line, stamp: int) -> bool:
+        """Something stamped ``stamp`` is lost to its bar, which says so; whether there is such a bar."""
+        if not line.calendar.is_open(stamp):
+            return False
+        line.aggregator.doubt(stamp)
+        return True
+
+    def _want_bar(self, symbol: str, stamp: int) -> None:
+        slot = stamp - stamp % BAR_SECONDS
+        self._incomplete(symbol, slot, slot + BAR_SECONDS)
+
+    def _mark(self, symbol: str, ticks: Sequence[Tick], shown: Sequence[Tick]) -> None:
+        marks = self._watermarks
+        marks.accepted(symbol, len(ticks), ticks[-1].offset)
+        if shown:
+            marks.owed(symbol, len(shown), shown[-1].offset)
+        if len(shown) < len(ticks) and (ahead := sum(Flag.FUTURE in one.flags for one in ticks)):
+            marks.refused(symbol, Hop.PUBLISHED, ahead, "stamped in the future of our clock")
+
     def _publish_bars(self, updates: list[BarUpdate]) -> None:
         self._journal.append(updates)
         self._bars_published += len(updates)
         for update in updates:
             self._metrics.bars.labels(update.bar.status).inc()
+            final = update.bar.status == "reconciled"
+            hop = Hop.BAR_RECONCILED if final else Hop.BAR_CLOSED
+            self._watermarks.reached(update.bar.symbol, hop, update.bar.open_time)
         self._publish(updates)
 
     def _before(self) -> _Before:

@@ -8,34 +8,39 @@ from time import monotonic
 import structlog
 
 from enhanced_websocket_service.bus.base import Bus
+from enhanced_websocket_service.bus.collector import RedisCollector
 from enhanced_websocket_service.bus.leases import RedisKeyLeases
 from enhanced_websocket_service.bus.redis import RedisBus
-from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import EpochFenced, EwsError
+from enhanced_websocket_service.errors import EwsError
 from enhanced_websocket_service.feeds.base import FeedStatus
-from enhanced_websocket_service.feeds.liveness import Liveness, VerdictNews
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor, VerdictNews
 from enhanced_websocket_service.l0.reconcile import Reconciler
-from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.events import StatusChanged
+from enhanced_websocket_service.market.hours import MarketHours
+from enhanced_websocket_service.market.liveness.status import is_news
 from enhanced_websocket_service.market.tick import Tick
-from enhanced_websocket_service.market.verdict import is_news
 from enhanced_websocket_service.serving.hub import Hub
 from enhanced_websocket_service.serving.server import ApiServer
+from enhanced_websocket_service.storage.fence import Fence
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.writer import JournalWriter
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.rest import RestClient
 
+from .canary import Canary
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
 from .key_health import KeyHealth
+from .leadership import Leadership
 from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle
 from .pipeline import Pipeline
 from .silence_file import SilenceFile
 from .states import ServiceState, StateChange
 from .supervisor import Supervisor
+from .vendor_clock import VendorClock
+from .witnesses import PriceWitnesses
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +55,7 @@ class Service:
     def __init__(
         self,
         *,
-        clock: Clock,
+        clock: VendorClock,
         metrics: Metrics,
         bus: Bus,
         redis: RedisBus | None,
@@ -58,20 +63,25 @@ class Service:
         database: Database,
         journal: Journal,
         writer: JournalWriter,
+        fence: Fence,
+        leadership: Leadership,
+        mark: RedisCollector | None,
         pipeline: Pipeline,
         lifecycle: Lifecycle,
         monitor: HealthMonitor,
+        canary: Canary,
         supervisor: Supervisor,
         hub: Hub,
         api: ApiServer,
         rest: RestClient,
         ledgers: KeyLedgers,
         key_health: KeyHealth,
-        liveness: Liveness,
+        liveness: LivenessMonitor,
         cpu_latency: CpuLatency,
         silences: SilenceFile,
-        calendar: TradingCalendar,
+        hours: MarketHours,
         reconciler: Reconciler,
+        witnesses: PriceWitnesses,
         last_ticks: Mapping[str, Tick],
         late_grace_s: float,
         shutdown_timeout_s: float,
@@ -86,8 +96,12 @@ class Service:
         self._database = database
         self._journal = journal
         self._writer = writer
+        self._fence = fence
+        self._leadership = leadership
+        self._mark = mark
         self._pipeline = pipeline
         self._monitor = monitor
+        self._canary = canary
         self._supervisor = supervisor
         self._hub = hub
         self._rest = rest
@@ -95,19 +109,17 @@ class Service:
         self._key_health = key_health
         self._cpu_latency = cpu_latency
         self._silences = silences
-        self._calendar = calendar
-        liveness.on_news = self._on_verdict
+        self._hours = hours
+        liveness.subscribe(self._on_verdict)
         self._reconciler = reconciler
+        self._witnesses = witnesses
         self._last_ticks = last_ticks
         self._late_grace_s = late_grace_s
         self._shutdown_timeout_s = shutdown_timeout_s
         self._told: dict[str, str] = {}  # the verdicts last published: overall, and by symbol
-        self._dead: dict[
-            str, str
-        ] = {}  # of which symbols ``system_health`` says that nothing comes
+        self._dead: dict[str, str] = {}  # of whom ``system_health`` says that nothing comes
         self._verdict_news = VerdictNews()
         self._started = False
-        self._fenced = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then drain within the shutdown time-out.
@@ -141,26 +153,31 @@ class Service:
         self._started = True
         self._ledgers.sync()
         now = self._clock.now()
-        self._silences.load(self._calendar.local_date(now))
+        self._silences.load(self._hours.today(now))
         self._pipeline.begin_epoch(
-            now, {symbol: (tick.epoch, tick.offset) for symbol, tick in self._last_ticks.items()}
+            self._pipeline.epoch,
+            {symbol: (tick.epoch, tick.offset) for symbol, tick in self._last_ticks.items()},
         )
         self.on_state(self.lifecycle.current)
         start = self._supervisor.start
         start("api", self._watch_api)
+        start("clock", self._watch_clock)
         start("journal", self._journal.run)
-        start("writer", self._write)
+        start("writer", self._writer.run)
+        start("leadership", self._leadership.run)
         if self._redis is not None:
             start("redis", self._redis.run)
         if self._leases is not None:
             start("key-leases", self._leases.run)
         start("health", self._monitor.run)
+        start("canary", self._canary.run)
         start("ledgers", self._ledgers.keep)
         start("keys", self._key_health.run)
         start("silences", self._silences.keep)
         start("verdict", self._watch_verdict)
         start("l0-watch", self.lifecycle.watch_data)
         start("reconciliation", self._reconciler.run)
+        start("witnesses", self._witnesses.run)
         start("lifecycle", self.lifecycle.run)
 
     async def stop(self) -> None:
@@ -186,8 +203,11 @@ class Service:
             async with asyncio.timeout(left(0.5)):
                 if self._leases is not None:
                     await self._leases.close()
+                if self._mark is not None:
+                    await self._mark.close()
                 if self._redis is not None:
                     await self._redis.close()
+        await self._fence.close(left(0.2))
         await self._database.close(left(0.5))
         try:
             self._journal.close()
@@ -208,26 +228,34 @@ class Service:
         except EwsError as error:
             log.error("The last bars could not be journaled", error=str(error))
         for name in (
+            "witnesses",
             "reconciliation",
             "l0-watch",
             "verdict",
             "silences",
             "keys",
             "ledgers",
+            "canary",
             "health",
+            "clock",
         ):
             await self._supervisor.stop(name, left(0.2))
         self._ledgers.sync()
         self._silences.save()
         # A database that was never reached, or is another's by now, takes nothing any more.
         database = self._database
-        hopeless = self._fenced or not database.connected or database.wrong_world is not None
+        hopeless = not database.connected or database.wrong_world is not None
         if not await self._writer.drain(0.0 if hopeless else left(0.5)):
             log.warning(
                 "Not everything journaled is in PostgreSQL yet; the next start writes the rest",
                 records=self._writer.lag_records,
             )
         await self._supervisor.stop("writer", left(0.3))
+        # Only now: what was drained was stored because the fence was ours.
+        await self._supervisor.stop("leadership", left(0.2))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left(0.3)):
+                await self._leadership.release()
         try:
             async with asyncio.timeout(left(0.2)):
                 await self._monitor.write_pending()
@@ -278,19 +306,14 @@ class Service:
                 log.info("Feed verdict", verdict=verdicts[""], before=before)
             self._publish_status(self.lifecycle.current)
 
+    async def _watch_clock(self) -> None:
+        await self._clock.run(self._rest.ask_time)
+
     async def _watch_api(self) -> None:
         await self.api.wait()
         # Collecting goes on, but nobody could see it: the state and the log must say so.
         self.lifecycle.interrupt(EwsError("The API server ended by itself."))
         await asyncio.Event().wait()
-
-    async def _write(self) -> None:
-        try:
-            await self._writer.run()
-        except EpochFenced as error:
-            self._fenced = True
-            self.lifecycle.interrupt(error)
-            await asyncio.Event().wait()
 
 
 def _by_symbol(status: FeedStatus) -> dict[str, str]:

@@ -5,13 +5,9 @@ import json
 from datetime import date
 from pathlib import Path
 
-import structlog
-
 from enhanced_websocket_service.failures import Failures
-from enhanced_websocket_service.market.silence import SilenceProfile
+from enhanced_websocket_service.market.liveness.baseline import InactivityBaseline
 from enhanced_websocket_service.storage.atomic_file import replace_file
-
-log = structlog.get_logger(__name__)
 
 SAVE_EVERY_S = 60.0  # real seconds
 PART = "silence profile"
@@ -26,7 +22,7 @@ class SilenceFile:
     """
 
     def __init__(
-        self, profile: SilenceProfile, state_dir: Path, failures: Failures, *, simulated: bool
+        self, profile: InactivityBaseline, state_dir: Path, failures: Failures, *, simulated: bool
     ) -> None:
         self._profile = profile
         self._failures = failures
@@ -40,7 +36,11 @@ class SilenceFile:
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
-            log.warning("Saved silence profile ignored", path=str(self._path), error=str(error))
+            self._failures.failed(
+                PART,
+                f"{self._path} was not used ({error}); the usual silences are learned anew, and it is "
+                "replaced by them.",
+            )
 
     def save(self) -> None:
         """Write the profile if there is anything new in it."""

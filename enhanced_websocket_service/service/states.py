@@ -5,7 +5,7 @@ this table no longer agree.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -40,6 +40,18 @@ ALLOWED: dict[ServiceState, frozenset[ServiceState]] = {
 }
 
 
+ANY: dict[ServiceState, frozenset[ServiceState]] = {
+    state: frozenset() if state is _S.SHUTDOWN else frozenset(ServiceState) - {state}
+    for state in ServiceState
+}
+"""For the state of several symbols together, each of which keeps to ``ALLOWED``."""
+ORDER = (
+    *(_S.ACTIVE, _S.READY, _S.MARKET_CLOSED, _S.CHECKING_DATA, _S.WAITING_L0, _S.INITIALIZING),
+    *(_S.ERROR, _S.SHUTDOWN),
+)
+"""From the furthest on: a symbol that is well speaks before one that is not yet, or not any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class StateChange:
     """One entry of the history: ``state`` since ``at`` (unix seconds UTC), because of ``reason``."""
@@ -52,7 +64,14 @@ class StateChange:
 class StateMachine:
     """Where the service is, since when, why, and how it got there."""
 
-    def __init__(self, now: float, reason: str = "Starting.") -> None:
+    def __init__(
+        self,
+        now: float,
+        reason: str = "Starting.",
+        *,
+        allowed: Mapping[ServiceState, frozenset[ServiceState]] = ALLOWED,
+    ) -> None:
+        self._allowed = allowed
         self._history: deque[StateChange] = deque(maxlen=HISTORY)
         self._history.append(StateChange(ServiceState.INITIALIZING, reason, now))
 
@@ -79,8 +98,23 @@ class StateMachine:
         if state is current.state:
             if reason == current.reason:
                 return None
-        elif state not in ALLOWED[current.state]:
+        elif state not in self._allowed[current.state]:
             raise InvalidTransition(f"{current.state} -> {state} ({reason})")
         change = StateChange(state, reason, now)
         self._history.append(change)
         return change
+
+
+def combined(symbols: Mapping[str, StateChange]) -> tuple[ServiceState, str]:
+    """The state of a service over its symbols, and why: that of the symbol which is furthest by ``ORDER``.
+
+    The reason is that of all symbols in this state; it names them where there is more than one symbol.
+    """
+    state = min((change.state for change in symbols.values()), key=ORDER.index)
+    by_reason: dict[str, list[str]] = {}
+    for symbol, change in symbols.items():
+        if change.state is state:
+            by_reason.setdefault(change.reason, []).append(symbol)
+    if len(symbols) == 1:
+        return state, next(iter(by_reason))
+    return state, " ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import structlog
 
+from enhanced_websocket_service.clock import SystemClock
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
@@ -40,10 +42,14 @@ class Component:
 
 
 class Supervisor:
-    """Owns one task per component."""
+    """Owns one task per component.
 
-    def __init__(self, metrics: Metrics) -> None:
+    :param failures: told of a component that crashed, until it has run for twice its last back-off.
+    """
+
+    def __init__(self, metrics: Metrics, failures: Failures | None = None) -> None:
         self._metrics = metrics
+        self._failures = failures or Failures(SystemClock())
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._components: dict[str, Component] = {}
 
@@ -81,8 +87,10 @@ class Supervisor:
     async def _keep(self, component: Component, run: Callable[[], Awaitable[None]]) -> None:
         loop = asyncio.get_running_loop()
         backoff = FIRST_BACKOFF_S
+        part = f"component {component.name}"
         while True:
             started = loop.time()
+            well = loop.call_later(2 * backoff, self._failures.succeeded, part)
             try:
                 await run()
                 failure = "ended without being asked to"
@@ -96,6 +104,9 @@ class Supervisor:
                 log.exception("Component failed; it will be restarted", component=component.name)
             else:
                 log.error("Component ended; it will be restarted", component=component.name)
+            finally:
+                well.cancel()
+            self._failures.failed(part, failure)
             component.failure = failure
             component.restarts += 1
             self._metrics.component_restarts.labels(component.name).inc()

@@ -7,19 +7,22 @@ from datetime import date
 from typing import Any
 
 from enhanced_websocket_service.bus.base import Bus
+from enhanced_websocket_service.bus.redis import CACHING
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.failures import Failure, Failures
 from enhanced_websocket_service.feeds.base import FeedStatus
-from enhanced_websocket_service.feeds.liveness import Liveness
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor
 from enhanced_websocket_service.l0.continuity import Continuity
 from enhanced_websocket_service.l0.continuity_page import summary_dict
-from enhanced_websocket_service.l0.readiness import ReadyFlag
+from enhanced_websocket_service.l0.readiness import FlagState, ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
+from enhanced_websocket_service.l0.validator import Assessment
 from enhanced_websocket_service.market.bar import INTERVALS, Bar
 from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar, iso_local
+from enhanced_websocket_service.market.hours import MarketHours
+from enhanced_websocket_service.market.liveness.status import SymbolVerdict
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Tick
-from enhanced_websocket_service.market.verdict import SymbolVerdict
 from enhanced_websocket_service.serving.models import (
     ApiKeyUsage,
     ComparisonCounts,
@@ -27,6 +30,7 @@ from enhanced_websocket_service.serving.models import (
     ContinuityRangeView,
     ContinuityView,
     DayNumbers,
+    DeadSpanView,
     FailureView,
     FeedHealth,
     KeyView,
@@ -37,6 +41,7 @@ from enhanced_websocket_service.serving.models import (
     StateInfo,
     StatusView,
     StorageStatus,
+    SymbolStatus,
     SymbolVerdictView,
     VerdictChange,
 )
@@ -45,18 +50,22 @@ from enhanced_websocket_service.serving.views import BarQuery, HealthView, TickQ
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.stream_store import StoredStretch, StreamStore
-from enhanced_websocket_service.storage.writer import JournalWriter
+from enhanced_websocket_service.storage.writer import STORING, JournalWriter
 from enhanced_websocket_service.twelvedata.keys import KeyPool
 from enhanced_websocket_service.twelvedata.ledger import KEY, REFUSED_FOR_S, STREAM, Access
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 
+from .canary import Canary
 from .health import HealthMonitor
 from .key_health import KeyHealth
 from .lifecycle import Lifecycle
 from .pipeline import Pipeline
 from .states import ServiceState, StateChange, StateMachine
 from .supervisor import Supervisor
+from .work import WorkHealth
 
+CAUSES_OF_HOPS = frozenset({STORING, CACHING})
+"""Parts of ``Failures`` whose reason a hop's problem repeats."""
 _MICROSECOND = 1e-6  # the resolution of the database's times
 
 
@@ -67,10 +76,9 @@ class View:
         self,
         *,
         clock: Clock,
-        calendar: TradingCalendar,
+        calendars: Mapping[str, TradingCalendar],
         provider: Provider,
         provider_warning: str | None,
-        symbols: Sequence[str],
         states: StateMachine,
         flag: ReadyFlag,
         lifecycle: Lifecycle,
@@ -87,12 +95,15 @@ class View:
         planner: CreditPlanner,
         continuity: Continuity,
         reconciler: Reconciler,
-        liveness: Liveness,
+        liveness: LivenessMonitor,
         failures: Failures,
+        work: WorkHealth,
+        canary: Canary,
     ) -> None:
-        self.symbols = tuple(symbols)
+        self.symbols = tuple(calendars)
         self._clock = clock
-        self._calendar = calendar
+        self._calendars = calendars
+        self._hours = MarketHours(calendars)
         self._provider = provider
         self._provider_warning = provider_warning
         self._states = states
@@ -113,6 +124,7 @@ class View:
         self._reconciler = reconciler
         self._liveness = liveness
         self._failures = failures
+        self._work, self._canary = work, canary
         self._started = time.monotonic()  # real time: how long the process has been up
 
     def now(self) -> float:
@@ -121,8 +133,11 @@ class View:
     def service_state(self) -> str:
         return self._states.state.value
 
-    def session(self) -> SessionView:
-        return session_view(self._calendar, self.now())
+    def session(self, symbol: str) -> SessionView:
+        return session_view(self._calendars[symbol], self.now())
+
+    def today(self, symbol: str) -> date:
+        return self._calendars[symbol].local_date(self.now())
 
     def latest(self, symbol: str) -> Tick | None:
         return self._bus.latest(symbol)
@@ -130,7 +145,7 @@ class View:
     def health(self) -> HealthView:
         feed = self._lifecycle.feed
         status = None if feed is None else feed.status()
-        told = f"{self._monitor.database.error} {self._monitor.redis.error}"
+        problems = self._work.problems()
         return HealthView(
             state=_state_info(self._states.current),
             uptime_seconds=self._uptime(),
@@ -139,20 +154,24 @@ class View:
             feed=FeedHealth(
                 connected=status is not None and status.verdict != "dead",
                 expected=self._states.state is ServiceState.ACTIVE
-                and self._calendar.is_open(self.now()),
+                and self._hours.is_open(self.now()),
                 verdict="closed" if status is None else status.verdict,
                 evidence=None if status is None else status.detail,
             ),
-            problems=[
-                # What the connections tell is not told twice.
-                *(
-                    _failure_sentence(one)
-                    for one in self._failures.present
-                    if one.reason not in told
-                ),
-                *self._key_health.problems(),
-            ],
+            problems=[*problems, *self._failing(problems), *self._key_health.problems()],
+            work=self._work.shown(self._canary.latencies, self._canary.told),
         )
+
+    def _failing(self, problems: Sequence[str]) -> list[str]:
+        """A sentence for each part that fails, but what connections and hops tell already."""
+        connections = f"{self._monitor.database.error} {self._monitor.redis.error}"
+        of_hops = " ".join(problems)
+        return [
+            _failure_sentence(one)
+            for one in self._failures.present
+            if one.reason not in connections
+            and not (one.part in CAUSES_OF_HOPS and one.reason in of_hops)
+        ]
 
     def health_details(self) -> dict[str, Any]:
         """What a periodic ``system_health`` row tells beside the state."""
@@ -196,6 +215,7 @@ class View:
             ),
             state=_state_info(self._states.current),
             history=[_state_info(change) for change in self._states.history],
+            symbols=self._symbols_status(now),
             storage=StorageStatus(
                 database_connected=self._monitor.database.connected,
                 redis_connected=self._monitor.redis.connected,
@@ -213,6 +233,9 @@ class View:
                 for one in self._supervisor.components
             ],
             failures=[_failure_view(one) for one in self._failures.present],
+            watermarks=self._work.by_symbol(),
+            health_history=list(self._monitor.changes),
+            bus=self._bus.status(),
             credits=self._credits(now),
             reconciliation=self._reconciler.status(),
             hygiene=self._pipeline.hygiene(),
@@ -272,6 +295,7 @@ class View:
                     final=slot.final,
                     grade=slot.grade,
                     reason=slot.reason,
+                    timezone=found.zone.key,
                 )
                 for slot in found.slots
             ],
@@ -295,29 +319,20 @@ class View:
         return {one.symbol: _symbol_verdict(one, sources.get(one.symbol)) for one in shown}
 
     def _l0(self, now: float) -> L0Status:
+        lifecycle = self._lifecycle
+        return _l0_status(self._flag.read(), lifecycle.assessment, lifecycle.assessed_at, now)
+
+    def _symbols_status(self, now: float) -> dict[str, SymbolStatus]:
         flag = self._flag.read()
-        found = self._lifecycle.assessment
-        if found is None:
-            return L0Status(
-                ready_signal_exists=flag.exists,
-                data_freshness_hours=None,
-                completeness_percentage=None,
-                is_fresh=False,
-                is_complete=False,
-                reason=flag.problem or "Not measured yet.",
+        return {
+            symbol: SymbolStatus(
+                state=_state_info(one.states.current),
+                history=[_state_info(change) for change in one.states.history],
+                l0=_l0_status(flag, one.data.assessment, one.data.assessed_at, now),
+                market_session=session_view(self._calendars[symbol], now),
             )
-        hours = None if found.last_bar_end is None else (now - found.last_bar_end) / 3600
-        return L0Status(
-            ready_signal_exists=flag.exists,
-            data_freshness_hours=None if hours is None else round(hours, 2),
-            completeness_percentage=round(found.completeness_percentage, 2),
-            is_fresh=found.is_fresh,
-            is_complete=found.is_complete,
-            missing_slots=found.missing_slots,
-            last_bar=None if found.last_bar_end is None else found.last_bar_end - BAR_SECONDS,
-            checked_at=self._lifecycle.assessed_at,
-            reason=flag.problem or (" ".join(found.reasons) or None),
-        )
+            for symbol, one in self._lifecycle.symbols.items()
+        }
 
     def _key_usage(self, now: float) -> ApiKeyUsage:
         shown = self._keys.snapshot(now)
@@ -331,9 +346,9 @@ class View:
         )
 
     def _credits(self, now: float) -> dict[str, object]:
-        session = self._calendar.current_or_next(now)
-        zone = self._calendar.zone
-        return self._planner.show(now, session.closes, session.opens, zone)
+        opening = self._hours.opening(now)
+        zone = self._calendars[self.symbols[0]].zone
+        return self._planner.show(now, opening.closes, opening.opens, zone)
 
     def _bound(self, end: float | None) -> float:
         """The API's ends are exclusive, the database's inclusive.
@@ -345,6 +360,32 @@ class View:
 
     def _uptime(self) -> int:
         return int(time.monotonic() - self._started)
+
+
+def _l0_status(
+    flag: FlagState, found: Assessment | None, checked_at: float | None, now: float
+) -> L0Status:
+    if found is None:
+        return L0Status(
+            ready_signal_exists=flag.exists,
+            data_freshness_hours=None,
+            completeness_percentage=None,
+            is_fresh=False,
+            is_complete=False,
+            reason=flag.problem or "Not measured yet.",
+        )
+    hours = None if found.last_bar_end is None else (now - found.last_bar_end) / 3600
+    return L0Status(
+        ready_signal_exists=flag.exists,
+        data_freshness_hours=None if hours is None else round(hours, 2),
+        completeness_percentage=round(found.completeness_percentage, 2),
+        is_fresh=found.is_fresh,
+        is_complete=found.is_complete,
+        missing_slots=found.missing_slots,
+        last_bar=None if found.last_bar_end is None else found.last_bar_end - BAR_SECONDS,
+        checked_at=checked_at,
+        reason=flag.problem or (" ".join(found.reasons) or None),
+    )
 
 
 def _state_info(change: StateChange) -> StateInfo:
@@ -378,12 +419,21 @@ def _symbol_verdict(one: SymbolVerdict, source: str | None) -> SymbolVerdictView
         usual_gap_s=round(one.usual_gap_s, 2),
         learned_days=one.learned_days,
         last_price_at=one.last_price_at,
+        last_new_price_at=one.last_new_price_at,
+        lag_s=round(one.lag_s, 1),
+        rest_fault=one.rest_fault,
         rest_price=one.rest_price,
         rest_asked_at=one.rest_asked_at,
         samples=ComparisonCounts(**one.samples),
         history=[
             VerdictChange(verdict=change.verdict, evidence=change.evidence, at=change.at)
             for change in one.history
+        ],
+        dead_spans=[
+            DeadSpanView(
+                start=span.start, found_at=span.found_at, end=span.end, evidence=span.evidence
+            )
+            for span in one.dead_spans
         ],
     )
 

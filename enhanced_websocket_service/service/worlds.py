@@ -90,10 +90,12 @@ def check_folders(settings: Settings) -> None:
     for tick in recover(journal, settings.symbols).last.values():
         remedy = "Set STATE_DIR to a folder of its own."
         check_world(world_of(tick.source), provider.world, f"The journal in {journal}", remedy)
-    calendar = settings.calendar()
     check_history(
         provider.world,
-        [BackupSet(settings.backup_dir, symbol, calendar) for symbol in settings.symbols],
+        [
+            BackupSet(settings.backup_dir, symbol, calendar)
+            for symbol, calendar in settings.calendars().items()
+        ],
         ReadyFlag(settings.ready_signals_dir, settings.clock()),
     )
 

@@ -156,7 +156,7 @@ def _add_status(app: FastAPI, view: ServiceView, hub: Hub, admission: Admission)
             **dict(view.status()),
             **_stamp(view),
             version=__version__,
-            market_session=view.session(),
+            market_session=view.session(view.symbols[0]),
             clients=hub.counts(),
             connections=models.ConnectionCounts(
                 open=admission.connections,
@@ -169,10 +169,11 @@ def _add_status(app: FastAPI, view: ServiceView, hub: Hub, admission: Admission)
 
 
 def _add_market(app: FastAPI, view: ServiceView) -> None:
-    @app.get("/market/session", tags=["market"], responses={422: _ERROR})
-    async def session(_query: Annotated[params.NoParams, Query()]) -> models.SessionAnswer:
-        """Whether the market is open, and when it opens and closes."""
-        return models.SessionAnswer(**dict(view.session()), **_stamp(view))
+    @app.get("/market/session", tags=["market"], responses={404: _ERROR, 422: _ERROR})
+    async def session(query: Annotated[params.SymbolParams, Query()]) -> models.SessionAnswer:
+        """Whether the market of a symbol is open, and when it opens and closes, in its own zone."""
+        symbol = _symbol(view, query.symbol)
+        return models.SessionAnswer(**dict(view.session(symbol)), symbol=symbol, **_stamp(view))
 
     @app.get(
         "/market/latest",
@@ -216,9 +217,7 @@ def _add_market(app: FastAPI, view: ServiceView) -> None:
         if query.start is not None and query.end is not None:
             days = await view.continuity_range(symbol, query.start, query.end)
             return models.ContinuityRangeAnswer(**dict(days), symbol=symbol, **_stamp(view))
-        day = query.date or params.parse_date(wire.local_day(view.now()))
-        assert day is not None
-        found = await view.continuity(symbol, day)
+        found = await view.continuity(symbol, query.date or view.today(symbol))
         return models.ContinuityAnswer(**dict(found), symbol=symbol, **_stamp(view))
 
 

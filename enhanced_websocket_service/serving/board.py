@@ -10,12 +10,13 @@ from itertools import groupby
 import structlog
 
 from enhanced_websocket_service.market.bar import BarUpdate
-from enhanced_websocket_service.market.events import EpochStarted, Event, StatusChanged
+from enhanced_websocket_service.market.events import EpochStarted, Event, Probe, StatusChanged
 from enhanced_websocket_service.market.tick import Tick
 
 from . import wire
 from .client import Staged
 from .history import BAR, EPOCH, GAP, Entry, History, TickEntry
+from .loopback import probe_frame
 from .models import StreamPosition
 from .outlet import text_frame
 
@@ -74,6 +75,8 @@ class Board:
                 case StatusChanged():
                     self.status = text_frame(wire.status(event))
                     staged.append(Staged(None, "status", self.status))
+                case Probe():
+                    staged.append(Staged(None, "probe", probe_frame(event.number)))
 
     def _stage_ticks(self, ticks: Sequence[Tick], staged: list[Staged]) -> None:
         at = 0

@@ -20,7 +20,7 @@ class Interest(NamedTuple):
     """What a client wants. Clients of equal interest share one group and one payload."""
 
     symbols: frozenset[str]
-    channels: frozenset[Channel]
+    channels: frozenset[Channel | Literal["probe"]]
     conflate: bool  # mode=latest: of several ticks only the newest, and no ``skipped``
     deflate: bool = False  # what all of its group get is compressed
 
@@ -42,11 +42,11 @@ class Interest(NamedTuple):
 class Staged(NamedTuple):
     """One encoded message of the batch being published, or the ``ticks`` of one symbol in a row.
 
-    ``symbol`` is None for ``status``.
+    ``symbol`` is None for ``status`` and ``probe``.
     """
 
     symbol: str | None
-    kind: Literal["ticks", "bar", "epoch", "gap", "status"]
+    kind: Literal["ticks", "bar", "epoch", "gap", "status", "probe"]
     frame: bytes = b""
     ticks: Sequence[TickEntry] = ()
 
@@ -102,7 +102,7 @@ class Group:
         newest: dict[str, tuple[int, TickEntry]] = {}
         for symbol, kind, frame, ticks in staged:
             if symbol is None:
-                if "status" in channels:
+                if kind in channels:
                     frames.append(frame)
                 continue
             if symbol not in symbols:

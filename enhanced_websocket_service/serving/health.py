@@ -63,6 +63,7 @@ def health_answer(
         connectivity=ConnectivityInfo(database=view.database, redis=view.redis, feed=view.feed),
         system_resources=resources,
         problems=problems,
+        work=dict(view.work),
     )
 
 

@@ -33,7 +33,7 @@ from .direct import CLOSED, send_to_all
 from .history import Position
 from .limits import Limits
 from .models import ClientCounts, StreamPosition
-from .outlet import Outlet, text_frame
+from .outlet import Outlet, Writer, text_frame
 from .stored import Fetch, Replay, StoredStream
 from .turns import Turns
 
@@ -42,6 +42,10 @@ log = structlog.get_logger(__name__)
 Mode = Literal["every", "latest", "bars"]
 
 _TICKS: frozenset[wire.Channel] = frozenset({"ticks"})
+_INSIDE: frozenset[Literal["ticks", "probe"]] = frozenset({"ticks", "probe"})
+_INSIDE_S = 0.1
+"""Real seconds for which what the client inside gets is gathered: a message for each batch would be made for
+it alone."""
 _CHUNK = 512  # history entries handed to one client before the others get their turn again
 
 
@@ -73,6 +77,10 @@ class Hub:
         self._connected_total = self._slow_total = self._closed_slow_total = 0
         self._skipped_ticks = self._sent = 0
         self._told = Rarely()
+        self._inside = Group(Interest(frozenset(symbols), _INSIDE, conflate=True))
+        self._loopback: Writer | None = None
+        self._for_inside: list[Staged] = []  # what it has not been handed yet
+        self._inside_due = False
         self.stored: StoredStream | None = None
         """Where what memory no longer holds is read, once there is such a place."""
 
@@ -106,6 +114,24 @@ class Hub:
                 except (OSError, RuntimeError):
                     self.drop(client)
             self._count(due)  # nobody waits for it
+        if self._loopback is not None:
+            self._for_inside += staged
+            if any(one.kind == "probe" for one in staged):
+                self._hand_inside()
+            elif not self._inside_due:
+                self._inside_due = True
+                asyncio.get_running_loop().call_later(_INSIDE_S, self._hand_inside)
+
+    def listen_inside(self, write: Writer) -> None:
+        """Hand the newest ticks to ``write``, too, which is no client: see ``loopback.Loopback``."""
+        self._loopback = write
+
+    def _hand_inside(self) -> None:
+        self._inside_due = False
+        staged, self._for_inside = self._for_inside, []
+        payload, _ = self._inside.compose(staged)
+        if payload and self._loopback is not None:
+            self._loopback(payload)
 
     def _addressed(self, staged: list[Staged]) -> Iterator[tuple[Group, list[Staged]]]:
         """Each group with what it chooses from; compressed once, when the others have theirs."""

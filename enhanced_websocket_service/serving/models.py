@@ -5,8 +5,9 @@ service fills the models that ``views.py`` names; the API adds ``timestamp`` and
 """
 
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema, field_serializer
 
 from enhanced_websocket_service.market.calendar import iso_local
 from enhanced_websocket_service.market.source import World
@@ -100,6 +101,20 @@ class SystemResources(View):
     disk_percent: float
 
 
+class HopHealth(View):
+    """A station of a price: what it did last, and what waits there.
+
+    ``oldest_undone_s``: real seconds for disk, PostgreSQL, Redis and clients, else of the service's clock.
+    ``latency_ms`` is what the last probe took; ``probe`` what it said, where it failed or left something out.
+    """
+
+    last_done: Instant | None
+    undone: int
+    oldest_undone_s: float | None
+    latency_ms: float | None = None
+    probe: str | None = None
+
+
 class HealthAnswer(Answer):
     status: Literal["healthy", "degraded", "unhealthy"]
     service: str
@@ -108,6 +123,8 @@ class HealthAnswer(Answer):
     connectivity: ConnectivityInfo
     system_resources: SystemResources
     problems: list[str]
+    work: dict[str, HopHealth] = {}
+    """By hop: received, accepted, journaled, published, cached, committed, bar_closed, bar_reconciled."""
 
 
 class LiveAnswer(Answer):
@@ -145,8 +162,10 @@ class L0Status(View):
 
 
 class SessionView(View):
-    """Where the market stands. Minutes are rounded up; what does not apply is ``null``."""
+    """Where the market stands, in its own zone. Minutes are rounded up; what does not apply is ``null``."""
 
+    calendar: str
+    timezone: str
     status: Literal["open", "closed"]
     is_trading_day: bool
     holiday: str | None
@@ -156,6 +175,13 @@ class SessionView(View):
     next_session_start: Instant
     next_session_end: Instant
     minutes_until_open: int | None
+
+    @field_serializer(
+        *("current_session_start", "current_session_end"),
+        *("next_session_start", "next_session_end"),
+    )
+    def _local(self, instant: float | None) -> str | None:
+        return None if instant is None else iso_local(instant, ZoneInfo(self.timezone))
 
 
 class KeyView(View):
@@ -198,6 +224,15 @@ class VerdictChange(View):
     at: Instant
 
 
+class DeadSpanView(View):
+    """A stretch for which the stream was not to be believed: from its last new price to the next."""
+
+    start: Instant
+    found_at: Instant
+    end: Instant | None
+    evidence: str
+
+
 class ComparisonCounts(View):
     """REST prices compared with the stream's, since the start of the process, by result."""
 
@@ -225,10 +260,17 @@ class SymbolVerdictView(View):
     usual_gap_s: float
     learned_days: int
     last_price_at: Instant | None
+    last_new_price_at: Instant | None = None
+    """The last price that proved the stream: a new one, with a stamp at most two minutes old."""
+    lag_s: float = 0.0
+    """How far the stamps steadily lie behind our clock; less a minute where all are whole minutes."""
+    rest_fault: str | None = None
+    """Why the REST price is no witness now."""
     rest_price: float | None
     rest_asked_at: Instant | None
     samples: ComparisonCounts
     history: list[VerdictChange]
+    dead_spans: list[DeadSpanView] = []
 
 
 class RealtimeCollection(View):
@@ -306,6 +348,36 @@ class FailureView(View):
     times: int
 
 
+class SymbolStatus(View):
+    """A symbol on its own: its state and why, its history's foundation, and where its market stands."""
+
+    state: StateInfo
+    history: list[StateInfo] = []
+    l0: L0Status
+    market_session: SessionView
+
+
+class WatermarkView(View):
+    """How far a hop has got with one symbol, when, and since when what is not done waits there.
+
+    ``position`` is a journal record for journaled and committed, a slot's open for bars, a count of quotes
+    for received, else an offset.
+    """
+
+    position: int | None
+    done_at: Instant | None
+    undone: int
+    oldest_undone_s: float | None
+
+
+class HealthChange(View):
+    """``/health`` turned to ``status`` at ``since``; ``problems`` of that moment."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    since: Instant
+    problems: list[str]
+
+
 class StatusView(View):
     """All of ``/status`` but what the API knows itself (clients, positions, session, version)."""
 
@@ -315,11 +387,19 @@ class StatusView(View):
     api_key_usage: ApiKeyUsage
     realtime_collection: RealtimeCollection
     state: StateInfo
+    """Of the service: that of the symbol which is furthest, ``active`` before all."""
     history: list[StateInfo] = []
+    symbols: dict[str, SymbolStatus] = {}
     storage: StorageStatus
     components: list[ComponentStatus] = []
     failures: list[FailureView] = []
     """Parts that fail at present; ``problems`` of ``/health`` has a sentence for each."""
+    watermarks: dict[str, dict[str, WatermarkView]] = {}
+    """By symbol and hop: the last work done, and the age of the oldest work not done."""
+    health_history: list[HealthChange] = []
+    """The last changes of the ``status`` of ``/health``, oldest first."""
+    bus: dict[str, Any] = {}
+    """What publishing has done so far, and what waits for Redis."""
     credits: dict[str, Any] = {}
     reconciliation: dict[str, Any] = {}
     """By symbol: how much of the L0 window is final, and how far live bars were from the vendor's."""
@@ -345,7 +425,7 @@ class StatusAnswer(StatusView, Answer):
 
 
 class SessionAnswer(SessionView, Answer):
-    pass
+    symbol: str
 
 
 class LatestAnswer(View):
@@ -422,7 +502,7 @@ class TicksAnswer(Answer):
 
 
 class SlotView(View):
-    """One expected 5-minute slot and who covers it."""
+    """One expected 5-minute slot and who covers it; its label in the zone of its market."""
 
     datetime: Instant
     source: str | None
@@ -432,6 +512,11 @@ class SlotView(View):
     """Two answers of the vendor agree."""
     grade: str | None = None
     reason: str | None = None
+    timezone: str = Field("America/Bogota", exclude=True)
+
+    @field_serializer("datetime")
+    def _local(self, instant: float) -> str:
+        return iso_local(instant, ZoneInfo(self.timezone))
 
 
 class DayNumbers(View):

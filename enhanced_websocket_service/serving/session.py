@@ -8,13 +8,15 @@ from .models import SessionView
 
 
 def session_view(calendar: TradingCalendar, now: float) -> SessionView:
-    """Where the market stands at ``now`` (unix seconds UTC)."""
+    """Where the market of ``calendar`` stands at ``now`` (unix seconds UTC)."""
     today = calendar.local_date(now)
     session = calendar.session_on(now)
     is_open = session is not None and session.opens <= now < session.closes
     current = session if is_open else None
     following = calendar.next_after(now)
     return SessionView(
+        calendar=calendar.name,
+        timezone=calendar.zone.key,
         status="open" if is_open else "closed",
         is_trading_day=calendar.is_trading_day(today),
         holiday=calendar.holiday(today),

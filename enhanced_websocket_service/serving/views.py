@@ -5,8 +5,8 @@ Redis and the vendor are away. The ``async`` methods read stored rows; they rais
 ``errors.DatabaseUnavailable`` (answered 503) when the database cannot be asked, and never block the loop.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from .models import (
     ContinuityRangeView,
     ContinuityView,
     FeedHealth,
+    HopHealth,
     PartHealth,
     SessionView,
     StateInfo,
@@ -36,6 +37,8 @@ class HealthView:
     feed: FeedHealth
     problems: Sequence[str] = ()
     """What else keeps the service from ``healthy``: a sentence each."""
+    work: Mapping[str, HopHealth] = field(default_factory=dict)
+    """By hop: the last work done, and what waits there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +98,12 @@ class ServiceView(Protocol):
         """The last price known, also from before a restart; ``None`` when there is none."""
         ...
 
-    def session(self) -> SessionView:
+    def session(self, symbol: str) -> SessionView:
         """``session.session_view(calendar, now)`` does it."""
+        ...
+
+    def today(self, symbol: str) -> date:
+        """The day that it is in the market of ``symbol``."""
         ...
 
     async def bars(self, query: BarQuery) -> Sequence[Bar]:

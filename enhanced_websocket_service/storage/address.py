@@ -10,6 +10,7 @@ from enhanced_websocket_service.errors import ConfigurationError
 from enhanced_websocket_service.market.source import World
 from enhanced_websocket_service.redaction import redact_url
 
+from .migrate import check
 from .pool import Pool
 
 
@@ -49,15 +50,19 @@ async def understand(dsn: str) -> None:
         raise ConfigurationError(BAD_DATABASE_URL) from None
 
 
-async def answer_of(dsn: str, timeout_s: float, world: World) -> None:
-    """Log in and look whether prices of ``world`` may go there, as this role; nothing is changed.
+async def answer_of(dsn: str, timeout_s: float, world: World) -> tuple[str, ...]:
+    """Log in, and look whether prices of ``world`` may go there and the tables hold them; nothing is changed.
 
     :param timeout_s: real seconds for the connection and for the answer.
+    :returns: sentences on what works and yet should be known.
+    :raises UnfitTables: tables cannot hold what is written.
     :raises StorageError: what PostgreSQL, or the way to it, answered instead; the right that is lacking.
     :raises WrongWorld: the database belongs to the other world.
     """
     pool = Pool(dsn, world=world, max_size=1, timeout_s=timeout_s)
     try:
         await pool.look()
+        async with pool.bare_connection("connecting") as connection:
+            return await check(connection)
     finally:
         await pool.close(timeout_s)

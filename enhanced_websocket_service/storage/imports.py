@@ -12,7 +12,7 @@ from typing import Any, Final
 import asyncpg
 import polars as pl
 
-from enhanced_websocket_service.errors import DataError
+from enhanced_websocket_service.errors import DataError, RowsAltered
 from enhanced_websocket_service.market.calendar import utc
 
 from .pool import QUERIES, WRITES
@@ -101,7 +101,7 @@ class ImportStore:
             await connection.execute(WRITES["lock_import"], symbol, source)
             if not await connection.fetchval(QUERIES["has_bars_of"], symbol, source):
                 # Nothing to compare with: straight into the table.
-                await _copy(connection, "market_data", rows)
+                _check(rows.height - await _copy(connection, "market_data", rows), rows.height)
                 return Written(rows.height, 0)
             await connection.execute(WRITES["make_imported_bars"])
             await _copy(connection, "incoming_bars", rows)
@@ -109,11 +109,23 @@ class ImportStore:
             before = await connection.fetchval(count, symbol, source)
             await connection.execute(WRITES["keep_replaced_versions"], timeout=_PATIENCE_S)
             status = await connection.execute(WRITES["upsert_imported_bars"], timeout=_PATIENCE_S)
+            absent = await connection.fetchval(WRITES["absent_bars"], timeout=_PATIENCE_S)
+            _check(absent, rows.height)
             new = await connection.fetchval(count, symbol, source) - before
         return Written(new, int(status.rpartition(" ")[2]) - new)
 
 
-async def _copy(connection: Any, table: str, rows: pl.DataFrame) -> None:
+def _check(absent: int, of: int) -> None:
+    if absent:
+        raise RowsAltered(
+            f"market_data took {of - absent} of {of} bars: a trigger of its owner's keeps them out. Nothing "
+            "was stored."
+        )
+
+
+async def _copy(connection: Any, table: str, rows: pl.DataFrame) -> int:
+    """How many rows the table took."""
+    copied = 0
     try:
         # While PostgreSQL takes one chunk in, the next is written in a thread.
         chunks = rows.iter_slices(_CHUNK)
@@ -121,13 +133,15 @@ async def _copy(connection: Any, table: str, rows: pl.DataFrame) -> None:
         try:
             while (buffer := await ready) is not None:
                 ready = asyncio.create_task(_text(chunks), name="next chunk of an import")
-                await connection.copy_to_table(
+                said = await connection.copy_to_table(
                     table, source=buffer, columns=_COLUMNS, format="csv", timeout=_PATIENCE_S
                 )
+                copied += int(said.rpartition(" ")[2])
         finally:
             await asyncio.gather(ready, return_exceptions=True)
     except asyncpg.DataError as error:
         raise DataError(f"A bar does not fit into market_data: {error}") from error
+    return copied
 
 
 async def _text(chunks: Iterator[pl.DataFrame]) -> io.BytesIO | None:

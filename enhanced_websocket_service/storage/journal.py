@@ -21,6 +21,7 @@ import structlog
 
 from enhanced_websocket_service.errors import JournalError
 from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.watermarks import Hop, Watermarks
 
 from .atomic_file import fsync_path
 from .journal_reader import JournalReader, segment_numbers, segment_path
@@ -55,6 +56,7 @@ class Journal:
         segment_s: float,
         on_failure: Callable[[JournalError], None] | None,
         metrics: Metrics | None,
+        watermarks: Watermarks | None,
     ) -> None:
         self.directory = directory
         self.journal_id = identity(directory)
@@ -70,6 +72,8 @@ class Journal:
         self._begun = 0.0  # the open segment, monotonic
         self._on_failure = on_failure
         self._metrics = metrics
+        self._watermarks = watermarks or Watermarks((), time.monotonic)
+        self._syncing: dict[int, float] = {}  # fsyncs under way, since when (monotonic)
         self._fd = -1
         self._torn = False  # bytes behind ``end`` could not be cut off yet
         self._unsynced: list[int] = []  # sealed segments, waiting for their last fsync
@@ -79,6 +83,8 @@ class Journal:
         self._uncounted = 0  # bytes: the metrics get to know of them with the next fsync
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._end = Position(remains.highest, 0, remains.records)
+        if remains.records:  # of earlier runs: how much of it PostgreSQL has, it tells
+            self._watermarks.appended(remains.records, remains.records)
         self._seed = 0
         self._begin_segment(remains.previous)
         for path in remains.void:
@@ -95,6 +101,7 @@ class Journal:
         segment_s: float = DEFAULT_SEGMENT_S,
         on_failure: Callable[[JournalError], None] | None = None,
         metrics: Metrics | None = None,
+        watermarks: Watermarks | None = None,
     ) -> Self:
         """Take the directory over, repair the newest segment and begin another.
 
@@ -102,6 +109,7 @@ class Journal:
         :param segment_bytes: an append begins a new segment when the open one is larger than this,
         :param segment_s: or older, real seconds: only whole segments can be deleted.
         :param on_failure: told of every failed write and fsync, from the event loop's thread.
+        :param watermarks: told of what was appended, and of what is on disk for good.
         :raises JournalError: the directory cannot be used, or another process owns it.
         """
         try:
@@ -119,6 +127,7 @@ class Journal:
                 segment_s=segment_s,
                 on_failure=on_failure,
                 metrics=metrics,
+                watermarks=watermarks,
             )
         except OSError as error:
             os.close(lock_fd)
@@ -131,6 +140,13 @@ class Journal:
     def failure(self) -> JournalError | None:
         """Why the journal is not doing its work; ``None`` again once a write and an fsync succeed."""
         return self._write_failure or self._fsync_failure
+
+    @property
+    def hangs_for_s(self) -> float | None:
+        """How long, in real seconds, the oldest fsync under way has lasted; ``None`` without one."""
+        if not self._syncing:
+            return None
+        return time.monotonic() - min(self._syncing.values())
 
     @property
     def end(self) -> Position:
@@ -170,6 +186,7 @@ class Journal:
         segment, offset, record_count = self._end
         self._tail.add(self._end, records, ends)
         self._end = Position(segment, offset + written, record_count + len(records))
+        self._watermarks.appended(len(records), self._end.record)
         self._write_failure = None
         self._dirty.set()
         self._uncounted += written
@@ -240,6 +257,8 @@ class Journal:
             return False
         descriptors, self._unsynced = [*self._unsynced, copy], []
         names, self._new_names = self._new_names, False
+        record, began = self._end.record, time.monotonic()
+        self._syncing[copy] = began
         try:
             await asyncio.to_thread(
                 _fsync_and_close, descriptors, self.directory if names else None
@@ -250,7 +269,10 @@ class Journal:
             self._new_names = True
             self._fsync_failed(error)
             return False
+        finally:
+            self._syncing.pop(copy, None)
         self._fsync_failure = None
+        self._watermarks.done(Hop.JOURNALED, record)
         return True
 
     def prune(self, checkpoint: Position, *, keep_s: float, keep_bytes: int) -> int:

@@ -82,7 +82,7 @@ class Selection:
             return _bar(record) if wanted else None
         if isinstance(record, Rejection) and self.what == "rejections":
             wanted = self._wants(record.symbol, record.timestamp, None)
-            return msgspec.structs.asdict(record) if wanted else None
+            return _rejection(record) if wanted else None
         return None
 
     def _wants(self, symbol: str, stamp: float, place: tuple[int, int] | None) -> bool:
@@ -193,6 +193,11 @@ def _write_parquet(pages: Iterator[list[Row]], what: What, out: Path) -> None:
 
 def _tick(tick: Tick) -> Row:
     return {**msgspec.structs.asdict(tick), "flags": list(tick.flags)}
+
+
+def _rejection(rejection: Rejection) -> Row:
+    row = msgspec.structs.asdict(rejection)
+    return {name: row[name] for name in SCHEMAS["rejections"]}
 
 
 def _bar(update: BarUpdate) -> Row:

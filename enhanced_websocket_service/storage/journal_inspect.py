@@ -28,6 +28,7 @@ from .journal_reader import (
 from .pool import WRITES, Pool
 from .records import Record
 from .segment import HEADER_SIZE, START, Damage, Position, scan, seed
+from .tenure import KeptBack, kept_back
 
 KIND_NAMES = {"Tick": "ticks", "Rejection": "rejections", "BarUpdate": "bars"}
 _EPOCHS = "epochs"
@@ -96,6 +97,7 @@ class JournalReport:
     torn_bytes: int = 0
     checkpoint: Position | None = None
     checkpoint_note: str = ""
+    kept_back: list[KeptBack] = field(default_factory=list)
 
     @property
     def damage(self) -> list[Damage]:
@@ -114,6 +116,15 @@ class JournalReport:
             "checkpoint": None if self.checkpoint is None else self.checkpoint._asdict(),
             "checkpoint_note": self.checkpoint_note,
             "not_stored": self.not_stored,
+            "kept_back": [
+                {
+                    "first_record": one.first.record,
+                    "end_record": None if one.end is None else one.end.record,
+                    "collected_by": one.winner,
+                    "since": _iso(one.since),
+                }
+                for one in self.kept_back
+            ],
             "segments": [
                 {
                     "number": one.number,
@@ -158,6 +169,7 @@ def inspect(directory: Path) -> JournalReport:
             f"There is no journal in {directory}: name its directory, STATE_DIR/journal."
         )
     report = JournalReport(directory, identity, holder(directory / "LOCK"))
+    report.kept_back = [one for one in kept_back(directory, identity) if one.collected]
     end, report.torn_bytes = whole_end(directory, identity)
     for number in segment_numbers(directory):
         if number <= end.segment:

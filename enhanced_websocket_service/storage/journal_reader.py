@@ -17,9 +17,9 @@ import structlog
 
 from enhanced_websocket_service.errors import JournalError
 from enhanced_websocket_service.market.bar import BarUpdate
-from enhanced_websocket_service.market.events import EpochStarted
+from enhanced_websocket_service.market.events import EPOCH_LIMIT, EpochStarted
 from enhanced_websocket_service.market.source import World, world_of
-from enhanced_websocket_service.market.tick import Flag, Tick
+from enhanced_websocket_service.market.tick import Flag, Rejection, Tick
 
 from .records import Record, UnreadableRecord, decode, decode_all
 from .segment import (
@@ -264,6 +264,7 @@ class Recovery:
     last: dict[str, Tick] = field(default_factory=dict)  # by symbol: the highest (epoch, offset)
     last_in_session: dict[str, Tick] = field(default_factory=dict)  # the same of published ones
     highest_epoch: int = 0
+    impossible_epoch: int | None = None  # one that is none, of a poisoned older release
 
     def keep(self, world: World) -> None:
         """Forget the ticks of the other world, which an instance of it left in the same folder."""
@@ -272,6 +273,9 @@ class Recovery:
                 del known[symbol]
 
     def see(self, record: Record) -> None:
+        if isinstance(record, Tick | EpochStarted | BarUpdate) and record.epoch >= EPOCH_LIMIT:
+            self.impossible_epoch = record.epoch
+            return
         if isinstance(record, Tick):
             _keep_higher(self.last, record)
             if record.trading_session and Flag.FUTURE not in record.flags:
@@ -317,8 +321,9 @@ def records_since(
     *,
     earlier: Mapping[str, float] | None = None,
     search_bytes: int = SEARCH_BYTES,
-) -> Iterator[Tick | BarUpdate]:
-    """Ticks stamped at or after ``instant`` and bars opened then or later, in journal order.
+) -> Iterator[Tick | Rejection | BarUpdate]:
+    """Ticks stamped at or after ``instant``, rejections received and bars opened then or later, in journal
+    order.
 
     Searches backwards for where to start.
 
@@ -344,12 +349,15 @@ def records_since(
     for symbol in [symbol for symbol, since in wanted.items() if since < begins]:
         wanted[symbol] = math.inf  # half a bar would be published over the whole one
     for record in iterate(directory, first):
-        if not isinstance(record, Tick | BarUpdate):
+        if isinstance(record, EpochStarted):
             continue
-        if isinstance(record, Tick):
-            symbol, stamp = record.symbol, record.timestamp
-        else:
+        stamp: float
+        if isinstance(record, BarUpdate):
             symbol, stamp = record.bar.symbol, record.bar.open_time
+        elif isinstance(record, Tick):
+            symbol, stamp = record.symbol, record.timestamp
+        else:  # a refused quote may be stamped with anything
+            symbol, stamp = record.symbol, record.received_at
         received = _received(record)
         if stamp >= wanted.get(symbol, instant) and (
             until is None or received is None or received <= until

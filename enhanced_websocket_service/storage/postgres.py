@@ -15,14 +15,16 @@ import asyncpg
 import msgspec
 
 from enhanced_websocket_service.clock import Clock
-from enhanced_websocket_service.errors import DataError
+from enhanced_websocket_service.errors import DataError, RowsAltered
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.bar import INTERVALS, Bar, BarStatus, Certificate
 from enhanced_websocket_service.market.calendar import BOGOTA, utc
+from enhanced_websocket_service.market.events import EPOCH_LIMIT
 from enhanced_websocket_service.market.source import Provider, is_simulated
 from enhanced_websocket_service.market.tick import Tick
 
 from .binary_copy import BAR_COLUMNS, UNENCODABLE, bar_rows
+from .epochs import EPOCH_IN_DATABASE, MEND, impossible
 from .pool import WRITES, Pool
 
 STORED_INTERVAL_S: Final = 300
@@ -132,6 +134,14 @@ class Database(Pool):
         )
         return bar_of_row(rows[0], symbol, STORED_INTERVAL_S) if rows else None
 
+    async def largest_move(self, symbol: str) -> float | None:
+        """The largest move between the closes of neighbouring stored bars, as a part of the earlier one, but
+        for changes near a power of ten; ``None``: there are not two.
+        """
+        rows = await self.fetch("largest_move", symbol, self.provider.simulated)
+        move: float | None = rows[0]["move"]
+        return move
+
     async def slots_present(self, symbol: str, start: float, end: float) -> dict[int, list[str]]:
         """Label -> the sources that have a whole (or reconstructed) bar for it, in alphabetical order;
         none where all that is stored is partial or a close alone.
@@ -156,6 +166,7 @@ class Database(Pool):
 
         :returns: how many rows are new or different now.
         :raises DataError: a bar that the table cannot hold; nothing was stored.
+        :raises RowsAltered: a trigger of the table's owner keeps bars out; nothing was stored.
         """
         unique = {(bar.symbol, bar.open_time, bar.source): bar for bar in bars}
         for bar in unique.values():
@@ -179,6 +190,11 @@ class Database(Pool):
                 raise DataError(f"A bar does not fit into market_data: {error}") from error
             await connection.execute(WRITES["keep_replaced_versions"])
             status = await connection.execute(WRITES["upsert_vendor_bars"], utc(self._clock.now()))
+            if altered := await connection.fetchval(WRITES["altered_bars"]):
+                raise RowsAltered(
+                    f"{altered} of {len(unique)} vendor bars are not in market_data as they were written: a "
+                    "trigger of its owner's keeps them out or changes them. Nothing of them was stored."
+                )
         return int(status.rpartition(" ")[2])
 
     async def ticks(
@@ -212,8 +228,14 @@ class Database(Pool):
         ]
 
     async def highest_epoch(self) -> int:
-        """The highest epoch that ever claimed or wrote to this database; 0 without one."""
-        return cast(int, (await self.fetch("highest_epoch"))[0][0])
+        """The highest epoch that ever claimed or wrote to this database; 0 without one.
+
+        One that none of ours can be is told in ``failures`` and left out.
+        """
+        ((highest, foreign),) = await self.fetch("highest_epoch", EPOCH_LIMIT)
+        if foreign is not None:
+            self._failures.failed(EPOCH_IN_DATABASE, impossible(foreign, MEND))
+        return cast(int, highest)
 
     async def record_health(
         self,
@@ -226,9 +248,13 @@ class Database(Pool):
         document = msgspec.json.encode(details, enc_hook=str).decode().replace("\\u0000", "")
         milliseconds = None if response_time_ms is None else round(response_time_ms)
         async with self.transaction("recording the health") as connection:
-            await connection.execute(
+            said = await connection.execute(
                 *(WRITES["insert_health"], status, document, milliseconds, error_message)
             )
+            if said.endswith(" 0"):
+                raise RowsAltered(
+                    "system_health took no row: a trigger of its owner's keeps it out."
+                )
 
 
 def _check_limit(limit: int) -> None:

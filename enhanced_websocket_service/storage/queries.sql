@@ -144,6 +144,20 @@ SELECT {bar_columns} FROM ({minutes}) AS bars ORDER BY datetime DESC LIMIT $7
 -- name: last_bar
 SELECT {bar_columns} FROM ({bars_now_backwards}) AS bars ORDER BY datetime DESC LIMIT 1
 
+-- name: largest_move
+-- The largest move between the closes of neighbouring bars. Near a power of ten it is a fault of the data.
+SELECT max(abs(factor - 1)) AS move
+FROM (
+    SELECT close / before AS factor
+    FROM (
+        SELECT close::float8 AS close, lag(close::float8) OVER (ORDER BY datetime) AS before
+        FROM market_data
+        WHERE symbol = $1 AND ews_is_simulated(source) = $2 AND close > 0
+    ) AS neighbours
+    WHERE before IS NOT NULL
+) AS factors
+WHERE round(log(factor)) = 0 OR abs(log(factor) - round(log(factor))) > 0.1
+
 -- name: slots_present
 -- Slots with a bar, and who has a whole one: a bar with a hole in it, or a close alone, is not the market's.
 SELECT extract(epoch FROM datetime)::bigint AS slot,
@@ -159,7 +173,7 @@ GROUP BY datetime ORDER BY datetime
 
 -- name: tick_columns
 symbol, epoch, tick_offset, extract(epoch FROM time)::bigint AS timestamp, last::float8,
-    bid::float8, ask::float8, coalesce(volume, 0) AS volume, coalesce(source, 'unknown') AS source,
+    bid::float8, ask::float8, coalesce(volume, 0)::bigint AS volume, coalesce(source, 'unknown') AS source,
     extract(epoch FROM coalesce(received_at, time))::float8 AS received_at,
     coalesce(trading_session, true) AS trading_session, coalesce(flags, '{}') AS flags
 
@@ -212,7 +226,8 @@ SELECT epoch, previous_epoch, previous_last_offset FROM tick_epochs
 WHERE symbol = $1 AND epoch > $2 ORDER BY epoch
 
 -- name: highest_epoch
-SELECT coalesce(max(epoch), 0) FROM (
+-- $1 what epochs are lower than; the second: the highest that is not.
+SELECT coalesce(max(epoch) FILTER (WHERE epoch < $1), 0), max(epoch) FILTER (WHERE epoch >= $1) FROM (
     SELECT epoch FROM epoch_fence UNION ALL SELECT epoch FROM tick_epochs
 ) AS known
 
@@ -264,7 +279,8 @@ WHERE symbol = $1 AND interval_s = 300 AND datetime BETWEEN $2 AND $3 AND vendor
 -- name: health_marks
 -- What the service said of itself at $1 .. $2: ISO 8601 in the service's own offset, compared as text.
 SELECT details ->> 'at' AS at, status, error_message, details ->> 'reason' AS reason,
-    coalesce(details ->> 'epoch', '0')::bigint AS epoch, details ->> 'dead' AS dead
+    coalesce(details ->> 'epoch', '0')::bigint AS epoch, details ->> 'dead' AS dead,
+    details ->> 'symbols' AS symbols
 FROM system_health
 WHERE service_name = 'enhanced_websocket_service'
     AND (details ->> 'at') COLLATE "C" BETWEEN $1 AND $2
@@ -283,3 +299,20 @@ ORDER BY datetime, own, rank, updated_at DESC NULLS LAST, id DESC
 
 -- name: has_bars_of
 SELECT EXISTS (SELECT FROM market_data WHERE symbol = $1 AND source = $2)
+
+-- name: foreign_triggers
+-- Triggers of the database's owner that a new row would set off, also where the table has partitions.
+SELECT tgname::text FROM pg_trigger
+WHERE tgrelid IN (
+        SELECT to_regclass('realtime_market_data')
+        UNION ALL SELECT relid FROM pg_partition_tree(to_regclass('realtime_market_data'))
+    )
+    AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 4 = 4
+ORDER BY 1
+
+-- name: blockers
+-- Who holds what the server's process $1 waits for.
+SELECT blocker.pid, blocker.usename::text AS role, blocker.application_name AS program, blocker.state,
+    (SELECT string_agg(DISTINCT coalesce(relation::regclass::text, locktype), ', ')
+        FROM pg_locks WHERE pid = $1 AND NOT granted) AS wanted
+FROM unnest(pg_blocking_pids($1)) AS pid JOIN pg_stat_activity AS blocker USING (pid) ORDER BY 1

@@ -25,6 +25,7 @@ RIGHTS: Final[dict[str, tuple[str, ...]]] = {
     "bar_revisions": ("SELECT", "INSERT"),
     "vendor_gaps": ("SELECT", "INSERT", "UPDATE"),
     "bar_drift": ("SELECT", "INSERT", "UPDATE"),
+    "health_probes": ("SELECT", "INSERT", "UPDATE"),
     # Not read by the service: for queries by hand, of what market_data tells anyway.
     "market_bars": ("SELECT",),
 }

@@ -63,6 +63,7 @@ class SlotStore:
                 row["epoch"],
                 row["error_message"] or row["reason"],
                 _dead(row["dead"]),
+                _symbols(row["symbols"]),
             )
             for row in rows
         ]
@@ -146,6 +147,20 @@ def _dead(text: str | None) -> dict[str, str] | None:
         return None if text is None else msgspec.json.decode(text, type=dict[str, str])
     except msgspec.DecodeError:
         return None
+
+
+class _SymbolState(msgspec.Struct):
+    state: str
+    reason: str
+
+
+def _symbols(text: str | None) -> dict[str, tuple[str, str]]:
+    """As ``Mark.symbols``; none in rows of older releases, or of other people."""
+    try:
+        told = {} if text is None else msgspec.json.decode(text, type=dict[str, _SymbolState])
+    except msgspec.DecodeError:
+        return {}
+    return {symbol: (one.state, one.reason) for symbol, one in told.items()}
 
 
 def _rounded(value: float | None) -> float | None:

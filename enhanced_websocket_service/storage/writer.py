@@ -24,21 +24,31 @@ from enhanced_websocket_service.errors import (
     StorageError,
 )
 from enhanced_websocket_service.failures import Failures
+from enhanced_websocket_service.market.events import EPOCH_LIMIT
 from enhanced_websocket_service.market.source import world_of
-from enhanced_websocket_service.market.tick import Tick
+from enhanced_websocket_service.market.tick import Rejection, Tick
 from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.watermarks import Hop, Watermarks
 
+from .catalog import unaltered, writing_form
+from .fence import check
 from .journal import Journal
 from .pool import WRITES
 from .postgres import Database
-from .record_store import UNSTORABLE, Batch, RecordStore, Stored
+from .record_store import UNSTORABLE, Batch, RecordStore, Stored, Witnesses
 from .records import Record, source_of
 from .segment import START, Position
+from .table_forms import WritingForm
+from .tenure import Tenure
 
 log = structlog.get_logger(__name__)
 
 STORING: Final = "storing ticks and bars"
 """The part of ``Failures``. The journal keeps what is not stored."""
+QUARANTINE: Final = "records in rejected_ticks"
+"""The part of ``Failures`` for records that their own table cannot hold."""
+WHOLE_BATCHES: Final = 100
+"""After so many batches without one the last quarantined record is no present problem any more."""
 FIRST_BACKOFF_S: Final = 0.1
 SLICE_RECORDS: Final = 256
 """Read and encoded at a stretch: about a millisecond during which nothing else runs."""
@@ -54,13 +64,15 @@ GIGABYTE: Final = 1 << 30
 class JournalWriter:
     """Run ``run`` as one task; ``drain`` before shutting down.
 
-    :param epoch: this process's; a database that a higher one has claimed is not written to.
-    :param symbols: what this process collects; only their epochs are claimed.
+    :param epoch: this process's, noted beside the checkpoint.
+    :param symbols: what this process collects: their fence is checked in every transaction.
+    :param tenure: which records may be stored; ``None``: all, as in a database that is this writer's alone.
     :param batch_records: at most so many records a transaction.
     :param batch_wait_ms: how long the first record of a batch waits for company; real milliseconds.
     :param keep_s: journal segments behind the checkpoint stay for so many real seconds,
     :param keep_bytes: unless the journal is larger than this.
     :param failures: told when storing fails, and when it works again.
+    :param watermarks: told of what is committed, and of what had to be quarantined.
     """
 
     def __init__(
@@ -70,6 +82,7 @@ class JournalWriter:
         *,
         epoch: int,
         symbols: Sequence[str],
+        tenure: Tenure | None = None,
         batch_records: int = BATCH_RECORDS,
         batch_wait_ms: float = 100.0,
         longest_backoff_s: float = 5.0,
@@ -77,19 +90,26 @@ class JournalWriter:
         keep_bytes: int = GIGABYTE,
         metrics: Metrics | None = None,
         failures: Failures | None = None,
+        watermarks: Watermarks | None = None,
     ) -> None:
         self._journal = journal
         self._database = database
         self._reader = journal.reader()
+        self._inherited = journal.end.record  # records of earlier processes
         self._epoch = epoch
         self._symbols = list(symbols)
-        self._batch_records = self._room = batch_records
+        self._tenure = tenure
+        self._batch_records = self._most = batch_records
         self._batch_wait_s = batch_wait_ms / 1000
         self._longest_backoff_s = longest_backoff_s
         self._keep_s = keep_s
         self._keep_bytes = keep_bytes
         self._metrics = metrics
         self._failures = failures or Failures(SystemClock())
+        self._watermarks = watermarks or Watermarks(symbols, monotonic)
+        self._refused: set[tuple[str, type]] = set()  # kinds of records, quarantined the last time
+        self._storing_since: float | None = None  # monotonic
+        self._backend: int | None = None  # the server's process that we talk to
         self._checkpoint = START  # as the database has it
         self._done: Position | None = None  # everything before is stored; None: not known yet
         self._backoff_s = FIRST_BACKOFF_S
@@ -100,22 +120,24 @@ class JournalWriter:
         self._last_error: str | None = None
         self._stored_records = 0
         self._quarantined = 0
+        self._whole_batches = WHOLE_BATCHES  # since the last quarantined record
+        self._form = WritingForm()
+        self._fingerprint = ""  # of the tables for which that is the form
+        self._witnesses = Witnesses(self._symbols[0] if self._symbols else "")
         self._duplicates = 0
         self._left_out = 0
         self._worlds: dict[str | None, bool] = {}  # sources seen, and whether they are of our world
 
     async def run(self) -> None:
-        """Store what is journaled, until cancelled. Failures are retried with back-off.
-
-        :raises EpochFenced: a newer instance owns the database; running on is useless.
-        """
+        """Store what is journaled, until cancelled. Failures are retried with back-off."""
         try:
             while True:
                 try:
                     await self._follow()
-                except EpochFenced as error:
-                    self._last_error = str(error)
-                    raise
+                except EpochFenced:
+                    # What was journaled before is stored all the same, beginning at the checkpoint.
+                    if self._tenure is not None:
+                        self._tenure.refused()
                 except StorageError as error:
                     await self._back_off(error)
         finally:
@@ -148,22 +170,40 @@ class JournalWriter:
 
     def stored_up_to(self, record: int) -> bool:
         """Whether everything before journal record number ``record`` is in the database."""
-        return self._done is not None and self._done.record >= record
+        return self._done is not None and self._done.record >= min(record, self._due.record)
+
+    @property
+    def _due(self) -> Position:
+        """Behind the last record that may be stored now."""
+        limit = None if self._tenure is None else self._tenure.limit
+        return self._journal.end if limit is None else min(limit, self._journal.end)
 
     @property
     def caught_up(self) -> bool:
-        """Whether everything journaled is stored."""
-        return self._done is not None and self._done[:2] >= self._journal.end[:2]
+        """Whether everything that may be stored is."""
+        if self._done is None:
+            return False
+        due = self._due
+        return self._done[:2] >= due[:2] or (
+            due != self._journal.end and self._done.record >= due.record
+        )
 
     @property
     def lag_records(self) -> int:
-        """Records journaled but not stored; before the first contact, all of the journal."""
-        return max(0, self._journal.end.record - (self._done or START).record)
+        """Records that may be stored and are not; before the first contact, all of them."""
+        return max(0, self._due.record - (self._done or START).record)
 
     @property
     def last_error(self) -> str | None:
         """Why storing is interrupted; ``None`` while it is not."""
         return self._last_error
+
+    @property
+    def waits_for(self) -> tuple[int, float] | None:
+        """The server's process that has not answered to a batch yet, and for how many real seconds."""
+        if self._storing_since is None or self._backend is None:
+            return None
+        return self._backend, monotonic() - self._storing_since
 
     def status(self) -> dict[str, Any]:
         """For ``/status`` and ``system_health``."""
@@ -185,6 +225,8 @@ class JournalWriter:
     async def _follow(self) -> None:
         await self._database.connect()
         async with self._database.connection("storing the journal") as connection:
+            self._form, self._fingerprint = await writing_form(connection)
+            self._backend = connection.get_server_pid()
             await self._begin(connection)
             batch = Batch(self._database.zone)
             while True:
@@ -192,7 +234,7 @@ class JournalWriter:
                 if self.caught_up:
                     self._recovered()
                 if not batch:
-                    await self._journal.wait_past(self._reader.position)
+                    await self._wait_for_work()
                     if self.lag_records < self._batch_records:
                         with suppress(TimeoutError):
                             await asyncio.wait_for(self._hurry.wait(), self._batch_wait_s)
@@ -202,21 +244,48 @@ class JournalWriter:
                 batch = await self._store_and_prepare(connection, batch)
                 self._progress.set()
 
+    async def _wait_for_work(self) -> None:
+        """Return once there is a record that may be stored. What is kept back is passed over."""
+        while True:
+            await self._journal.wait_past(self._reader.position)
+            if self._room():
+                return
+            self._done = self._reader.position
+            self._progress.set()
+            if self._tenure is not None:
+                await self._tenure.wait()
+
+    def _room(self) -> int:
+        """How many records may be read; what is kept back here is passed over first."""
+        if self._tenure is None:
+            return SLICE_RECORDS
+        while (gap := self._tenure.gap_at(self._reader.position)) is not None:
+            assert gap.end is not None
+            self._reader.seek(gap.end)
+        return self._tenure.room(self._reader.position)
+
     def _room_in(self, batch: Batch) -> bool:
         """Whether there is something to read, and ``batch`` can take it."""
         return (
-            len(batch) < self._room
+            len(batch) < self._most
             and batch.size < BATCH_BYTES
             and self._reader.position[:2] < self._journal.end[:2]
+            and self._room() > 0
         )
 
     def _read_into(self, batch: Batch) -> None:
         before = self._reader.position
-        records = self._reader.read(min(SLICE_RECORDS, self._room - len(batch)))
-        records = self._of_our_world(records)
+        records = self._reader.read(min(SLICE_RECORDS, self._room(), self._most - len(batch)))
+        records = self._of_our_world(self._possible(records, before))
         after = self._reader.position
         start = before.offset if before.segment == after.segment else 0
         batch.add(records, size=after.offset - start)
+
+    def _possible(self, records: list[Record], before: Position) -> list[Record]:
+        """Without what an older release numbered under an epoch that none can be; it stays there."""
+        if before.record >= self._inherited:
+            return records
+        return [one for one in records if isinstance(one, Rejection) or one.epoch < EPOCH_LIMIT]
 
     def _of_our_world(self, records: list[Record]) -> list[Record]:
         """Without what an instance of the other world left in this journal; it stays there."""
@@ -247,6 +316,7 @@ class JournalWriter:
         position = self._reader.position
         following = Batch(self._database.zone)
         storing = asyncio.create_task(self._store(connection, batch, position), name="writer-store")
+        self._storing_since = monotonic()
         try:
             while (
                 not storing.done()
@@ -257,22 +327,23 @@ class JournalWriter:
                 await asyncio.sleep(0)
             await storing
         finally:
+            self._storing_since = None
             if not storing.done():
                 storing.cancel()
                 await asyncio.wait({storing})
         self._done = position
+        self._watermarks.done(Hop.COMMITTED, position.record)
         return following
 
     async def _begin(self, connection: Any) -> None:
-        """Claim the fence and go to where the database says the journal is stored up to."""
+        """Go to where the database says the journal is stored up to."""
         journal_id = self._journal.journal_id
         async with connection.transaction():
             await self._database.claim(connection)
-            await connection.execute(WRITES["claim_fence"], self._symbols, self._epoch)
-            await self._check_fence(connection)
             await connection.execute(WRITES["make_checkpoint"], journal_id, self._epoch)
             row = await connection.fetchrow(WRITES["checkpoint"], journal_id)
         self._checkpoint = self._done = Position(*row)
+        self._watermarks.done(Hop.COMMITTED, self._checkpoint.record)
         self._reader.seek(self._checkpoint)
         if self._checkpoint[:2] > self._journal.end[:2]:
             # An older copy of the journal was put back: its new segments reuse positions that the
@@ -293,23 +364,25 @@ class JournalWriter:
         try:
             stored = await self._transaction(connection, batch, position, careful=False)
         except UNSTORABLE as error:
-            log.warning(
-                "A batch holds a record that cannot be stored; isolating it", reason=str(error)
-            )
+            if self._failing_since is None:
+                log.warning(
+                    "A batch holds a record that cannot be stored; isolating it", reason=str(error)
+                )
             try:
                 stored = await self._transaction(connection, batch, position, careful=True)
             except UNSTORABLE as again:
                 raise StorageError(f"A batch cannot be stored even piecemeal: {again}") from again
         except (asyncpg.QueryCanceledError, TimeoutError):
             # Too much for a server that is so slow: the same again would fail again, for ever.
-            self._room = max(len(batch) // 2, min(SLICE_RECORDS, self._batch_records))
+            self._most = max(len(batch) // 2, min(SLICE_RECORDS, self._batch_records))
             raise
         before, self._checkpoint = self._checkpoint, position
         self._stored_records += len(batch) - stored.quarantined - stored.duplicates
-        self._quarantined += stored.quarantined
+        self._note_quarantine(batch, stored)
         self._duplicates += stored.duplicates
+        self._tell_refused(batch, stored)
         self._last_commit = monotonic()
-        self._room = min(self._room + SLICE_RECORDS, self._batch_records)
+        self._most = min(self._most + SLICE_RECORDS, self._batch_records)
         if self._metrics is not None:
             self._metrics.writer_batch.observe(len(batch))
         self._recovered()
@@ -322,23 +395,59 @@ class JournalWriter:
         journal_id = self._journal.journal_id
         async with connection.transaction():
             await self._database.claim(connection)
-            await self._check_fence(connection)
+            epoch = await self._check_fence(connection, position)
             row = await connection.fetchrow(WRITES["lock_checkpoint"], journal_id)
             if row is None or Position(*row) != self._checkpoint:
                 # A commit whose answer got lost did happen after all.
                 raise DatabaseUnavailable("The checkpoint moved meanwhile; beginning again at it.")
-            store = RecordStore(connection, self._database.zone)
+            store = RecordStore(connection, self._database.zone, self._form, self._witnesses)
             stored = await store.store(batch, careful=careful)
-            await connection.execute(WRITES["move_checkpoint"], journal_id, *position, self._epoch)
+            if not await unaltered(connection, self._fingerprint):
+                # What was written may have gone through a trigger that nobody has judged.
+                raise DatabaseUnavailable(
+                    "The tables were altered meanwhile; looking at them again."
+                )
+            await connection.execute(WRITES["move_checkpoint"], journal_id, *position, epoch)
         return stored
 
-    async def _check_fence(self, connection: Any) -> None:
-        for symbol, epoch in await connection.fetch(WRITES["fence"], self._symbols):
-            if epoch > self._epoch:
-                raise EpochFenced(
-                    f"A newer instance (epoch {epoch}) collects {symbol} into this database; this one "
-                    f"(epoch {self._epoch}) stopped writing. Stop one of the two."
-                )
+    def _note_quarantine(self, batch: Batch, stored: Stored) -> None:
+        if stored.quarantined:
+            self._quarantined += stored.quarantined
+            self._whole_batches = 0
+            self._failures.failed(
+                QUARANTINE,
+                f"{self._quarantined} records since the start are not in their tables but in rejected_ticks "
+                f"(reason 'unstorable', whole in raw), the last: {stored.why}",
+            )
+            return
+        self._witnesses.remember(batch)
+        if self._whole_batches < WHOLE_BATCHES:
+            self._whole_batches += 1
+            if self._whole_batches == WHOLE_BATCHES:
+                self._failures.forgotten(QUARANTINE)
+
+    def _tell_refused(self, batch: Batch, stored: Stored) -> None:
+        """What is in ``rejected_ticks`` instead of its table is not done, until the table takes its kind."""
+        if not stored.refused and not self._refused:
+            return
+        for (symbol, kind), count in stored.refused.items():
+            why = f"in rejected_ticks instead, {kind.__name__}: {stored.why}"
+            self._watermarks.refused(symbol, Hop.COMMITTED, count, why)
+        mended = (self._refused & batch.kinds()) - stored.refused.keys()
+        self._refused = (self._refused - mended) | stored.refused.keys()
+        for symbol in {symbol for symbol, _ in mended} - {symbol for symbol, _ in self._refused}:
+            self._watermarks.worked(symbol, Hop.COMMITTED)
+
+    async def _check_fence(self, connection: Any, end: Position) -> int:
+        """The epoch to note. Raises ``EpochFenced``: what ends at ``end`` may not be stored now."""
+        if self._tenure is None:
+            return self._epoch
+        epoch = self._tenure.epoch
+        if self._tenure.needs_fence(end):
+            if epoch is None:
+                raise EpochFenced("The fence was lost while this batch was prepared.")
+            await check(connection, self._symbols, self._tenure.owner, epoch)
+        return self._epoch if epoch is None else epoch
 
     def _prune(self) -> None:
         try:

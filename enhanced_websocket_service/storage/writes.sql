@@ -1,16 +1,5 @@
 -- Writes: of the journal's writer, of L0, and of the health log.
 
--- name: claim_fence
--- $1 symbols, $2 epoch. Returns the rows that are now ours; a higher epoch keeps its own.
-INSERT INTO epoch_fence (symbol, epoch)
-SELECT symbol, $2 FROM unnest($1::text[]) AS symbol ORDER BY symbol
-ON CONFLICT (symbol) DO UPDATE SET epoch = excluded.epoch, updated_at = now()
-WHERE epoch_fence.epoch < excluded.epoch
-
--- name: fence
--- Share-locked, so that a new instance cannot move the fence while this transaction commits.
-SELECT symbol, epoch FROM epoch_fence WHERE symbol = ANY ($1::text[]) ORDER BY symbol FOR SHARE
-
 -- name: make_checkpoint
 INSERT INTO journal_checkpoints (journal_id, segment, byte_offset, record, epoch)
 VALUES ($1, 0, 0, 0, $2) ON CONFLICT (journal_id) DO NOTHING
@@ -45,12 +34,14 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8::float8::numeric, $9::float8::numeric, $1
 ON CONFLICT (symbol, interval_s, datetime, source, epoch, revision) DO NOTHING
 
 -- name: upsert_live_bar
--- A later epoch, or a later revision in the same one, wins.
+-- A later epoch, or a later revision in the same one, wins. The casts are ours, whatever types the table
+-- has: PostgreSQL brings them into its columns.
 INSERT INTO market_data AS old
     (symbol, datetime, open, high, low, close, volume, source, bar_epoch, bar_revision, bar_status,
      certificate, published_at)
-VALUES ($1, $2, $3::float8::numeric, $4::float8::numeric, $5::float8::numeric, $6::float8::numeric,
-    $7, $8, $9, $10, $11, $12::text::jsonb, $13)
+VALUES ($1::text, $2::timestamptz, $3::float8::numeric, $4::float8::numeric, $5::float8::numeric,
+    $6::float8::numeric, $7::bigint, $8::text, $9::bigint, $10::bigint, $11::text, $12::text::jsonb,
+    $13::timestamptz)
 ON CONFLICT (symbol, datetime, source) WHERE published_at IS NOT NULL DO UPDATE SET
     open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
     volume = excluded.volume, bar_epoch = excluded.bar_epoch, bar_revision = excluded.bar_revision,
@@ -58,6 +49,70 @@ ON CONFLICT (symbol, datetime, source) WHERE published_at IS NOT NULL DO UPDATE 
     published_at = excluded.published_at, updated_at = now()
 WHERE (coalesce(old.bar_epoch, -1), coalesce(old.bar_revision, -1))
     <= (excluded.bar_epoch, excluded.bar_revision)
+
+-- name: bar_is_there
+-- The first ten values of upsert_live_bar: whether the table holds that version, or a later one.
+SELECT EXISTS (
+    SELECT FROM market_data
+    WHERE symbol = $1::text AND datetime = $2::timestamptz AND source = $8::text
+        AND (bar_epoch, bar_revision) >= ($9::bigint, $10::bigint)
+        AND ((bar_epoch, bar_revision) > ($9::bigint, $10::bigint)
+            OR (open::float8, high::float8, low::float8, close::float8, volume::bigint)
+                = ($3::float8, $4::float8, $5::float8, $6::float8, $7::bigint))
+)
+
+-- name: make_incoming_ticks
+CREATE TEMPORARY TABLE IF NOT EXISTS incoming_ticks (
+    -- in the types that are sent, on their way into a table that has others
+    symbol VARCHAR(10), source TEXT, flags TEXT[], trading_session BOOLEAN, session_date DATE,
+    time TIMESTAMPTZ, volume INTEGER, epoch BIGINT, tick_offset BIGINT, received_at TIMESTAMPTZ,
+    last DECIMAL(12,6), bid DECIMAL(12,6), ask DECIMAL(12,6), spread DECIMAL(12,6)
+) ON COMMIT DELETE ROWS
+
+-- name: drop_known_ticks
+-- What was stored before. Where triggers or children have the rows, no index would refuse them.
+DELETE FROM incoming_ticks AS new USING realtime_market_data AS old
+WHERE old.symbol = new.symbol AND old.epoch = new.epoch AND old.tick_offset = new.tick_offset
+
+-- name: insert_incoming_ticks
+INSERT INTO realtime_market_data
+    (symbol, source, flags, trading_session, session_date, time, volume, epoch, tick_offset,
+     received_at, last, bid, ask, spread)
+SELECT symbol, source, flags, trading_session, session_date, time, volume, epoch, tick_offset,
+    received_at, last, bid, ask, spread
+FROM incoming_ticks ORDER BY epoch, tick_offset
+
+-- name: altered_ticks
+-- How many of them are not in the table as they were written, and of the first: the columns that differ,
+-- NULL when it is not there.
+SELECT count(*) OVER () AS altered, new.symbol, new.epoch, new.tick_offset,
+    CASE WHEN old.symbol IS NOT NULL THEN concat_ws(', ',
+        CASE WHEN old.time IS DISTINCT FROM new.time THEN 'time' END,
+        CASE WHEN old.last::float8 IS DISTINCT FROM new.last::float8 THEN 'last' END,
+        CASE WHEN old.bid::float8 IS DISTINCT FROM new.bid::float8 THEN 'bid' END,
+        CASE WHEN old.ask::float8 IS DISTINCT FROM new.ask::float8 THEN 'ask' END,
+        CASE WHEN old.spread::float8 IS DISTINCT FROM new.spread::float8 THEN 'spread' END,
+        CASE WHEN old.volume::float8 IS DISTINCT FROM new.volume::float8 THEN 'volume' END,
+        CASE WHEN old.source::text IS DISTINCT FROM new.source THEN 'source' END,
+        CASE WHEN old.received_at IS DISTINCT FROM new.received_at THEN 'received_at' END,
+        CASE WHEN old.session_date IS DISTINCT FROM new.session_date THEN 'session_date' END,
+        CASE WHEN old.trading_session IS DISTINCT FROM new.trading_session
+            THEN 'trading_session' END,
+        CASE WHEN old.flags::text[] IS DISTINCT FROM new.flags THEN 'flags' END
+    ) END AS columns
+FROM incoming_ticks AS new
+LEFT JOIN realtime_market_data AS old
+    ON old.symbol = new.symbol AND old.epoch = new.epoch AND old.tick_offset = new.tick_offset
+WHERE (old.time, old.last::float8, old.bid::float8, old.ask::float8, old.spread::float8,
+        old.volume::float8, old.source::text, old.received_at, old.session_date, old.trading_session,
+        old.flags::text[])
+    IS DISTINCT FROM (new.time, new.last::float8, new.bid::float8, new.ask::float8,
+        new.spread::float8, new.volume::float8, new.source, new.received_at, new.session_date,
+        new.trading_session, new.flags)
+ORDER BY new.epoch, new.tick_offset LIMIT 1
+
+-- name: empty_incoming_ticks
+DELETE FROM incoming_ticks
 
 -- name: make_incoming_bars
 CREATE TEMPORARY TABLE incoming_bars (
@@ -130,6 +185,25 @@ WHERE (old.open, old.high, old.low, old.close, coalesce(old.volume, 0)) IS DISTI
     OR (old.bar_status IS DISTINCT FROM excluded.bar_status
         AND old.bar_status IS DISTINCT FROM 'reconciled')
 
+-- name: altered_bars
+-- How many of the incoming bars the table does not hold as they were written.
+SELECT count(*) FROM incoming_bars AS new
+WHERE NOT EXISTS (
+    SELECT FROM market_data AS old
+    WHERE old.symbol = new.symbol AND old.datetime = new.datetime AND old.source = new.source
+        AND (old.open::float8, old.high::float8, old.low::float8, old.close::float8,
+            coalesce(old.volume, 0)::bigint)
+            = (new.open::float8, new.high::float8, new.low::float8, new.close::float8, new.volume)
+)
+
+-- name: absent_bars
+-- How many of the imported bars have no row: what was better stayed, but something is there.
+SELECT count(*) FROM incoming_bars AS new
+WHERE NOT EXISTS (
+    SELECT FROM market_data AS old
+    WHERE old.symbol = new.symbol AND old.datetime = new.datetime AND old.source = new.source
+)
+
 -- name: lock_import
 -- Two imports of one source take turns: the second sees what the first wrote. $1 symbol, $2 source.
 SELECT pg_advisory_xact_lock(hashtextextended('import ' || $1 || ' ' || $2, 0))
@@ -140,7 +214,9 @@ SET LOCAL statement_timeout = 0
 
 -- name: make_imported_bars
 CREATE TEMPORARY TABLE incoming_bars (
-    LIKE market_data INCLUDING DEFAULTS EXCLUDING CONSTRAINTS
+    symbol VARCHAR(10), datetime TIMESTAMPTZ, open DECIMAL(12,6), high DECIMAL(12,6),
+    low DECIMAL(12,6), close DECIMAL(12,6), volume INTEGER, source TEXT, published_at TIMESTAMPTZ,
+    grade TEXT
 ) ON COMMIT DROP
 
 -- name: upsert_imported_bars
@@ -167,7 +243,7 @@ WHERE (old.open, old.high, old.low, old.close, coalesce(old.volume, 0), old.grad
 
 -- name: insert_health
 INSERT INTO system_health (service_name, status, details, response_time_ms, error_message)
-VALUES ('enhanced_websocket_service', $1, $2::text::jsonb, $3, $4)
+VALUES ('enhanced_websocket_service', $1::text, $2::text::jsonb, $3::integer, $4::text)
 
 -- name: note_vendor_gaps
 -- $1 symbol, $2 the vendor's source, $3 slots in unix seconds, $4 the clock's now.
@@ -207,3 +283,11 @@ ON CONFLICT (symbol, interval_s, datetime, source, epoch, revision) DO NOTHING
 UPDATE market_data SET bar_status = 'reconciled', updated_at = now()
 WHERE symbol = $1 AND source = $2
     AND datetime IN (SELECT to_timestamp(slot) FROM unnest($3::bigint[]) AS slot)
+
+-- name: note_probe
+INSERT INTO health_probes AS old (journal_id) VALUES ($1)
+ON CONFLICT (journal_id) DO UPDATE SET probed_at = now(), probes = old.probes + 1
+
+-- name: probe_patience
+-- $1, $2 milliseconds: the first is shorter, for the server to say that it was a lock.
+SELECT set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import msgspec
@@ -18,11 +19,13 @@ from enhanced_websocket_service.errors import (
     InvalidKey,
     NoData,
     NotEntitled,
+    UnfitPrices,
     UnknownSymbol,
     VendorError,
     VendorUnavailable,
 )
 from enhanced_websocket_service.market.bar import INTERVALS, Bar
+from enhanced_websocket_service.market.scale import unfit
 from enhanced_websocket_service.market.tick import MAX_PRICE, quantise
 
 from .protocol import decode_json, number, text, vendor_symbol, whole_seconds
@@ -142,6 +145,15 @@ def credit_headers(headers: Mapping[str, str]) -> tuple[int, int] | None:
     return int(used), int(left)
 
 
+def http_date(headers: Mapping[str, str]) -> float | None:
+    """What the ``Date`` header says, unix seconds UTC; of an answer from a cache, as old as it says it is."""
+    try:
+        at = parsedate_to_datetime(headers.get("date", ""))
+        return at.timestamp() + max(0, int(headers.get("age", "0")))
+    except (ValueError, OverflowError):
+        return None
+
+
 def interval_name(interval_s: int) -> str:
     """The vendor's name of an interval in seconds; ``BadRequest`` for one it does not have."""
     try:
@@ -176,6 +188,7 @@ def parse_bars(body: bytes, *, symbol: str, interval_s: int, now: float, source:
     The forming bar (``open + interval > now``) is dropped: the vendor sends it unmarked.
 
     :raises BadRequest: when the answer is about another symbol or interval than asked.
+    :raises UnfitPrices: when the tables cannot hold prices of that size.
     :raises VendorUnavailable: when it is no time series at all.
     """
     answer = _object(body, "/time_series")
@@ -185,6 +198,10 @@ def parse_bars(body: bytes, *, symbol: str, interval_s: int, now: float, source:
         raise VendorUnavailable("The vendor's /time_series answer has no list of values.")
     if isinstance(meta, dict):
         _check_meta(meta, symbol, interval_s)
+    closes = (number(row.get("close")) for row in values if isinstance(row, dict))
+    told = unfit(symbol, [one for one in closes if one is not None and 0 < one < math.inf])
+    if told is not None:
+        raise UnfitPrices(told)
     bars: dict[int, Bar] = {}
     faults: list[str] = []
     forming = 0

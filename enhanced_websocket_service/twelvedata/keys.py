@@ -6,6 +6,7 @@ Pure: time is passed in (unix seconds UTC), nothing sleeps, nothing does I/O. In
   is reported, so that they cannot bunch up on the way to the vendor;
 - a key never spends more than its limit in a wall-clock minute or a UTC day, as far as we know them,
   also when the vendor's clock is a second from ours (``ledger``);
+- a clock that was ahead for a moment stops nothing, and forgets nothing, once it is set back;
 - of the keys that are free the one with most credits left today is used, in turn where they are equal,
   so that no key has credits left over when the others have none;
 - a key that the vendor calls wrong is tried once an hour, by the next call of whatever purpose: it comes
@@ -33,12 +34,15 @@ from .ledger import (
     STREAM,
     Account,
     Ledger,
+    turn,
 )
 from .spending import ELSEWHERE, POLL, TRIAL, SavedPool, Spending
 
 MAX_KEYS: Final = 16
 SAME_TIMELINE_S: Final = 60.0
-"""Clocks are set back a little; ledgers saved later than this are of another timeline."""
+"""Clocks are set back a little; ledgers saved later than this may be of another timeline."""
+LONGEST_STEP_S: Final = 2.0 * DAY
+"""A clock that was further ahead than this when it saved them says nothing about the present day."""
 
 _KNOWN_KEY: Final = frozenset({"ok", "minute_exhausted", "day_exhausted", "not_entitled"})
 """Outcomes that only a key gets which the vendor knows."""
@@ -262,7 +266,7 @@ class KeyPool:
             if stated is not None:
                 account.day.limit = max(1, stated[1])
                 self._seen(account, stated[0] - account.day.used, now, of_the_minute=False)
-            account.day.used = max(account.day.used, account.day.limit)
+            account.day.count(max(0, account.day.limit - account.day.used))
             account.cooldown_until = account.day.surely_over(now) + RESET_MARGIN_S
         elif outcome == "invalid_key":
             account.refuse(KEY, detail or "the vendor does not know this key", now)
@@ -383,19 +387,26 @@ class KeyPool:
         """What ``export_state`` returned has been written: the others have it now."""
         self._base = msgspec.convert(state, SavedPool)
 
-    def import_state(self, state: object, now: float) -> bool:
+    def import_state(self, state: object, now: float, *, same_timeline: bool = False) -> bool:
         """Take over saved ledgers and add what was spent here since the last exchange.
 
-        :returns: whether they were used. Ledgers saved well after ``now`` belong to another (virtual)
-            timeline and are ignored, as is anything damaged: the vendor's answers teach the truth again.
+        :param same_timeline: whoever saved them had our clock. Saved well after ``now`` means then that
+            it was set back since; else they are of another (virtual) timeline, and are ignored.
+        :returns: whether they were used. Anything damaged is ignored: the vendor's answers teach the
+            truth again.
         """
         try:
             saved = msgspec.convert(state, SavedPool)
         except msgspec.ValidationError:
             return False
-        if not saved.saved_at <= max(now, self._latest) + SAME_TIMELINE_S:
+        if not math.isfinite(saved.saved_at):
             return False
-        self._rolled(max(now, saved.saved_at))
+        self._rolled(now)
+        ahead = saved.saved_at - self._latest
+        if ahead > SAME_TIMELINE_S and not (same_timeline and ahead <= LONGEST_STEP_S):
+            return False
+        if turn(saved.saved_at, self._latest) != "back":
+            self._rolled(max(now, saved.saved_at))
         at = self._latest
         base = SavedPool(at, {}, {}) if self._base is None else self._base.rolled(at)
         theirs = saved.rolled(at)
@@ -427,11 +438,12 @@ class KeyPool:
         )
 
     def _rolled(self, now: float) -> Sequence[Account]:
-        """All accounts, in the minute and the day of ``now``, or later ones if they were there."""
-        self._latest = max(now, self._latest)
-        self._spending.roll(self._latest)
+        """All accounts, in the minute and the day of ``now``."""
+        how = turn(self._latest, now)
+        self._latest = now if how == "back" else max(now, self._latest)
+        self._spending.roll(self._latest, how)
         for account in self._accounts:
-            account.roll(self._latest)
+            account.roll(self._latest, how)
         return self._accounts
 
     def _seen(
@@ -443,7 +455,7 @@ class KeyPool:
         if of_the_minute:
             account.spent_elsewhere(unknown)
         else:
-            account.day.used += unknown
+            account.day.count(unknown)
         self._spending.charge(ELSEWHERE, unknown, now, calls=0)
 
     def _place_in_group(self, index: int) -> int:

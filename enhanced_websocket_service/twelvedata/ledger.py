@@ -7,14 +7,20 @@ answered, by ours. So that no difference can break a limit:
   arrive in the vendor's one before;
 - a call that is still under way when a period ends, or ended so near its end that the vendor may have
   counted it in the next one, is counted in both.
+
+Our clock may also be set, by hours, and set back again; the vendor's goes on. A period that a step of
+the clock has left is remembered, and what is spent meanwhile is counted in it, too: if it comes back,
+it was the vendor's all the time.
 """
 
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
+
+from enhanced_websocket_service.clock import still_ahead
 
 MINUTE: Final = 60
 DAY: Final = 86_400
@@ -30,8 +36,26 @@ KEY: Final = "key"
 """The topic of a refusal that is of the key itself."""
 STREAM: Final = "stream"
 """The topic, and the purpose, of a socket connection; it spends no API credits."""
+SET_BACK_S: Final = 1.0
+"""A clock that goes back by more was set; what goes back by less catches up."""
+STEP_S: Final = 30.0
+"""Looked at after a longer pause than that, time may have passed, or the clock was set."""
+LONGEST_COOLDOWN_S: Final = 2 * MINUTE + CLOCK_MARGIN_S + RESET_MARGIN_S
+"""Of a minute; a day that is spent is so by its ledger, too."""
+_PERIODS_LEFT: Final = 8
 _WORDS_KEPT: Final = 300
 """Characters of the vendor's words that are kept; nobody knows how long they are."""
+
+
+Turn = Literal["on", "step", "back"]
+"""How a clock came to an instant: it went on, it did or was set ahead, or it was set back."""
+
+
+def turn(latest: float, now: float) -> Turn:
+    """From ``latest`` to ``now``, unix seconds UTC."""
+    if now < latest - SET_BACK_S:
+        return "back"
+    return "step" if math.isfinite(latest) and now > latest + STEP_S else "on"
 
 
 def period_of(now: float, length: int) -> int:
@@ -48,24 +72,44 @@ class Ledger:
     period: int = -1
     used: int = 0
     carry: int = 0  # the part of it that the vendor may count in the next period
+    calls: int = 0
+    away: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Periods that a step of the clock has left: what was used and called in them, and since."""
 
-    def roll(self, now: float, under_way: int = 0) -> int:
+    def roll(self, now: float, under_way: int = 0, how: Turn = "on") -> int:
         """Begin a new period when ``now`` lies in one; returns how many have passed.
 
-        Never backwards: a clock that is set back must not hand out the same minute twice.
+        Backwards only when the clock was set back; then what was used stays used, whatever period
+        that was in: the same minute is never handed out twice.
 
         :param under_way: credits of calls not ended yet: they may still arrive in the new one.
         """
         passed = period_of(now, self.length) - self.period
-        if passed <= 0:
+        if passed == 0 or (passed < 0 and how != "back"):
             return 0
+        before = (self.used, self.calls)
+        begun = (self.carry if passed == 1 else under_way, 0)
+        if how == "on" or self.period < 0:
+            self.away.clear()
+        else:
+            if len(self.away) >= _PERIODS_LEFT:
+                del self.away[next(iter(self.away))]
+            self.away[self.period] = before
         self.period += passed
-        self.used = self.carry if passed == 1 else under_way
-        self.carry = under_way
-        return passed
+        self.used, self.calls = self.away.pop(self.period, before if passed < 0 else begun)
+        if passed > 0:
+            self.carry = under_way
+        return max(0, passed)
+
+    def count(self, used: int, calls: int = 0) -> None:
+        """``used`` credits more were used, by ``calls`` calls of ours."""
+        self.used += used
+        self.calls += calls
+        for period, (used_there, called) in self.away.items():
+            self.away[period] = (used_there + used, called + calls)
 
     def spend(self, cost: int) -> None:
-        self.used += cost
+        self.count(cost, 1)
         self.carry += cost
 
     def ended(self, cost: int, at: float) -> None:
@@ -111,6 +155,14 @@ class Access(msgspec.Struct, frozen=True):
     since: float | None = None  # the first refusal without a grant behind it
     granted: bool = False  # ever
 
+    def not_void(self, now: float) -> "Access":
+        """The same, said at ``now`` if it was said too far ahead by a clock that has been set back since:
+        a refusal could hold for ever. A step back of less hands out no second try.
+        """
+        if self.at <= now or still_ahead(self.at, now, REFUSED_FOR_S):
+            return self
+        return msgspec.structs.replace(self, at=now)
+
     def later(self, other: "Access") -> "Access":
         """The later of two; of the same instant the grant, which ended what was asked then."""
         mine, theirs = ((one.at, not one.refusal) for one in (self, other))
@@ -136,6 +188,8 @@ class SavedKey(msgspec.Struct, frozen=True):
     minute_carry: int = 0
     day_carry: int = 0
     access: dict[str, Access] = {}  # by topic; older files have none
+    # By number, days that a step of the clock has left: credits and calls in them, and since.
+    days: dict[str, tuple[int, int]] = {}
 
     def matters(self, now: float) -> bool:
         """Whether somebody who has this key needs to know it at ``now``."""
@@ -143,22 +197,41 @@ class SavedKey(msgspec.Struct, frozen=True):
         return bool(self.day_used) or any(one.at > now - DAY for one in refusals)
 
     def rolled(self, saved_at: float, now: float) -> "SavedKey":
-        """What is left of the counts at ``now``."""
+        """What is left of the counts at ``now``; before ``saved_at``, the clock was set back since."""
+        how = turn(saved_at, now)
         minutes = period_of(now, MINUTE) - period_of(saved_at, MINUTE)
-        if minutes <= 0:
+        if minutes <= 0 and how != "back":
             return self
-        days = period_of(now, DAY) - period_of(saved_at, DAY)
-        day = (self.day_used, self.day_carry, self.calls_today)
-        if days > 0:
-            day = (self.day_carry if days == 1 and minutes == 1 else 0, 0, 0)
+        day = Ledger(
+            DAY,
+            self.day_limit,
+            period_of(saved_at, DAY),
+            self.day_used,
+            self.day_carry,
+            self.calls_today,
+            {int(number): (used, calls) for number, (used, calls) in self.days.items()},
+        )
+        if minutes > 1 and period_of(now, DAY) > day.period:
+            day.carry = 0
+        day.roll(now, 0, how)
+        kept = {0: self.minute_used, 1: self.minute_carry}.get(max(0, minutes), 0)
+        cooldown = self.cooldown_until
+        if cooldown is not None and how == "back":
+            cooldown = min(cooldown, now + LONGEST_COOLDOWN_S)
         return msgspec.structs.replace(
             self,
-            minute_used=self.minute_carry if minutes == 1 else 0,
-            minute_carry=0,
-            day_used=day[0],
-            day_carry=day[1],
-            calls_today=day[2],
+            minute_used=kept,
+            minute_carry=self.minute_carry if minutes <= 0 else 0,
+            day_used=day.used,
+            day_carry=day.carry,
+            calls_today=day.calls,
+            cooldown_until=cooldown,
+            days=_saved_days(day),
         )
+
+
+def _saved_days(day: Ledger) -> dict[str, tuple[int, int]]:
+    return {str(number): counts for number, counts in day.away.items()}
 
 
 NOTHING_SAVED: Final = SavedKey(0, 0, 0, 0, 0, None, None)
@@ -178,21 +251,30 @@ class Account:
     others: int = 0  # credits that somebody else spent with this key in this minute
     others_usually: float = 0.0  # the same, of the minutes before
     calls: int = 0
-    calls_today: int = 0
     failures: int = 0
     latency_ms: float | None = None  # moving average, real milliseconds
     latency_max_ms: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
 
-    def roll(self, now: float) -> None:
-        if passed := self.minute.roll(now, self.under_way):
+    def roll(self, now: float, how: Turn = "on") -> None:
+        """Go to ``now``; ``how`` from the instant before."""
+        if passed := self.minute.roll(now, self.under_way, how):
             self.others_usually = max(
                 float(self.others), self.others_usually / 2.0 ** min(passed, 9)
             )
             self.others = 0
-        if self.day.roll(now, self.under_way):
-            self.calls_today = 0
+        if self.day.roll(now, self.under_way, how):
             self.access = {t: a for t, a in self.access.items() if a.refusal or t == STREAM}
+        if how == "back":
+            # What a clock that was ahead has noted for later is void: nothing waits for it.
+            self.last_used = min(self.last_used, now)
+            self.cooldown_until = min(self.cooldown_until, now + LONGEST_COOLDOWN_S)
+            self.access = {topic: one.not_void(now) for topic, one in self.access.items()}
+
+    @property
+    def calls_today(self) -> int:
+        """REST calls since UTC midnight."""
+        return self.day.calls
 
     @property
     def headroom(self) -> int:
@@ -220,7 +302,6 @@ class Account:
         self.under_way += cost
         self.last_used = max(self.last_used, now)
         self.calls += 1
-        self.calls_today += 1
         if (refused := self.refused(KEY)) is not None:
             # From now on, whatever becomes of the call: one try an hour, also of a process killed in it.
             self.access[KEY] = msgspec.structs.replace(refused, at=now)
@@ -234,8 +315,8 @@ class Account:
     def spent_elsewhere(self, credits: int) -> None:  # noqa: A002 - the vendor's word
         """Count what the vendor says was spent in this minute beyond what we know of."""
         self.others += credits
-        self.minute.used += credits
-        self.day.used += credits
+        self.minute.count(credits)
+        self.day.count(credits)
 
     def refused(self, topic: str) -> Access | None:
         """The vendor's refusal of ``topic`` (or of the ``KEY``), however old; ``None``: there is none."""
@@ -282,6 +363,7 @@ class Account:
             minute_carry=self.minute.carry,
             day_carry=self.day.carry,
             access=dict(self.access),
+            days=_saved_days(self.day),
         )
 
     def merge(self, theirs: SavedKey, base: SavedKey, saved_at: float) -> None:
@@ -293,11 +375,17 @@ class Account:
         def sum_up(mine: int, name: str) -> int:
             return max(0, int(getattr(theirs, name)) + mine - int(getattr(base, name)))
 
-        self.minute.used = sum_up(self.minute.used, "minute_used")
+        self.minute.count(sum_up(self.minute.used, "minute_used") - self.minute.used)
         self.minute.carry = max(self.under_way, sum_up(self.minute.carry, "minute_carry"))
-        self.day.used = sum_up(self.day.used, "day_used")
+        self.day.count(
+            sum_up(self.day.used, "day_used") - self.day.used,
+            sum_up(self.day.calls, "calls_today") - self.day.calls,
+        )
+        for number, there in theirs.days.items():
+            mine = self.day.away.get(int(number), (0, 0))
+            if int(number) != self.day.period:
+                self.day.away[int(number)] = (max(there[0], mine[0]), max(there[1], mine[1]))
         self.day.carry = max(self.under_way, sum_up(self.day.carry, "day_carry"))
-        self.calls_today = sum_up(self.calls_today, "calls_today")
         if (theirs.minute_configured, theirs.day_configured) == self.configured:
             # Learned from the vendor since, unless we learned later. Else the settings were changed:
             # they must count.
@@ -312,8 +400,7 @@ class Account:
                 self.cooldown_until, min(theirs.cooldown_until, saved_at + DAY)
             )
         for topic, access in theirs.access.items():
-            # Nothing was said after it was saved, or a refusal could hold for ever.
-            said = msgspec.structs.replace(access, at=min(access.at, saved_at))
+            said = access.not_void(saved_at)
             self.access[topic] = said.later(self.access.get(topic, said))
 
     def show(self, now: float) -> dict[str, Any]:

@@ -45,14 +45,26 @@ log = structlog.get_logger(__name__)
 MAX_BODY_BYTES = 8_000_000
 """Ten times a page of 5,000 bars; a vendor (or a proxy) that sends more is not believed."""
 
+LOOK_S = 10.0
+"""How often somebody who waits for a key looks whether one is free after all."""
 _FAULTS_SHOWN = 3
 Answer = TypeVar("Answer")
+
+
+class _Waiting:
+    """A call that has no key yet."""
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.wake = asyncio.Event()
+        self.yields = False  # lets somebody go first who came earlier
 
 
 class RestClient:
     """The vendor's REST API with a pool of keys. Close it with ``aclose``.
 
-    Every call raises ``VendorError`` subclasses only. Calls wait for a key in the order they came; a
+    Every call raises ``VendorError`` subclasses only. Calls wait for a key in the order they came, but one
+    that waits for a key whose plan allows its question holds up none that another key may answer; a
     call that would wait longer than ``max_wait_s`` of the clock raises ``CreditsExhausted`` instead.
     Cancelling a call is safe at any moment. ``failures`` hears when calls fail in succession.
     """
@@ -83,7 +95,11 @@ class RestClient:
         self.shared: Callable[[], AbstractContextManager[None]] = nullcontext
         """Held, briefly, around every change of the ledgers: whoever shares them with other processes
         takes over theirs on entering and hands on ours on leaving, before the call is sent."""
-        self._turn = asyncio.Lock()  # FIFO: a long back-fill must not starve the polled price
+        self.on_date: Callable[[float, float], None] | None = None
+        """Told the ``Date`` header of every answer (unix seconds UTC), and how many seconds of the clock
+        after the question it came; before the answer is used. Must not block."""
+        # In the order they came: a long back-fill must not starve the polled price.
+        self._waiting: list[_Waiting] = []
         self.failing = RestFailures(failures or Failures(clock), clock)
         self._http = http_client(base_url, timeout_s, transport)
 
@@ -178,6 +194,13 @@ class RestClient:
         body, _ = await self._get("/earliest_timestamp", params, purpose)
         return self._understood(lambda: answers.parse_earliest(body))
 
+    async def ask_time(self) -> None:
+        """Ask for nothing, without a key and a credit: the answer, whatever it is, has a ``Date`` header.
+
+        :raises VendorError: there was none.
+        """
+        await self._exchange("/", {}, {})
+
     async def aclose(self) -> None:
         """Close the connections. Calls still running fail."""
         await self._http.aclose()
@@ -210,7 +233,7 @@ class RestClient:
         retries = self._retries if retries is None else retries
         topic = topic_of(path, params.get("symbol", ""))
         last: VendorError | None = None
-        asked = self._clock.now()
+        asked = self._clock.elapsed()
         while True:
             lease = await self._lease(purpose, topic, asked, last)
             body, error = await self._call(lease, path, params)
@@ -230,31 +253,74 @@ class RestClient:
     async def _lease(
         self, purpose: str, topic: str, asked: float, last: VendorError | None
     ) -> Lease:
-        async with self._turn:
+        mine = _Waiting(topic)
+        self._waiting.append(mine)
+        try:
             while True:
                 now = self._clock.now()
+                if (first := self._ahead_of(mine, now)) is not None:
+                    first.wake.set()
+                    mine.yields = True
+                    await mine.wake.wait()
+                    mine.yields = False
+                    mine.wake.clear()
+                    continue
                 with self.shared():
                     answer = self.keys.acquire(now, 1, purpose, topic=topic)
                 if not isinstance(answer, Wait):
                     self._metrics.credits_spent.labels(purpose).inc(answer.credits)
                     return answer
-                if answer.refused:
-                    raise NotEntitled(answer.reason)
-                if answer.until == float("inf"):
-                    raise InvalidKey(
-                        f"No usable API key is left ({last or answer.reason}). "
-                        "Check the TWELVEDATA_API_KEY settings; each key is tried again once an hour."
-                    )
-                if answer.until - asked > self._max_wait_s:
-                    scope: Literal["minute", "day"] = (
-                        "day" if answer.until - now > 3600 else "minute"
-                    )
-                    raise CreditsExhausted(
-                        f"No API key is free for another {answer.until - now:.0f} s "
-                        f"({answer.reason}); more keys or a larger plan would help.",
-                        scope,
-                    )
-                await self._clock.sleep_until(answer.until)
+                self._must_wait(answer, now, asked, last)
+                for one in self._waiting:
+                    if one.yields:  # in vain, as it turned out: others have spent the credit
+                        one.wake.set()
+                # Not in one go: how long was found by a clock that may be set meanwhile.
+                look_s = self._clock.span(LOOK_S, at_least_real=0.25)
+                await self._pause(mine, max(0.001, min(answer.until - now, look_s)))
+        finally:
+            place = self._waiting.index(mine)
+            del self._waiting[place]
+            for later in self._waiting[place:]:
+                later.wake.set()
+
+    def _ahead_of(self, mine: "_Waiting", now: float) -> "_Waiting | None":
+        """Who came earlier and may have a key at once: it is about to wake up, and goes first."""
+        for one in self._waiting:
+            if one is mine:
+                return None
+            if self.keys.free_at(now, one.topic) <= now:
+                return one
+        return None
+
+    def _must_wait(self, answer: Wait, now: float, asked: float, last: VendorError | None) -> None:
+        """:raises VendorError: waiting is in vain, or would take too long."""
+        if answer.refused:
+            raise NotEntitled(answer.reason)
+        if answer.until == float("inf"):
+            raise InvalidKey(
+                f"No usable API key is left ({last or answer.reason}). "
+                "Check the TWELVEDATA_API_KEY settings; each key is tried again once an hour."
+            )
+        wait_s = answer.until - now
+        if self._clock.elapsed() - asked + wait_s > self._max_wait_s:
+            scope: Literal["minute", "day"] = "day" if wait_s > 3600 else "minute"
+            raise CreditsExhausted(
+                f"No API key is free for another {wait_s:.0f} s "
+                f"({answer.reason}); more keys or a larger plan would help.",
+                scope,
+            )
+
+    async def _pause(self, mine: "_Waiting", seconds: float) -> None:
+        """Sleep so long, or until somebody ahead has left."""
+        sleeping = asyncio.create_task(self._clock.sleep(seconds), name="key-is-free")
+        woken = asyncio.create_task(mine.wake.wait(), name="key-turn")
+        try:
+            await asyncio.wait({sleeping, woken}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeping.cancel()
+            woken.cancel()
+            await asyncio.gather(sleeping, woken, return_exceptions=True)
+            mine.wake.clear()
 
     async def _call(
         self, lease: Lease, path: str, params: dict[str, str]
@@ -268,7 +334,8 @@ class RestClient:
         body = b""
         try:
             try:
-                status, headers, body = await self._exchange(lease, path, params)
+                key = {"Authorization": f"apikey {lease.key.secret}"}
+                status, headers, body = await self._exchange(path, params, key)
                 header_credits = answers.credit_headers(headers)
                 error = answers.classify_error(status, body)
                 secret = lease.key.secret.encode()
@@ -297,16 +364,21 @@ class RestClient:
         return body, error
 
     async def _exchange(
-        self, lease: Lease, path: str, params: dict[str, str]
+        self, path: str, params: dict[str, str], headers: dict[str, str]
     ) -> tuple[int, httpx.Headers, bytes]:
-        headers = {"Authorization": f"apikey {lease.key.secret}"}
         body = bytearray()
+        asked = self._clock.elapsed()
         try:
             # httpx limits each read; a body that drips in needs a limit on the whole.
             async with (
                 asyncio.timeout(3.0 * self._timeout_s),
                 self._http.stream("GET", path, params=params, headers=headers) as answer,
             ):
+                if (
+                    self.on_date is not None
+                    and (date := answers.http_date(answer.headers)) is not None
+                ):
+                    self.on_date(date, self._clock.elapsed() - asked)
                 async for chunk in answer.aiter_bytes():
                     body += chunk
                     if len(body) > MAX_BODY_BYTES:

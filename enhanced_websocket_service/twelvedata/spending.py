@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from .ledger import DAY, SavedKey, period_of
+from .ledger import DAY, SavedKey, Turn, period_of, turn
 
 POLL: Final = "poll"
 LIVENESS: Final = "liveness"
@@ -49,12 +49,14 @@ class SavedPool(msgspec.Struct, frozen=True):
 
     def rolled(self, now: float) -> "SavedPool":
         """What is left of the counts at ``now``."""
+        how = turn(self.saved_at, now)
         if period_of(now, DAY) > period_of(self.saved_at, DAY):
             purposes, spending = {}, {}
         else:
             purposes, spending = self.spent_by_purpose, self.purchases()
         keys = {name: one.rolled(self.saved_at, now) for name, one in self.keys.items()}
-        return SavedPool(max(now, self.saved_at), purposes, keys, spending)
+        at = now if how == "back" else max(now, self.saved_at)
+        return SavedPool(at, purposes, keys, spending)
 
 
 class Spending:
@@ -63,28 +65,37 @@ class Spending:
     def __init__(self) -> None:
         self._day = -1
         self._bought: dict[str, Purchase] = {}
+        # Of the day that a step of the clock has left last, and since: it may come back.
+        self._left: tuple[int, dict[str, Purchase]] = (-1, {})
 
-    def roll(self, now: float) -> None:
-        """Forget the day before when a new one has begun."""
+    def roll(self, now: float, how: Turn = "on") -> None:
+        """Forget the day before when a new one has begun, unless the clock may have been set."""
         day = period_of(now, DAY)
-        if day > self._day:
-            self._day = day
+        if day == self._day or (day < self._day and how != "back"):
+            return
+        left, kept = self._left
+        before = (self._day, {purpose: _copy(one) for purpose, one in self._bought.items()})
+        if left == day:
+            self._bought = kept
+        elif day > self._day:
             self._bought = {}
+        self._left = (-1, {}) if how == "on" else before
+        self._day = day
 
     def charge(self, purpose: str, credits: int, now: float, calls: int = 1) -> None:  # noqa: A002
-        one = self._of(purpose)
-        one.credits += credits
-        one.calls += calls
-        one.last_at = now
+        for one in self._of(purpose):
+            one.credits += credits
+            one.calls += calls
+            one.last_at = now
 
     def ended(self, purpose: str, outcome: str) -> None:
-        one = self._of(purpose)
-        one.outcomes[outcome] = one.outcomes.get(outcome, 0) + 1
-        one.last_outcome = outcome
+        for one in self._of(purpose):
+            one.outcomes[outcome] = one.outcomes.get(outcome, 0) + 1
+            one.last_outcome = outcome
 
     def got(self, purpose: str, what: str, count: int) -> None:
-        one = self._of(purpose)
-        one.items[what] = one.items.get(what, 0) + count
+        for one in self._of(purpose):
+            one.items[what] = one.items.get(what, 0) + count
 
     def credits(self) -> dict[str, int]:
         return {purpose: one.credits for purpose, one in self._bought.items()}
@@ -113,8 +124,9 @@ class Spending:
         plain: dict[str, Any] = msgspec.to_builtins(self._bought)
         return plain
 
-    def _of(self, purpose: str) -> Purchase:
-        return self._bought.setdefault(purpose, Purchase())
+    def _of(self, purpose: str) -> list[Purchase]:
+        days = [self._bought, self._left[1]] if self._left[0] >= 0 else [self._bought]
+        return [day.setdefault(purpose, Purchase()) for day in days]
 
 
 def _copy(one: Purchase) -> Purchase:

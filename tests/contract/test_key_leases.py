@@ -11,7 +11,9 @@ from structlog.testing import capture_logs
 
 from enhanced_websocket_service.bus.leases import RedisKeyLeases
 from enhanced_websocket_service.bus.names import RedisNames
+from enhanced_websocket_service.clock import SystemClock
 from enhanced_websocket_service.errors import ConfigurationError
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.feeds.base import KeyLeases
 
 from .test_redis_bus import Gate, gate
@@ -19,6 +21,7 @@ from .test_redis_bus import Gate, gate
 __all__ = ["gate"]
 
 KEY = "0123456789ab"
+OTHER = "00000009-0000-4000-8000-000000000000"
 TTL_S, RENEW_S = 0.9, 0.1
 
 
@@ -121,12 +124,12 @@ async def test_renewing_ends_when_cancelled_whatever_the_redis_library_does(
 
 
 async def test_a_process_that_starts_again_under_its_name_need_not_wait(valkey_url: str) -> None:
-    killed = RedisKeyLeases(valkey_url, owner="journal-1", ttl_s=3600.0)
+    killed = RedisKeyLeases(valkey_url, owner="00000001-0000-4000-8000-000000000000", ttl_s=50.0)
     assert await killed.acquire(KEY)
     await killed._client.aclose()  # no goodbye
     async with (
-        process(valkey_url, owner="journal-2") as other,
-        process(valkey_url, owner="journal-1") as restarted,
+        process(valkey_url, owner="00000002-0000-4000-8000-000000000000") as other,
+        process(valkey_url, owner="00000001-0000-4000-8000-000000000000") as restarted,
     ):
         assert not await other.acquire(KEY)
         assert await restarted.acquire(KEY)
@@ -135,9 +138,9 @@ async def test_a_process_that_starts_again_under_its_name_need_not_wait(valkey_u
 async def test_what_another_holds_is_not_deleted(valkey_url: str, client: Any) -> None:
     async with process(valkey_url, renew_s=60.0) as first:
         assert await first.acquire(KEY)
-        await client.set(RedisNames().lease(KEY), "somebody else")
+        await client.set(RedisNames().lease(KEY), OTHER, px=30_000)
         await first.release(KEY)
-        assert await client.get(RedisNames().lease(KEY)) == "somebody else"
+        assert await client.get(RedisNames().lease(KEY)) == OTHER
         await client.delete(RedisNames().lease(KEY))
 
 
@@ -148,9 +151,42 @@ async def test_a_taken_lease_is_reported_and_one_never_held_too(
         await asyncio.wait_for(first.lost(KEY), 20)
         assert await first.acquire(KEY)
         waiter = asyncio.create_task(first.lost(KEY))
-        await client.set(RedisNames().lease(KEY), "somebody else")
+        await client.set(RedisNames().lease(KEY), OTHER, px=30_000)
         await asyncio.wait_for(waiter, 40)
         await client.delete(RedisNames().lease(KEY))
+
+
+FOREIGN = [
+    ("SET", "attacker"),
+    ("SET", OTHER),
+    ("SET", OTHER, "EX", "86400"),
+    ("SET", "attacker", "EX", "5"),
+    ("RPUSH", OTHER),
+]
+
+
+@pytest.mark.parametrize("command", FOREIGN, ids=str)
+async def test_what_no_process_writes_is_no_lease_and_is_named(
+    valkey_url: str, client: Any, command: tuple[str, ...]
+) -> None:
+    """S16: one SET without expiry took the vendor's stream away for as long as it stood."""
+    failures = Failures(SystemClock())
+    async with process(valkey_url, failures=failures) as first:
+        assert await first.acquire(KEY)
+        name = RedisNames().lease(KEY)
+        await client.delete(name)
+        await client.execute_command(command[0], name, *command[1:])
+        async with asyncio.timeout(40):
+            while not failures.present:
+                await asyncio.sleep(0)
+        assert first.held == {KEY}
+        assert await client.get(name) == first.owner
+        assert 0 < await client.pttl(name) <= TTL_S * 1000
+        (told,) = failures.present
+        assert name in told.reason
+    async with process(valkey_url) as second:
+        await client.execute_command(command[0], name, *command[1:])
+        assert await second.acquire(KEY)
 
 
 async def test_a_server_that_lost_its_memory_is_told_again(valkey_url: str, client: Any) -> None:

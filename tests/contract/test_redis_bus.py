@@ -11,8 +11,10 @@ import pytest
 import redis.asyncio
 
 from enhanced_websocket_service.bus.names import RedisNames
-from enhanced_websocket_service.bus.redis import RedisBus
+from enhanced_websocket_service.bus.redis import CACHING, PUBLISHING, STREAMING, RedisBus
+from enhanced_websocket_service.clock import SystemClock
 from enhanced_websocket_service.errors import BusUnavailable, ConfigurationError
+from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.price_view import price_data
 from tests.storage_samples import OPEN, SYMBOL, bar, tick, ticks, update
@@ -294,34 +296,87 @@ async def test_a_server_that_refuses_writes_is_reported(valkey_url: str, client:
 
 
 async def test_a_full_server_tells_every_price_once_and_the_stream_gets_them_all_later(
-    valkey_url: str, client: Any, monkeypatch: pytest.MonkeyPatch
+    valkey_url: str, client: Any
 ) -> None:
-    attempts = 0
-    real_send = RedisBus._send_some
-
-    async def send(self: RedisBus) -> None:
-        nonlocal attempts
-        attempts += 1
-        await real_send(self)
-
-    monkeypatch.setattr(RedisBus, "_send_some", send)
-    bus = RedisBus(valkey_url, longest_backoff_s=0.1, batch_size=2)
+    failures = Failures(SystemClock())
+    bus = RedisBus(valkey_url, longest_backoff_s=0.1, batch_size=2, failures=failures)
     async with listening(client) as channel, running(bus):
         await client.config_set("maxmemory", "1")
         try:
             bus.publish(ticks(5))
-            await until(lambda: attempts >= 5)
+            heard = [json.loads((await channel.get_message(timeout=20))["data"]) for _ in range(5)]
+            await until(lambda: len(failures.present) == 2)
             bus.publish(ticks(1, first=6))
-            more = attempts + 2
-            await until(lambda: attempts >= more)
-            heard = [json.loads((await channel.get_message(timeout=20))["data"]) for _ in range(6)]
+            heard.append(json.loads((await channel.get_message(timeout=20))["data"]))
+            assert {one.part for one in failures.present} == {CACHING, STREAMING}
+            assert all("OOM" in one.reason or "maxmemory" in one.reason for one in failures.present)
         finally:
             await client.config_set("maxmemory", "0")
         assert await bus.drain(10)
+        assert failures.present == ()
         bus.publish(ticks(1, first=7))
         heard.append(json.loads((await channel.get_message(timeout=20))["data"]))
+        assert await bus.drain(10)
     assert [one["data"] for one in heard] == [price_data(one) for one in ticks(7)]
     assert [i for i, _ in await client.xrange(STREAM)] == [f"1-{i}" for i in range(1, 8)]
+    assert json.loads(await client.get(KEY)) == price_data(ticks(7)[-1])
+
+
+@pytest.mark.parametrize(
+    ("denied", "part"), [("xadd", STREAMING), ("set", CACHING), ("publish", PUBLISHING)]
+)
+async def test_what_one_command_is_refused_delays_none_of_the_others(
+    valkey_url: str, client: Any, denied: str, part: str
+) -> None:
+    """An account without a right: three fates, and recovery at once when the right is given."""
+    await client.acl_setuser(
+        "ews",
+        enabled=True,
+        passwords=["+secret"],
+        keys=["*"],
+        channels=["*"],
+        commands=["+@all", f"-{denied}"],
+    )
+    failures = Failures(SystemClock())
+    bus = RedisBus(valkey_url.replace("unix://", "unix://ews:secret@"), failures=failures)
+    told: list[int] = []
+    cached: list[int] = []
+    bus.on_told = lambda tick: told.append(tick.offset)
+    bus.on_cached = lambda tick: cached.append(tick.offset)
+    try:
+        async with running(bus):
+            for n in range(1, 21):
+                bus.publish(ticks(1, first=n))
+                if part is not PUBLISHING:
+                    await until(lambda n=n: bool(told) and told[-1] == n)  # type: ignore[misc] # bound
+                if part is not CACHING:
+                    await until(lambda n=n: bool(cached) and cached[-1] == n)  # type: ignore[misc] # bound
+            await until(lambda: failures.of(part) is not None)
+            assert [one.part for one in failures.present] == [part]
+            assert denied in failures.present[0].reason
+            await client.acl_setuser("ews", commands=[f"+{denied}"])
+            assert await bus.drain(5)
+            assert failures.present == ()
+            assert told[-1] == cached[-1] == 20
+    finally:
+        await client.acl_deluser("ews")
+    assert [i for i, _ in await client.xrange(STREAM)] == [f"1-{i}" for i in range(1, 21)]
+    assert json.loads(await client.get(KEY)) == price_data(ticks(1, first=20)[0])
+
+
+async def test_a_probe_uses_names_of_our_own_and_says_why_it_fails(
+    valkey_url: str, client: Any
+) -> None:
+    async with running(RedisBus(valkey_url)) as bus:
+        await bus.probe()
+        assert await client.keys("*") == [RedisNames().probe]
+        assert 0 < await client.ttl(RedisNames().probe) <= 60
+        await client.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(BusUnavailable, match="maxmemory"):
+                await bus.probe()
+        finally:
+            await client.config_set("maxmemory", "0")
 
 
 async def test_an_old_price_does_not_look_young_after_an_outage(

@@ -1,7 +1,7 @@
 """The feeds against the vendor simulator: real sockets, virtual time, injected faults."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -11,9 +11,9 @@ import pytest
 from enhanced_websocket_service.clock import VirtualClock
 from enhanced_websocket_service.errors import CreditsExhausted, InvalidKey, VendorUnavailable
 from enhanced_websocket_service.feeds.base import FeedGap
-from enhanced_websocket_service.feeds.failover import FailoverFeed
-from enhanced_websocket_service.feeds.liveness import PURPOSE, Liveness
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor
 from enhanced_websocket_service.feeds.polling import PollingFeed
+from enhanced_websocket_service.feeds.router import FeedRouter
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.source import Provider
@@ -27,6 +27,7 @@ from enhanced_websocket_service.twelvedata.simulator import (
     SimulatorConfig,
     market_from_options,
 )
+from enhanced_websocket_service.twelvedata.spending import LIVENESS
 from tests.unit.feeds.vendor import until
 
 CALENDAR = TradingCalendar()
@@ -43,7 +44,7 @@ class Stage:
     clock: VirtualClock
     rest: RestClient
     keys: KeyPool
-    feed: FailoverFeed
+    feed: FeedRouter
     metrics: Metrics
     gaps: list[FeedGap]
     quotes: list[Quote] = field(default_factory=list)
@@ -72,6 +73,8 @@ async def stage(
     speed: float = 60.0,
     ticks_per_bar: int | None = None,
     faults: Mapping[str, object] | None = None,
+    skew: Callable[[float], float | None] = lambda _: None,
+    on_outage: Callable[[str, float], None] = lambda *_: None,
 ) -> AsyncIterator[Stage]:
     clock = VirtualClock(begin, speed, is_trading_day=CALENDAR.is_trading_day)
     market = market_from_options(seed=7, ticks_per_bar=ticks_per_bar)
@@ -82,13 +85,14 @@ async def stage(
     provider, metrics = Provider("simulator"), Metrics()
     rest = RestClient(simulator.rest_url, pool, clock, provider, metrics)
     planner = CreditPlanner(pool)
-    liveness = Liveness(
+    liveness = LivenessMonitor(
         ["USDCOP"],
         clock,
         metrics,
-        session_at=lambda at: CALENDAR.session_on(at) if CALENDAR.is_open(at) else None,
-        ask=lambda symbol: rest.price(symbol, PURPOSE, retries=0),
+        session_at=lambda _, at: CALENDAR.open_session(at),
+        ask=lambda symbol: rest.price(symbol, LIVENESS, retries=0),
         spacing=lambda at: pool.budget(at).min_interval_s,
+        skew=skew,
     )
     stream = StreamFeed(
         simulator.ws_url,
@@ -108,7 +112,7 @@ async def stage(
         is_open=CALENDAR.is_open,
     )
     gaps: list[FeedGap] = []
-    feed = FailoverFeed(stream, polling, metrics, on_gap=gaps.append)
+    feed = FeedRouter(stream, polling, metrics, on_gap=gaps.append, on_outage=on_outage)
     one = Stage(simulator, clock, rest, pool, feed, metrics, gaps)
     consumer = asyncio.create_task(one.consume(), name="consumer")
     try:

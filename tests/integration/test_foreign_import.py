@@ -63,8 +63,10 @@ async def connection(database_dsn: str, database: Database) -> AsyncIterator[Any
 
 
 def importer(database: Database, tmp_path: Path, **how: Any) -> ForeignImport:
-    options: dict[str, Any] = {"symbols": ["USDCOP"], "quarantine": tmp_path / "quarantine"}
-    return ForeignImport(ImportStore(database), CALENDAR, CLOCK, **(options | how))
+    symbols = how.pop("symbols", ["USDCOP"])
+    options: dict[str, Any] = {"quarantine": tmp_path / "quarantine"}
+    calendars = dict.fromkeys(symbols, CALENDAR)
+    return ForeignImport(ImportStore(database), calendars, CLOCK, **(options | how))
 
 
 def export(tmp_path: Path, rows: Sequence[Row], name: str = "export.csv") -> Path:

@@ -240,7 +240,7 @@ async def test_a_trailing_slash_changes_nothing_for_websockets(api: Running, pat
 @pytest.mark.parametrize(
     ("path", "known"),
     [
-        ("/market/session", "takes none"),
+        ("/market/session", "known: symbol."),
         ("/market/latest", "known: symbol."),
         ("/market/continuity", "known: symbol, date, start, end."),
         ("/market/bars", "known: symbol, start, end, limit, as_of, source, interval, cursor."),

@@ -61,10 +61,9 @@ class House:
         self.pipeline = L0Pipeline(
             rest=source,
             database=store,
-            calendar=CALENDAR,
+            calendars={"USDCOP": CALENDAR},
             clock=clock,
             provider=SIMULATOR,
-            symbols=["USDCOP"],
             backup_dir=directory / "backups",
             flag=self.flag,
             failures=Failures(clock),
@@ -132,7 +131,7 @@ async def test_backfill_stores_what_the_vendor_has(house: Opener) -> None:
         ] == await l0.stored()
         assert (metadata.rows, metadata.missing_slots, metadata.source) == (540, [], "simulator")
         assert l0.flag.read().ready
-        assert (await l0.pipeline.assess()).ok
+        assert (await l0.pipeline.assess("USDCOP")).ok
         report = await l0.pipeline.status()
         assert report.ok, report.reasons
 
@@ -199,10 +198,10 @@ async def test_repair_catches_up_in_the_middle_of_a_session(house: Opener) -> No
     source = market()
     async with house(source, now="2025-06-06T09:00") as l0:
         await l0.pipeline.backfill(START, date(2025, 6, 4))
-        assert not (await l0.pipeline.assess()).ok
+        assert not (await l0.pipeline.assess("USDCOP")).ok
         l0.flag.withdraw()
-        await l0.pipeline.repair()
-        assessment = await l0.pipeline.assess()
+        await l0.pipeline.repair("USDCOP")
+        assessment = await l0.pipeline.assess("USDCOP")
         assert assessment.ok, assessment.reasons
         assert not l0.flag.read().exists
         last = await l0.database.last_bar("USDCOP", vendor_only=True)

@@ -3,7 +3,8 @@
 import pytest
 
 from enhanced_websocket_service.feeds.base import FeedGap
-from enhanced_websocket_service.market.verdict import Change, SymbolVerdict
+from enhanced_websocket_service.market.liveness.status import Change, SymbolVerdict
+from enhanced_websocket_service.twelvedata.simulator import market_from_options
 from tests.unit.feeds.vendor import until
 
 from .test_feeds import OPENS, Stage, stage
@@ -32,7 +33,8 @@ async def test_mute_in_mid_session_is_dead_within_thirty_seconds() -> None:
         it.simulator.inject({"mute": False})
         await it.delivered("simulator_websocket", 3)
         assert shown(it).verdict == "live"
-        (gap,) = it.gaps
+        starting, gap = it.gaps
+        assert starting.cause == "connecting"
         assert gap == FeedGap("USDCOP", gap.start, gap.end, "silent")
         assert gap.start <= muted < dead(it)[0].at < gap.end
         assert it.simulator.status()["answers"].get("429", 0) == 0
@@ -66,3 +68,96 @@ async def test_a_mute_socket_while_rest_is_down_is_dead_late() -> None:
         await until(lambda: dead(it))
         assert 80 <= dead(it)[0].at - muted <= 500
         assert "no REST price to compare with" in dead(it)[0].evidence
+
+
+def rest_price(it: Stage) -> float:
+    """What the vendor's market is at now."""
+    source = market_from_options(seed=7, ticks_per_bar=300).get("USD/COP")
+    assert source is not None
+    tick = source.last_tick(int(it.clock.now()))
+    assert tick is not None
+    return tick.price
+
+
+async def test_a_stream_frozen_for_half_an_hour_is_dead_and_rest_serves() -> None:
+    """Fresh stamps, one price: found by what REST says, and believed again with a new price only."""
+    async with stage(ticks_per_bar=300, speed=20.0) as it:
+        await it.delivered("simulator_websocket", 30)
+        it.simulator.inject({"frozen": True})
+        frozen = it.clock.now()
+        await it.delivered("simulator_rest", 1)
+        assert it.clock.now() - frozen <= 180
+        assert "the vendor moved from" in dead(it)[-1].evidence
+        (span,) = shown(it).dead_spans
+        assert span.end is None
+        assert frozen - 15 <= span.start <= frozen + 2
+        while it.clock.now() < frozen + 1800:
+            seen = len(it.quotes)
+            await it.delivered("simulator_rest", 3)
+            assert {quote.source for quote in it.quotes[seen:]} == {"simulator_rest"}
+            assert abs(it.quotes[-1].price - rest_price(it)) < 2.0
+        assert it.feed.status().sources == {"USDCOP": "simulator_rest"}
+        it.simulator.inject({"frozen": None})
+        await it.delivered("simulator_websocket", 3)
+        assert shown(it).verdict == "live"
+        (span,) = shown(it).dead_spans
+        assert span.end is not None
+        gap = it.gaps[-1]
+        assert gap.cause == "silent"
+        assert gap.start <= frozen + 2
+        assert gap.end >= frozen + 1800
+
+
+async def test_a_stream_that_is_five_minutes_late_is_dead_and_rest_serves() -> None:
+    async with stage(ticks_per_bar=300, speed=20.0) as it:
+        await it.delivered("simulator_websocket", 30)
+        it.simulator.inject({"delay_s": 300})
+        began = it.clock.now()
+        await it.delivered("simulator_rest", 1)
+        assert it.clock.now() - began <= 180
+        while it.clock.now() < began + 900:
+            seen = len(it.quotes)
+            await it.delivered("simulator_rest", 3)
+            assert {quote.source for quote in it.quotes[seen:]} == {"simulator_rest"}
+            assert abs(it.quotes[-1].price - rest_price(it)) < 2.0
+        assert any("stamp was 30" in change.evidence for change in dead(it))
+        it.simulator.inject({"delay_s": None})
+        await it.delivered("simulator_websocket", 3)
+        assert it.clock.now() - it.quotes[-1].timestamp < 60
+        assert it.gaps[-1].cause == "silent"
+        assert it.gaps[-1].start <= began + 2
+
+
+async def test_old_stamps_alone_are_no_death() -> None:
+    """Our clock may be fast: REST shows the prices that the stream brings."""
+    async with stage(ticks_per_bar=300, speed=60.0, faults={"future_s": -300}) as it:
+        await until(lambda: it.clock.now() > OPENS + 600 + 900)
+        assert dead(it) == []
+        assert it.feed.status().reconnects == 0
+        assert shown(it).lag_s > 290
+        assert shown(it).last_new_price_at is None
+        assert "is one the socket brought" in shown(it).evidence
+        assert sum(shown(it).samples.values()) <= 10
+
+
+async def test_a_clock_that_is_known_to_be_fast_makes_no_stamp_old() -> None:
+    async with stage(
+        ticks_per_bar=300, speed=60.0, faults={"future_s": -300}, skew=lambda _: -300.0
+    ) as it:
+        await until(lambda: it.clock.now() > OPENS + 600 + 600)
+        assert shown(it).verdict == "live"
+        assert sum(shown(it).samples.values()) <= 1
+
+
+async def test_a_frozen_rest_is_no_witness_against_a_stream_that_moves() -> None:
+    """A thin market asks REST again and again, and is contradicted each time by a price that is long past."""
+    async with stage(ticks_per_bar=12, speed=120.0) as it:
+        await it.delivered("simulator_websocket", 5)
+        it.simulator.inject({"rest_frozen": True})
+        await until(lambda: shown(it).rest_fault is not None)
+        assert "REST repeats" in (shown(it).rest_fault or "")
+        await until(lambda: it.clock.now() > OPENS + 600 + 3600)
+        assert dead(it) == []
+        assert it.feed.status().reconnects == 0
+        it.simulator.inject({"rest_frozen": None})
+        await until(lambda: shown(it).rest_fault is None)

@@ -483,3 +483,26 @@ async def test_a_held_lock_ends_in_unavailable(database_dsn: str) -> None:
     await holder.close()
     assert await database.upsert_vendor_bars([bar()]) == 1
     await database.close()
+
+
+@pytest.mark.parametrize(
+    ("closes", "largest"),
+    [
+        ([], None),
+        ([4000.0], None),
+        ([4000.0, 4100.0, 4059.0], 0.025),
+        ([4000.0, 6000.0, 4000.0], 0.5),
+        # Faults of the data: a bar in another unit is no move that the pair ever made.
+        ([4000.0, 40.0, 4040.0, 404_000.0, 4040.0], None),
+    ],
+)
+async def test_the_largest_move_of_the_history(
+    database: Database, closes: list[float], largest: float | None
+) -> None:
+    bars = [
+        Bar(SYMBOL, SLOT, OPEN + number * SLOT, *[close] * 4, 0, "simulator", 0, "closed")
+        for number, close in enumerate(closes)
+    ]
+    await database.upsert_vendor_bars(bars)
+    found = await database.largest_move(SYMBOL)
+    assert found == (None if largest is None else pytest.approx(largest))

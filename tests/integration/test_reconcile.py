@@ -130,7 +130,7 @@ async def test_what_the_vendor_lacks_stays_unknown_and_says_why(house: House) ->
         "active", {"at": f"{DAY}T08:00:00-05:00", "epoch": 1, "reason": "Collecting."}
     )
     await house.database.record_health("active", {"at": f"{DAY}T08:23:00-05:00", "epoch": 1})
-    proof = Continuity(house.store, CALENDAR, house.clock, SIMULATOR)
+    proof = Continuity(house.store, {"USDCOP": CALENDAR}, house.clock, SIMULATOR)
     day = await proof.day("USDCOP", DAY)
     slot = day.slots[4]
     assert (slot.status, slot.source) == ("unknown", None)

@@ -16,6 +16,7 @@ from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.reconciliation import Drift
 from enhanced_websocket_service.market.slot import SourceBar
 from enhanced_websocket_service.market.source import Provider
+from enhanced_websocket_service.storage.fence import Fence
 from enhanced_websocket_service.storage.imports import ImportStore
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.migrate import pending
@@ -29,6 +30,7 @@ from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.rights import RIGHTS, complaint, needed
 from enhanced_websocket_service.storage.slot_store import SlotStore
 from enhanced_websocket_service.storage.sql import load
+from enhanced_websocket_service.storage.tenure import Tenure
 from tests.foreign_owner import ForeignOwner, foreign_owner
 from tests.storage_samples import OPEN, SYMBOL, bar, rejected, rows, stored, ticks, update, writing
 from tests.waiting import eventually
@@ -63,8 +65,9 @@ async def refused(connection: Any) -> list[str]:
     async with connection.transaction():
         worlds = load("world.sql")
         marking = {name: worlds[name] for name in ("marked_world", "mark_world")}
-        statements = {**WRITES, **QUERIES, **marking, **documented}
-        for name in ("make_imported_bars", *sorted(statements.keys() - {"make_imported_bars"})):
+        statements = {**WRITES, **QUERIES, **load("fence.sql"), **marking, **documented}
+        made = ("make_imported_bars", "make_incoming_ticks")
+        for name in (*made, *sorted(statements.keys() - set(made))):
             sql = statements[name]
             # What a statement needs is checked when it begins; nothing has to be there, and none runs.
             if not sql.startswith(("CREATE", "SET")):
@@ -77,7 +80,7 @@ async def refused(connection: Any) -> list[str]:
             except (asyncpg.PostgresSyntaxError, asyncpg.UndefinedColumnError):
                 continue  # a part of other statements
             except (asyncpg.UndefinedTableError, asyncpg.DuplicateTableError):
-                assert "incoming_bars" in sql
+                assert "incoming_" in sql
         for table, columns in copies.items():
             try:
                 async with connection.transaction():
@@ -127,8 +130,12 @@ async def everything(database: Database, directory: Path) -> None:
     """Each kind of write once, by the parts that do it."""
     await database.connect()
     journal = Journal.open(directory)
+    tenure = Tenure(directory.parent, journal, Failures(SystemClock()))
+    fence = Fence(database._dsn, [SYMBOL], owner=journal.journal_id, name="test", world="simulated")
+    assert await fence.claim(1, 0) is None
+    tenure.began(1, 0.0, kept_back=False)
     live = bar(source="simulator_websocket")
-    async with writing(journal, database) as writer:
+    async with writing(journal, database, tenure=tenure) as writer:
         journal.append(
             [
                 *ticks(10),
@@ -139,6 +146,9 @@ async def everything(database: Database, directory: Path) -> None:
             ]
         )
         assert await writer.drain(20), writer.last_error
+    assert await fence.renew(1)
+    await fence.release(1)
+    await fence.close()
     journal.close()
     for close in (4100.5, 4100.75):
         await database.upsert_vendor_bars([bar(close=close)])
@@ -220,7 +230,7 @@ async def test_a_right_that_is_taken_away_is_named_until_it_is_back(
     taken = {
         "INSERT ON rejected_ticks": "INSERT on table public.rejected_ticks",
         "USAGE ON SEQUENCE rejected_ticks_id_seq": "USAGE on sequence public.rejected_ticks_id_seq",
-        "SELECT ON epoch_fence": "SELECT on table public.epoch_fence",
+        "UPDATE ON journal_checkpoints": "UPDATE on table public.journal_checkpoints",
     }
     journal = Journal.open(tmp_path / "journal")
     async with writing(journal, database, longest_backoff_s=0.1, failures=failures) as writer:

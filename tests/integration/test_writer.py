@@ -8,15 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from enhanced_websocket_service.errors import EpochFenced
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.source import Provider
-from enhanced_websocket_service.market.tick import Tick
+from enhanced_websocket_service.market.tick import HELD, Tick
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import iterate
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.segment import Position
-from enhanced_websocket_service.storage.writer import JournalWriter
 from tests.storage_samples import (
     CERTIFICATE,
     OPEN,
@@ -27,6 +25,7 @@ from tests.storage_samples import (
     stored,
     tick,
     ticks,
+    told,
     update,
     writing,
 )
@@ -193,41 +192,23 @@ async def test_a_trigger_of_the_owner_poisons_one_row_only(
 async def test_a_constraint_of_the_owner_makes_no_tick_a_duplicate(
     database: Database, journal: Journal
 ) -> None:
+    """Equal prices are normal: nothing is given up for an index that allows one of each."""
     await database.connect()
-    async with database.connection("testing") as connection:
-        await connection.execute("CREATE UNIQUE INDEX theirs ON realtime_market_data (last)")
     first = ticks(3)
-    journal.append([*first, msgspec.structs.replace(first[0], offset=4)])
     async with writing(journal, database) as writer:
+        journal.append(first)
         assert await writer.drain(20)
-        assert writer.status()["duplicates_skipped"] == 0
-    assert await stored(database) == [(1, i) for i in range(1, 4)]
-    ((detail,),) = await rows(database, "SELECT detail FROM rejected_ticks")
-    assert "theirs" in detail
-
-
-async def test_a_newer_instance_fences_the_older(
-    database: Database, journal: Journal, tmp_path: Path
-) -> None:
-    old = JournalWriter(journal, database, epoch=1, symbols=[SYMBOL], batch_wait_ms=1)
-    running = asyncio.create_task(old.run())
-    journal.append(ticks(10))
-    assert await old.drain(20)
-    newer = Journal.open(tmp_path / "newer")
-    newer.append(ticks(5, epoch=2))
-    async with writing(newer, database, epoch=2) as writer:
+        async with database.connection("testing") as connection:
+            await connection.execute("CREATE UNIQUE INDEX theirs ON realtime_market_data (last)")
+        journal.append([msgspec.structs.replace(first[0], offset=4)])
+        await told(writer, "DROP INDEX public.theirs;")
+        assert writer.lag_records == 1
+        async with database.connection("testing") as connection:
+            await connection.execute("DROP INDEX theirs")
         assert await writer.drain(20)
-        journal.append(ticks(10, first=11))
-        with pytest.raises(EpochFenced, match=r"epoch 2.*USDCOP"):
-            await asyncio.wait_for(running, 20)
-        assert "newer instance" in old.status()["last_error"]
-    # Starting it again does not help it, and it does not move the fence back.
-    again = JournalWriter(journal, database, epoch=1, symbols=[SYMBOL])
-    with pytest.raises(EpochFenced):
-        await asyncio.wait_for(again.run(), 20)
-    assert len(await stored(database)) == 15
-    assert await rows(database, "SELECT symbol, epoch FROM epoch_fence") == [(SYMBOL, 2)]
-    newer.close()
+        status = writer.status()
+    assert (status["duplicates_skipped"], status["quarantined_records"]) == (0, 0)
+    assert await stored(database) == [(1, i) for i in range(1, 5)]
 
 
 async def test_instances_for_different_symbols_share_a_database(
@@ -304,3 +285,17 @@ async def test_stored_segments_are_pruned_and_unstored_ones_never(
     assert len(list(journal.directory.glob("*.journal"))) < before
     assert len(await stored(database)) == 1000
     assert [r.offset for r in iterate(journal.directory) if isinstance(r, Tick)][-1] == 1000
+
+
+async def test_a_held_quote_has_no_row_before_its_fate(
+    journal: Journal, database: Database
+) -> None:
+    journal.append([tick(1), rejected(HELD), rejected(HELD, price=41.0)])
+    async with writing(journal, database) as writer:
+        assert await writer.drain(20)
+        assert await rows(database, "SELECT reason FROM rejected_ticks") == []
+        journal.append([rejected(HELD, price=42.0)])
+        assert await writer.drain(20), "a batch of nothing else is no backlog"
+        journal.append([rejected("outlier"), tick(2, flags=("held",))])
+        assert await writer.drain(20)
+    assert await rows(database, "SELECT reason FROM rejected_ticks") == [("outlier",)]

@@ -6,20 +6,22 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enhanced_websocket_service.market.liveness import SymbolJudge
-from enhanced_websocket_service.market.silence import SilenceProfile
-from tests.unit.market.judging import START, Market, play
+from enhanced_websocket_service.market.liveness.baseline import InactivityBaseline
+from enhanced_websocket_service.market.liveness.detector import LivenessDetector
+from tests.unit.market.liveness.playing import START, Market, play
 
 seeds = st.integers(0, 2**32)
 roundings = st.tuples(st.integers(2, 5), st.booleans())
 
 
-def poisson(rng: random.Random, rate: float, seconds: float) -> list[tuple[float, float]]:
+def poisson(
+    rng: random.Random, rate: float, seconds: float, repeats: float = 0.1
+) -> list[tuple[float, float]]:
     """Prices by a Poisson process, some of them repeated, from before the connection on."""
     at, price, ticks = START - 3 / rate, 4100.0, [(START - 1e6, 4100.0)]
     while at < START + seconds:
         at += rng.expovariate(rate)
-        if rng.random() < 0.9:
+        if rng.random() >= repeats:
             price = round(price + rng.gauss(0, 0.4), 5)
         ticks.append((at, price))
     return ticks
@@ -50,7 +52,9 @@ def test_a_random_market_is_never_dead(
         decimals=rounding[0],
         noise=rounding[1],
     )
-    course = play(SymbolJudge("USDCOP", SilenceProfile()), market, START + 1500, latency=latency)
+    course = play(
+        LivenessDetector("USDCOP", InactivityBaseline()), market, START + 1500, latency=latency
+    )
     assert course.first("dead") is None, course.verdicts
 
 
@@ -63,7 +67,7 @@ def test_a_socket_that_goes_mute_is_dead_within_thirty_seconds(
     market = Market(brisk(rng, 400), lag=lambda _: lag, decimals=rounding[0], noise=rounding[1])
     mute = START + after
     course = play(
-        SymbolJudge("USDCOP", SilenceProfile()),
+        LivenessDetector("USDCOP", InactivityBaseline()),
         market,
         START + 390,
         mute_from=mute,
@@ -82,11 +86,11 @@ def test_a_socket_mute_from_birth_is_dead_within_thirty_seconds(
     rng = random.Random(seed)
     ticks = brisk(rng, 100)
     market = Market(ticks, lag=lambda _: lag, decimals=rounding[0], noise=rounding[1])
-    judge = SymbolJudge("USDCOP", SilenceProfile())
+    detector = LivenessDetector("USDCOP", InactivityBaseline())
     if resent:
-        judge.connected(START)
-        judge.price([price for at, price in ticks if at <= START][-1], START, resent=True)
-    course = play(judge, market, START + 90, mute_from=START)
+        detector.connected(START)
+        detector.price([price for at, price in ticks if at <= START][-1], START, resent=True)
+    course = play(detector, market, START + 90, mute_from=START)
     dead = course.first("dead")
     assert dead is not None
     assert dead <= START + 30
@@ -104,10 +108,65 @@ def test_a_market_that_calms_down_is_quiet(
         at, price = ticks[-1]
         ticks.append((at + rng.uniform(50, 70), round(price + rng.gauss(0, 1), 5)))
     market = Market(ticks, lag=lambda _: lag, decimals=rounding[0], noise=rounding[1])
-    course = play(SymbolJudge("USDCOP", SilenceProfile()), market, ticks[-1][0])
+    course = play(LivenessDetector("USDCOP", InactivityBaseline()), market, ticks[-1][0])
     assert course.first("dead") is None
     assert course.first("quiet") is not None
     spells = [(b[0] - a[0], a[1]) for a, b in pairwise(course.verdicts) if a[0] > START + 300]
     suspect = sum(length for length, verdict in spells if verdict == "suspect")
     assert suspect < 10
     assert len(course.asked) < 45
+
+
+@settings(max_examples=100)
+@given(seeds, st.floats(60, 200), st.floats(0, 20), roundings, st.floats(0.0, 0.5))
+def test_a_socket_that_repeats_one_price_is_dead_within_forty_seconds(
+    seed: int, after: float, lag: float, rounding: tuple[int, bool], latency: float
+) -> None:
+    """As soon as one that says nothing, or a little later: the longest of today's lulls counts twice."""
+    rng = random.Random(seed)
+    market = Market(brisk(rng, 400), lag=lambda _: lag, decimals=rounding[0], noise=rounding[1])
+    frozen = START + after
+    course = play(
+        LivenessDetector("USDCOP", InactivityBaseline()),
+        market,
+        START + 390,
+        frozen_from=frozen,
+        latency=latency,
+    )
+    dead = course.first("dead")
+    assert dead is not None
+    assert frozen < dead <= frozen + 40
+
+
+@settings(max_examples=60)
+@given(seeds, st.floats(125, 600), st.floats(0, 20), st.floats(0.0, 0.5))
+def test_a_socket_that_tells_of_long_ago_is_dead_within_forty_seconds(
+    seed: int, behind: float, lag: float, latency: float
+) -> None:
+    rng = random.Random(seed)
+    market = Market(brisk(rng, 900), lag=lambda _: lag)
+    course = play(
+        LivenessDetector("USDCOP", InactivityBaseline()),
+        market,
+        START + 890,
+        delay=behind,
+        begin=START + 700,
+        latency=latency,
+    )
+    dead = course.first("dead")
+    assert dead is not None
+    assert dead <= START + 740
+
+
+@settings(max_examples=15)
+@given(seeds, st.floats(-1.5, 0.5), st.floats(0.5, 0.98), st.floats(0, 20), roundings)
+def test_a_market_that_often_repeats_its_price_is_never_dead_and_cheap(
+    seed: int, magnitude: float, repeats: float, lag: float, rounding: tuple[int, bool]
+) -> None:
+    """Most ticks repeat the price before; an hour's questions about that are bounded."""
+    rng = random.Random(seed)
+    ticks = poisson(rng, 10**magnitude, 3600, repeats=repeats)
+    market = Market(ticks, lag=lambda _: lag, decimals=rounding[0], noise=rounding[1])
+    course = play(LivenessDetector("USDCOP", InactivityBaseline()), market, START + 3600)
+    assert course.first("dead") is None, course.verdicts
+    assert course.repeats_asked <= 4 + 3600 / 720 + 1

@@ -22,16 +22,19 @@ BELOW: dict[str, set[str]] = {
     "redaction": set(),
     "telemetry": {"log_writer", "redaction"},
     "failures": {"clock", "telemetry"},
+    "watermarks": set(),
     "addresses": {"errors"},
     "market": {"errors"},
+    "setting_values": {"clock", "errors", "market"},
     "settings": {
-        *("addresses", "clock", "errors", "market", "redaction", "secret_files", "twelvedata"),
+        *("addresses", "clock", "errors", "market", "redaction", "secret_files", "setting_values"),
+        "twelvedata",
     },
     "twelvedata": {"clock", "errors", "failures", "market", "redaction", "telemetry"},
     "feeds": {"clock", "errors", "failures", "market", "redaction", "telemetry", "twelvedata"},
     "storage": {
         *("addresses", "clock", "errors", "failures", "market", "redaction", "telemetry"),
-        "twelvedata",
+        *("twelvedata", "watermarks"),
     },
     "bus": {"addresses", "clock", "errors", "failures", "market", "telemetry", "twelvedata"},
     "l0": {"clock", "errors", "failures", "market", "telemetry", "twelvedata", "storage"},
@@ -42,6 +45,7 @@ BELOW: dict[str, set[str]] = {
     "service": {
         *("addresses", "clock", "errors", "log_writer", "market", "telemetry", "twelvedata"),
         *("failures", "feeds", "storage", "bus", "l0", "redaction", "secret_files", "serving"),
+        "watermarks",
     },
     "client": set(),  # for other programs: it knows the protocol, nothing of the server
     # It watches the others from outside, as processes; storage and bus tell it what they left.
@@ -65,10 +69,17 @@ SETTINGS_READERS = {
 """Where objects are wired (the demo wires more of them); constructors take plain values."""
 
 PURE = (
-    *("market", "service/states.py", "twelvedata/protocol.py", "twelvedata/keys.py"),
+    *(
+        "watermarks.py",
+        "market",
+        "service/states.py",
+        "twelvedata/protocol.py",
+        "twelvedata/keys.py",
+    ),
     *("twelvedata/ledger.py", "twelvedata/spending.py", "twelvedata/planner.py"),
     *("chaos/tick_table.py", "chaos/journal_account.py", "chaos/following.py"),
     *("chaos/comparison.py", "chaos/ledger.py", "client/account.py", "client/events.py"),
+    *("storage/table_forms.py", "storage/column_forms.py"),
     *("serving/weave.py", "serving/catchup.py", "serving/history.py", "serving/travel.py"),
 )
 """Decide without I/O, without a loop and without a clock of their own."""

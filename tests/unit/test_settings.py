@@ -265,11 +265,13 @@ BAD_VALUES = {
     **dict.fromkeys(("CLOSE_DRAIN_S", "BAR_CLOSE_DELAY_MS", "LATE_GRACE_S"), "-0.1"),
     **dict.fromkeys(("JOURNAL_KEEP_HOURS", "JOURNAL_KEEP_MB", "FUTURE_TOLERANCE_S"), "-1"),
     **dict.fromkeys(("HEALTH_INTERVAL_S", "SHUTDOWN_TIMEOUT_S", "CLIENT_BUFFER_AGE_S"), "0"),
+    **dict.fromkeys(("HEALTH_UNDONE_S", "HEALTH_HELD_S", "HEALTH_BAR_S"), "0"),
+    **{"HEALTH_PROBE_S": "-1", "HEALTH_RECONCILED_S": "0"},
     **dict.fromkeys(("CPU_LATENCY_US", "CLIENT_BUFFER_KB", "CLIENT_MESSAGE_MAX_BYTES"), "7.5"),
     **dict.fromkeys(("LOG_LEVEL", "LOG_FORMAT", "FEED_MODE", "L0_POLICY"), "loud"),
     **dict.fromkeys(("EMBEDDED", "CLIENT_COMPRESSION"), "perhaps"),
     **dict.fromkeys(("EXTRA_CLOSURES", "EXTRA_OPENINGS"), "2025-02-30"),
-    **{"PORT": "-1", "KEY_CREDITS_PER_MINUTE": "0", "MARKET_OPEN": "8", "MARKET_CLOSE": "24:00"},
+    **{"PORT": "-1", "KEY_CREDITS_PER_MINUTE": "0", "MARKET_OPEN": "8", "MARKET_CLOSE": "24:05"},
     **{"SYMBOLS": "A,B", "CORS_ORIGINS": "x", "TRUSTED_PROXIES": "x", "PROVIDER": "X"},
     **{"VIRTUAL_CLOCK": "now", "SSL_CERT_PATH": "/x", "SSL_KEY_PATH": "/x"},
     **dict.fromkeys(
@@ -280,7 +282,7 @@ BAD_VALUES = {
 
 def test_a_bad_value_of_every_setting_is_a_fault_that_names_it() -> None:
     # Any text may name a folder or a host: what those are worth only the machine can tell.
-    fields = {name.upper() for name in Settings.model_fields} - {"KEYS", "HOST"}
+    fields = {name.upper() for name in Settings.model_fields} - {"KEYS", "SYMBOL_CALENDARS", "HOST"}
     assert BAD_VALUES.keys() == {name for name in fields if not name.endswith("_DIR")}
     for name, value in BAD_VALUES.items():
         with pytest.raises(FaultySettings) as caught:
@@ -317,3 +319,35 @@ def test_an_uncreatable_backup_dir_is_replaced_with_a_warning(tmp_path: Path) ->
     assert used == blocked / "below", "backup files are no reason to collect nothing"
     assert warning is not None
     assert "No backup files are written" in warning
+
+
+def test_symbols_have_calendars_by_name() -> None:
+    made = settings(SYMBOLS="USDCOP, EURUSD@fx,BTCUSD@24x7")
+    assert made.symbols == ("USDCOP", "EURUSD", "BTCUSD")
+    names = {symbol: calendar.name for symbol, calendar in made.calendars().items()}
+    assert names == {"USDCOP": "default", "EURUSD": "fx", "BTCUSD": "24x7"}
+    assert made.redacted()["SYMBOLS"] == "USDCOP,EURUSD@fx,BTCUSD@24x7"
+    # The configured session is that of the default calendar alone.
+    closing = settings(SYMBOLS="USDCOP,EURUSD@fx", MARKET_OPEN="00:00", MARKET_CLOSE="24:00")
+    assert len(closing.calendar_of("USDCOP").expected_labels(date(2025, 1, 22))) == 288
+    assert closing.redacted()["MARKET_CLOSE"] == "24:00"
+    assert closing.calendar_of("EURUSD").zone.key == "America/New_York"
+
+
+@pytest.mark.parametrize(
+    ("symbols", "told"),
+    [
+        (
+            "EURUSD@nyse",
+            "SYMBOLS: EURUSD@nyse: there is no calendar 'nyse'; there are default, fx, 24x7.",
+        ),
+        ("EURUSD@", "SYMBOLS: EURUSD@: there is no calendar ''; there are default, fx, 24x7."),
+        ("EURUSD,EURUSD@fx", "SYMBOLS must name at least one symbol, and each only once."),
+        ("@fx", "SYMBOLS: '' is not 6 to 10 capital letters or digits like USDCOP."),
+    ],
+)
+def test_a_calendar_that_there_is_not(symbols: str, told: str) -> None:
+    with pytest.raises(FaultySettings) as caught:
+        settings(SYMBOLS=symbols)
+    assert told in caught.value.faults
+    assert caught.value.fields == {"symbols"}

@@ -1,12 +1,12 @@
 """What is wrong with a row. Pure expressions and joins; ``judgement`` decides their order."""
 
-from datetime import date, time
+from datetime import date
 from typing import Final
 
 import holidays
 import polars as pl
 
-from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalendar
+from enhanced_websocket_service.market.calendar import BAR_SECONDS, MIDNIGHT, TradingCalendar
 from enhanced_websocket_service.market.tick import MAX_PRICE
 
 from .grading import PRICES
@@ -56,11 +56,12 @@ def sessions(calendar: TradingCalendar, days: list[date]) -> pl.DataFrame:
         {"date": days, "closure": kinds}, schema={"date": pl.Date, "closure": pl.String}
     )
 
-    def instant(at: time) -> pl.Expr:
-        local = pl.col("date").dt.combine(at).dt.replace_time_zone(calendar.zone.key)
-        return pl.when(pl.col("closure").is_null()).then(local.dt.epoch("s"))
+    def instant(seconds: int) -> pl.Expr:
+        midnight = pl.col("date").dt.combine(MIDNIGHT).dt.replace_time_zone(calendar.zone.key)
+        return pl.when(pl.col("closure").is_null()).then(midnight.dt.epoch("s") + seconds)
 
-    return frame.with_columns(opens=instant(calendar.opens), closes=instant(calendar.closes))
+    last = calendar.closes_s - BAR_SECONDS * (not calendar.closing_label)
+    return frame.with_columns(opens=instant(calendar.opens_s), closes=instant(last))
 
 
 def place(

@@ -63,9 +63,9 @@ class Windows:
     def of(cls, calendar: TradingCalendar, at: int) -> "Windows":
         """The windows of ``calendar``, with the zone's offset at ``at`` (unix seconds)."""
         offset = datetime.fromtimestamp(at, calendar.zone).utcoffset()
-        opens, closes = (t.hour * 3600 + t.minute * 60 for t in (calendar.opens, calendar.closes))
         shift = 0 if offset is None else -int(offset.total_seconds())
-        return cls(opens, closes + BAR_SECONDS - opens, shift)
+        last_bar = BAR_SECONDS * calendar.closing_label
+        return cls(calendar.opens_s, calendar.closes_s + last_bar - calendar.opens_s, shift)
 
 
 def weigh(rows: pl.DataFrame, windows: Windows, *, now: float, known: pl.DataFrame) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -69,6 +69,7 @@ class FileReport:
 class ForeignImport:
     """Imports files of one kind of market.
 
+    :param calendars: the symbols, each with its calendar.
     :param store: where bars are compared and stored; ``None`` allows dry runs only.
     :param simulated: the database's world is a simulated one: what is imported belongs to it.
     :param quarantine: a .csv or .parquet file for the rows of all files, or else a directory with one
@@ -78,16 +79,15 @@ class ForeignImport:
     def __init__(
         self,
         store: ImportStore | None,
-        calendar: TradingCalendar,
+        calendars: Mapping[str, TradingCalendar],
         clock: Clock,
         *,
-        symbols: Sequence[str],
         quarantine: Path,
         band: float = 0.05,
         simulated: bool = False,
     ) -> None:
-        self._store, self._calendar, self._clock = store, calendar, clock
-        self._symbols = tuple(symbols)
+        self._store, self._calendars, self._clock = store, dict(calendars), clock
+        self._symbols = tuple(calendars)
         self._quarantine = quarantine
         self._band, self._simulated = band, simulated
         self._collected: list[pl.DataFrame] = []
@@ -105,12 +105,20 @@ class ForeignImport:
         table = read_table(path)
         source = self.source_of(path)
         judged = {}
-        for symbol, rows in self._by_symbol(table).items():
+        by_symbol = self._by_symbol(table)
+        for symbol in by_symbol:
+            if self._calendars[symbol].round_the_clock:
+                raise DataError(
+                    f"{path}: {symbol} has the calendar {self._calendars[symbol].name}, and where the stamps "
+                    "of a file lie is judged by the hours of a market that rests every day. Fetch its "
+                    "history with `l0 backfill`."
+                )
+        for symbol, rows in by_symbol.items():
             compared = await self._compared(rows, symbol, source)
             judged[symbol] = judge(
                 rows,
                 symbol=symbol,
-                calendar=self._calendar,
+                calendar=self._calendars[symbol],
                 now=self._clock.now(),
                 existing=compared.filter(~pl.col("own")).select(EXISTING.names()),
                 own=compared.filter("own").select(EXISTING.names()),

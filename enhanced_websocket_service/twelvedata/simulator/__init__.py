@@ -8,7 +8,7 @@ from .credits import PLANS
 from .fault_table import FAULTS
 from .faults import BadFault
 from .model import Candle, MarketSource, SimTick, SymbolSource
-from .options import faults_from_options, market_from_options
+from .options import TRIAL_SYMBOLS, faults_from_options, market_from_options
 from .script import load_script
 from .server import Simulator, SimulatorConfig
 from .time_series import Limits
@@ -16,6 +16,7 @@ from .time_series import Limits
 __all__ = [
     "FAULTS",
     "PLANS",
+    "TRIAL_SYMBOLS",
     "BadFault",
     "Candle",
     "Limits",

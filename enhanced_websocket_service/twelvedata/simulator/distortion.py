@@ -41,6 +41,54 @@ class NoisySource:
         return self._source.first_open()
 
 
+class ScaledSource:
+    """A ``SymbolSource`` whose prices are all times ``factor``."""
+
+    def __init__(self, source: SymbolSource, factor: float) -> None:
+        self._source = source
+        self._factor = factor
+
+    def ticks(self, start: int, end: int) -> list[SimTick]:
+        return [scaled(tick, self._factor) for tick in self._source.ticks(start, end)]
+
+    def next_stamp(self, at: int) -> int | None:
+        return self._source.next_stamp(at)
+
+    def last_tick(self, until: int) -> SimTick | None:
+        tick = self._source.last_tick(until)
+        return None if tick is None else scaled(tick, self._factor)
+
+    def candles(self, start: int, end: int) -> list[Candle]:
+        return [
+            Candle(one.open_time, *(round(price * self._factor, 6) for price in one[1:]))
+            for one in self._source.candles(start, end)
+        ]
+
+    def first_open(self) -> int | None:
+        return self._source.first_open()
+
+
+def scaled(tick: SimTick, factor: float) -> SimTick:
+    return SimTick(
+        tick.timestamp,
+        round(tick.price * factor, 6),
+        None if tick.bid is None else round(tick.bid * factor, 6),
+        None if tick.ask is None else round(tick.ask * factor, 6),
+    )
+
+
+def scaled_source(source: SymbolSource, faults: FaultBoard, place: str) -> SymbolSource:
+    """``source`` as it is seen at ``place``: ``price`` or ``bars``."""
+    scale = faults.scale
+    return source if scale is None or place not in scale.at else ScaledSource(source, scale.factor)
+
+
+def streamed_scale(faults: FaultBoard) -> float | None:
+    """The factor of the prices on the socket; ``None``: they are what they are."""
+    scale = faults.scale
+    return None if scale is None or "stream" not in scale.at else scale.factor
+
+
 def noisy(tick: SimTick) -> SimTick:
     return SimTick(
         tick.timestamp,
@@ -54,6 +102,7 @@ def as_quoted(
     params: Mapping[str, str], source: SymbolSource, now: float, faults: FaultBoard
 ) -> tuple[Mapping[str, str], SymbolSource, float]:
     """Parameters, prices and instant of a call for the current price, under ``faults``."""
+    source = scaled_source(source, faults, "price")
     if faults.rest_decimals is not None:
         params = {**params, "dp": str(faults.rest_decimals)}
     if faults.rest_float32:

@@ -16,6 +16,7 @@ from .fault_values import (
     Refusing,
     RestRefusing,
     Revising,
+    Scaling,
     Shuffling,
     Some,
 )
@@ -101,6 +102,12 @@ FAULTS: Final[dict[str, Fault]] = {
         values.whole(1, 1000),
         action=True,
     ),
+    "frozen": Fault(
+        _SYMBOLS,
+        "streamed prices go on with fresh stamps, but price, bid and ask stay those of the last one before",
+        values.which,
+        off=NOBODY,
+    ),
     "no_bid_ask": Fault("true", "prices come without bid and ask", values.boolean, off=False),
     "string_prices": Fault("true", "prices are JSON strings", values.boolean, off=False),
     "double": Fault(
@@ -131,6 +138,11 @@ FAULTS: Final[dict[str, Fault]] = {
         f"per cent -99 .. 1000; or an object with pct, share (of ticks, 0.02), {_TIMES}",
         "a tick is followed by a bad print, its price so much off",
         values.record(BadPrint, {"pct": values.real(-99, 1000), "share": values.share, **_LIMITED}),
+    ),
+    "scale": Fault(
+        "a factor 0.0001 .. 10000; or an object with factor, at (a list of stream, price, bars)",
+        "all prices times the factor: on the socket, in /price and its like, in /time_series",
+        values.record(Scaling, {"factor": values.real(0.0001, 10_000), "at": values.places}),
     ),
     "crossed": Fault(
         f"true, a share of the ticks 0 .. 1; or an object with share, {_TIMES}",
@@ -174,7 +186,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "clock_skew_s": Fault(
         "seconds -3600 .. 3600",
-        "the vendor's clock is so much ahead, or behind: prices, bars, credit minutes and all",
+        "the vendor's clock is so much ahead, or behind: prices, bars, credit minutes, Date headers "
+        "and all",
         values.real(-3600, 3600),
         off=0.0,
     ),
@@ -200,6 +213,12 @@ FAULTS: Final[dict[str, Fault]] = {
         "seconds 0 .. 3600, or a list of lowest and highest (drawn anew every second)",
         "/price, /quote and /exchange_rate show the market as it was so long ago",
         values.between(0, 3600),
+    ),
+    "rest_frozen": Fault(
+        "true",
+        "/price, /quote and /exchange_rate repeat the market as it was when one was first asked meanwhile",
+        values.boolean,
+        off=False,
     ),
     "rest_decimals": Fault(
         "a number 0 .. 11",

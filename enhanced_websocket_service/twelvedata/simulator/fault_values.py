@@ -148,6 +148,18 @@ class BadPrint(Record):
     times: int | None = None
 
 
+SCALABLE: Final = ("stream", "price", "bars")
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling(Record):
+    """All prices times ``factor``, wherever ``at`` names."""
+
+    SHORT: ClassVar[str] = "factor"
+    factor: float
+    at: frozenset[str] = frozenset(SCALABLE)
+
+
 @dataclass(frozen=True, slots=True)
 class Shuffling(Record):
     """A share of the ticks leaves up to ``within_s`` seconds late; 0: order within a second only."""
@@ -272,6 +284,11 @@ def lacking(value: Any) -> Lacking:
     if isinstance(value, list) and value:
         return Lacking(opens=frozenset(_instant(one) for one in value))
     return Lacking(share(value))
+
+
+def places(value: Any) -> frozenset[str]:
+    found = frozenset(_texts(value))
+    return found if found <= set(SCALABLE) else _wrong()
 
 
 def handshake_status(value: Any) -> int | str:

@@ -20,6 +20,7 @@ from .fault_values import (
     Refusing,
     RestRefusing,
     Revising,
+    Scaling,
     Shuffling,
     Some,
     Which,
@@ -76,6 +77,7 @@ class FaultBoard:
     refuse_handshake: Refusing | None
     hang_handshake: bool
     fails: frozenset[str]
+    frozen: Which
     no_bid_ask: bool
     string_prices: bool
     double: Some | None
@@ -83,6 +85,7 @@ class FaultBoard:
     delay_s: Range | None
     future_s: Ahead | None
     outlier: BadPrint | None
+    scale: Scaling | None
     crossed: Some | None
     float32_noise: bool
     slow_frames: Dribbling | None
@@ -93,6 +96,7 @@ class FaultBoard:
     rest_timeout: Hanging | None
     rest_delay_ms: Range | None
     rest_lag_s: Range | None
+    rest_frozen: bool
     rest_decimals: int | None
     rest_float32: bool
     late_candles_s: Range | None

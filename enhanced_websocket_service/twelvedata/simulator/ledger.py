@@ -36,6 +36,8 @@ class Shape(IntFlag):
     BURST = 64  # neither this one
     CROSSED = 128
     NOISE = 256
+    FROZEN = 512  # its price is an older one
+    SCALED = 1024
 
     def names(self) -> str:
         return ",".join(str(one.name).lower() for one in Shape if one and one in self)

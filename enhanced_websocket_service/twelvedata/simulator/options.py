@@ -23,6 +23,8 @@ MOST_TICKS_PER_BAR = 10_000
 
 _BASE_PRICES = {"USD/COP": 4100.0, "EUR/USD": 1.09, "BTC/USD": 95_000.0}
 _VOLATILITY = {"EUR/USD": 0.5, "BTC/USD": 2.0}
+TRIAL_SYMBOLS = ("EUR/USD", "BTC/USD")
+"""The vendor's: every random market has them."""
 _REGIMES: tuple[Regime, ...] = ("onshore", "24x5", "24x7")
 
 
@@ -37,7 +39,7 @@ def market_from_options(
     seed: int = 0,
     regime: str = "onshore",
     symbol: str = "USD/COP",
-    random_symbols: Sequence[str] = ("EUR/USD", "BTC/USD"),
+    random_symbols: Sequence[str] = TRIAL_SYMBOLS,
     spread_bp: float = 1.2,
     missing_quotes: float = 0.02,
     calendar: TradingCalendar | None = None,

@@ -23,7 +23,7 @@ from .answers import (
     json_answer,
 )
 from .credits import CreditLedger, Plan, Usage
-from .distortion import as_quoted, candle_faults
+from .distortion import as_quoted, candle_faults, scaled_source
 from .faults import FaultBoard
 from .model import MarketSource, SymbolInfo, SymbolSource, describe
 from .refusals import NOT_FOUND, rest_refusal, text_answer
@@ -74,6 +74,7 @@ class RestVendor:
         self._batch_limit = batch_limit
         self.ledger = CreditLedger(plan)
         self._years = quotes.YearRanges()
+        self._frozen_at: float | None = None  # while REST is frozen
         self._infos = {symbol: describe(symbol) for symbol in market.symbols}
         self._per_symbol: dict[str, _PerSymbol] = {
             "/time_series": self._time_series,
@@ -178,25 +179,34 @@ class RestVendor:
         if self._faults.empty_windows:
             raise Refusal(400, NO_DATA, {"symbol": info.symbol, "interval": query.interval})
         faults = candle_faults(self._faults, info.symbol)
+        source = scaled_source(source, self._faults, "bars")
         body = time_series(query, info, source, now, self._limits, faults)
         return csv_text(body, query.delimiter) if query.csv else body
 
     def _price(
         self, params: Mapping[str, str], _info: SymbolInfo, source: SymbolSource, now: float
     ) -> dict[str, Any]:
-        return quotes.price(*as_quoted(params, source, now, self._faults))
+        return quotes.price(*as_quoted(params, source, self._frozen(now), self._faults))
 
     def _exchange_rate(
         self, params: Mapping[str, str], info: SymbolInfo, source: SymbolSource, now: float
     ) -> dict[str, Any]:
-        params, source, now = as_quoted(params, source, now, self._faults)
+        params, source, now = as_quoted(params, source, self._frozen(now), self._faults)
         return quotes.exchange_rate(params, info, source, now)
 
     def _quote(
         self, params: Mapping[str, str], info: SymbolInfo, source: SymbolSource, now: float
     ) -> dict[str, Any]:
-        params, source, now = as_quoted(params, source, now, self._faults)
+        params, source, now = as_quoted(params, source, self._frozen(now), self._faults)
         return quotes.quote(params, info, source, now, self._limits, self._years)
+
+    def _frozen(self, now: float) -> float:
+        """The instant whose market is shown."""
+        if not self._faults.rest_frozen:
+            self._frozen_at = None
+        elif self._frozen_at is None:
+            self._frozen_at = now
+        return now if self._frozen_at is None else self._frozen_at
 
     def _batch(self, request: Request, now: float) -> Answer:
         """``POST /batch``: every member is a call of its own, with its own key or the outer one."""

@@ -3,7 +3,8 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from email.utils import formatdate
 from typing import Any
 
 import structlog
@@ -196,10 +197,17 @@ class Simulator:
             answer = self._control.answer(request)
         else:
             answer = await self._vendor(request, receive)
+            answer = replace(answer, headers=(*answer.headers, ("date", self._date())))
         await _respond(send, answer)
+
+    def _date(self) -> str:
+        """The ``Date`` header, by the vendor's clock."""
+        return formatdate(int(self._clock.now() + self._faults.clock_skew_s), usegmt=True)
 
     async def _vendor(self, request: Request, receive: Receive) -> Answer:
         """The vendor's REST answer, after all the delay that faults put before it."""
+        if request.path == "/":
+            return NOT_FOUND  # asked for its Date header only; no call of the API
         now = self._clock.now()
         known = request.path in self._rest.paths
         answer = self._rest.answer(request, now + self._faults.clock_skew_s)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from .distortion import noisy
+from .distortion import noisy, scaled, streamed_scale
 from .fault_values import draw
 from .faults import FaultBoard
 from .ledger import Shape
@@ -26,7 +26,16 @@ class Departure(NamedTuple):
     shape: int = 0
 
 
-_SHAPING = ("double", "disorder", "delay_s", "future_s", "outlier", "crossed", "float32_noise")
+_SHAPING = (
+    "double",
+    "disorder",
+    "delay_s",
+    "future_s",
+    "outlier",
+    "crossed",
+    "float32_noise",
+    "scale",
+)
 
 
 class Shaper:
@@ -71,6 +80,8 @@ class Shaper:
         faults = self._faults
         stamp = tick.timestamp
         at = float(stamp)
+        if (factor := streamed_scale(faults)) is not None:
+            tick, shape = scaled(tick, factor), shape | Shape.SCALED
         if faults.float32_noise:
             tick, shape = noisy(tick), shape | Shape.NOISE
         if tick.bid is not None and self._chosen("crossed", symbol, stamp, i):

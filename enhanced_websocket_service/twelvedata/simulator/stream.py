@@ -19,7 +19,7 @@ from enhanced_websocket_service.clock import Clock
 from .agenda import Agenda
 from .clients import Doorbook, Socket, StreamClient
 from .credits import Plan
-from .distortion import noisy
+from .distortion import noisy, scaled, streamed_scale
 from .fault_table import FAULTS
 from .faults import FaultBoard
 from .ledger import SentLedger, Shape
@@ -91,6 +91,8 @@ class PriceStream:
         self._encoders = {symbol: PriceEncoder(info) for symbol, info in self._infos.items()}
         self._clients: list[StreamClient] = []  # oldest first
         self._frozen: list[Socket] = []
+        self._sent: dict[str, SimTick] = {}  # by symbol, the last one that was not frozen
+        self._still: dict[str, SimTick] = {}  # by symbol, the one whose price is repeated
         self._next_id = 1
         self._position = _whole_second(clock.now()) - 1
         self._reached = float(self._position)
@@ -272,6 +274,8 @@ class PriceStream:
             if tick is None or symbol in self._faults.mute or symbol in client.silent:
                 continue
             shape = Shape.RESENT
+            if (factor := streamed_scale(self._faults)) is not None:
+                tick, shape = scaled(tick, factor), shape | Shape.SCALED
             if self._faults.float32_noise:
                 tick, shape = noisy(tick), shape | Shape.NOISE
             client.socket.write(self._encoded(symbol, tick, self._clock.now(), shape))
@@ -312,6 +316,12 @@ class PriceStream:
         return [(client, symbols) for client, symbols in pairs if symbols]
 
     def _encoded(self, symbol: str, tick: SimTick, left: float, shape: int = 0) -> bytes:
+        if symbol in self._faults.frozen:
+            still = self._still.setdefault(symbol, self._sent.get(symbol, tick))
+            tick, shape = still._replace(timestamp=tick.timestamp), shape | Shape.FROZEN
+        else:
+            self._still.pop(symbol, None)
+            self._sent[symbol] = tick
         quotes = not self._faults.no_bid_ask
         self.ledgers[symbol].add(tick, left, shape, quotes=quotes)
         return self._encoders[symbol].frame(tick, strings=self._faults.string_prices, quotes=quotes)

@@ -74,6 +74,25 @@ def _mute(
     )
 
 
+def _lie(name: str, what: str, sets: dict[str, object], *, lasts_s: float) -> Expectation:
+    """The socket is dead within half a minute although prices come, and REST serves until they are new."""
+    return Expectation(
+        name,
+        what,
+        sets,
+        lasts_s=lasts_s,
+        verdicts=GIVEN_UP,
+        found_s=30.0,
+        reconnects=Bounds(1, 12),
+        credits={"liveness": Bounds(2, 10), "poll": Bounds(1, 400)},
+        rest_prices=Bounds(1, 400),
+        ticks="withheld",
+        flags={},
+        live_bars=False,
+        partial=True,
+    )
+
+
 CONNECTIONS = Stage(
     "connections",
     title="The connection breaks",
@@ -193,5 +212,38 @@ SILENCE = Stage(
     ),
 )
 
-STAGES = (CONNECTIONS, REFUSALS, SILENCE, POLLING, TICKS, HISTORY)
+LIES = Stage(
+    "lies",
+    title="The socket, or REST, brings what is long past",
+    speed=12,
+    starts="12:56:00",
+    calm_s=75.0,
+    faults=(
+        Expectation(
+            "rest_frozen",
+            "REST repeats one price, while the stream moves",
+            {"rest_frozen": True},
+            lasts_s=40.0,
+            verdicts=(),
+            found_s=None,
+            reconnects=NONE,
+            credits={"poll": NONE, "liveness": NONE},
+            rest_prices=NONE,
+        ),
+        _lie(
+            "frozen",
+            "prices go on with fresh stamps, but each is that of the beginning, on new sockets too",
+            {"frozen": True},
+            lasts_s=60.0,
+        ),
+        _lie(
+            "late",
+            "each tick comes three minutes after its stamp",
+            {"delay_s": 180},
+            lasts_s=300.0,
+        ),
+    ),
+)
+
+STAGES = (CONNECTIONS, REFUSALS, SILENCE, LIES, POLLING, TICKS, HISTORY)
 ALL = tuple((stage, one) for stage in STAGES for one in stage.faults)

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Ticks = Literal["all", "broken_off", "polled"]
+Ticks = Literal["all", "broken_off", "polled", "withheld"]
 """``all``: every tick the simulator sent is stored, in order, and no other. ``broken_off``: the same, but
-what was under way when the connection died may be missing. ``polled``: only REST prices are due."""
+what was under way when the connection died may be missing. ``polled``: only REST prices are due.
+``withheld``: while REST serves, nothing is due of a stream that is not to be believed."""
 
 
 @dataclass(frozen=True)

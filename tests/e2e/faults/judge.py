@@ -16,6 +16,7 @@ Said = tuple[int, float, float | None, float | None]
 PRICE_TOLERANCE = 0.51
 """What a REST price may be rounded to."""
 REST_LAG_S = 30
+REFUSED = {"outlier", "scaled"}
 REPAIR_WITHIN_S = 900
 
 
@@ -60,7 +61,7 @@ def match(report: Report, stored: Stored) -> Matched:
         for i, one in enumerate(sent)
         if i not in taken
         and not (resent[i] and one in everything)
-        and "outlier" not in report.sent[i]["faults"]  # refused, which is judged elsewhere
+        and not REFUSED & {*report.sent[i]["faults"].split(",")}  # which is judged elsewhere
     ]
     return found
 

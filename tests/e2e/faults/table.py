@@ -35,8 +35,8 @@ _COLUMNS = {
     "reconnects": "attempts to connect while it lasts",
     "credits": "spent by purpose until it is over; *bars*: calls for its bars until 15 minutes later",
     "ticks": "what must be stored of what the simulator sent: *all*, in order, offsets without a "
-    "hole; *broken off*: all but what was under way when the connection died; and how many prices "
-    "come by REST",
+    "hole; *broken off*: all but what was under way when the connection died; *withheld*: those of a "
+    "stream that is not to be believed may be missing; and how many prices come by REST",
     "bars": "*live*: those made of ticks equal the recording, too. *vendor's*: ticks are missing in "
     "the live ones; the final ones equal the recording. *partial*: and the live ones say so",
     "missing": "slots without a final bar when all is over",

@@ -46,6 +46,24 @@ class ManualClock:
                 await asyncio.sleep(0)
 
 
+class SetManualClock(ManualClock):
+    """A manual clock that is wrong by ``error``: whoever sleeps for a while does not notice."""
+
+    def __init__(self, now: float = 1_000_000_000.0) -> None:
+        super().__init__(now)
+        self.error = 0.0
+
+    def now(self) -> float:
+        return self._now + self.error
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep_until(self._now + seconds)
+
+    async def sleep_until(self, instant: float) -> None:
+        while self.now() < instant:
+            await self.sleep(1.0)
+
+
 class JumpingClock(ManualClock):
     """Whoever sleeps on it moves it; for one task at a time."""
 

@@ -28,7 +28,8 @@ class Counting(BackgroundFeed):
     async def _run(self) -> None:
         try:
             for number in range(self.total):
-                await self._deliver([quote(number)])
+                self.put(quote(number))
+                await self.room()
                 self.delivered += 1
             if self.error is not None:
                 raise self.error
@@ -45,7 +46,7 @@ class Deaf(BackgroundFeed):
         self.cancelled = 0
 
     async def _run(self) -> None:
-        await self._deliver([quote(0)])
+        self.put(quote(0))
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -107,7 +108,7 @@ async def test_a_cancelled_pull_loses_nothing() -> None:
     with pytest.raises(asyncio.CancelledError):
         await pull
     assert feed.running
-    await feed._deliver([quote(7)])
+    feed.put(quote(7))
     assert await take(feed, 1) == [7]
     await feed.aclose()
     assert not feed.running

@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from enhanced_websocket_service.feeds.liveness import Liveness
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor
 from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
 
+from .alone import Alone
 from .test_stream import Bench
 from .vendor import Vendor, price, running_vendor, until
 
@@ -48,18 +49,18 @@ async def vendor() -> AsyncIterator[Vendor]:
 def leased(vendor: Vendor, leases: Leases, keys: int) -> Bench:
     bench = Bench(vendor, keys)
     metrics = Metrics()
-    bench.feed = StreamFeed(
+    stream = StreamFeed(
         vendor.url,
         KeyPool([ApiKey(f"G1_{i + 1}", f"s3cret-lease-{i}") for i in range(keys)]),
         ("USDCOP",),
         bench.clock,
         Provider("simulator"),
         metrics,
-        liveness=Liveness(("USDCOP",), bench.clock, metrics),
+        liveness=LivenessMonitor(("USDCOP",), bench.clock, metrics),
         leases=leases,
-        on_event=bench.events.append,
         jitter=lambda: 1.0,
     )
+    bench.feed = Alone(stream, bench.events)
     return bench
 
 

@@ -18,6 +18,7 @@ from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
 from enhanced_websocket_service.twelvedata.protocol import our_symbol
 from enhanced_websocket_service.twelvedata.rest import RestClient
 
+from .alone import Alone
 from .clocks import ManualClock
 from .vendor import until
 
@@ -42,6 +43,8 @@ class Prices(httpx.AsyncBaseTransport):
 
 
 class Bench:
+    believing = True
+
     def __init__(self, symbols: tuple[str, ...] = ("USDCOP",)) -> None:
         self.clock = ManualClock(1_000_000_000.5)
         self.prices = Prices()
@@ -52,21 +55,27 @@ class Bench:
         self.rest = RestClient(
             "http://vendor.test", pool, self.clock, provider, Metrics(), self.prices
         )
-        self.feed = PollingFeed(
+        polling = PollingFeed(
             self.rest,
             symbols,
             self.clock,
             provider,
             pace=lambda _: self.pace,
             is_open=lambda _: self.open,
+            last_price=lambda symbol: self.accepted.get(symbol),
+            witness=lambda *said: self.witnessed.append(said),
             backoff=Backoff(base=2.0, cap=60.0, jitter=lambda: 1.0),
         )
+        self.feed = Alone(polling)
         self.quotes: list[Quote] = []
+        self.accepted: dict[str, float] = {}  # as the pipeline would
+        self.witnessed: list[tuple[str, float]] = []
         self._consumer = asyncio.create_task(self._consume())
 
     async def _consume(self) -> None:
         async for batch in self.feed:
             self.quotes += batch
+            self.accepted |= {quote.symbol: quote.price for quote in batch if self.believing}
 
     @property
     def asked(self) -> int:
@@ -178,7 +187,7 @@ async def test_symbols_can_be_taken_away_and_given_back(bench: Bench) -> None:
     bench.feed.set_symbols(())
     await bench.clock.pass_time(100)
     assert bench.asked == 1
-    bench.feed.note_price("USDCOP", 4005.0)
+    bench.accepted["USDCOP"] = 4005.0
     bench.prices.values["USDCOP"] = 4005.0
     bench.feed.set_symbols(("USDCOP",))
     await until(lambda: bench.asked == 2)  # at once
@@ -198,3 +207,24 @@ async def test_an_answer_for_a_symbol_taken_away_is_dropped(bench: Bench) -> Non
     for _ in range(50):
         await asyncio.sleep(0)
     assert len(bench.quotes) == 1
+
+
+async def test_every_answer_is_a_witness_also_one_that_changed_nothing(bench: Bench) -> None:
+    await until(lambda: bench.quotes)
+    await bench.clock.pass_time(20)
+    assert bench.asked == 11
+    assert bench.witnessed == [("USDCOP", 4000.0)] * 11
+    assert len(bench.quotes) == 1
+
+
+async def test_a_price_that_was_not_accepted_stays_a_change(bench: Bench) -> None:
+    await until(lambda: bench.quotes)
+    bench.believing = False
+    bench.prices.values["USDCOP"] = 4300.0
+    await bench.clock.pass_time(2)
+    bench.prices.values["USDCOP"] = 4000.0
+    await bench.clock.pass_time(2)
+    assert [quote.price for quote in bench.quotes] == [4000.0, 4300.0], "it was back at the known"
+    bench.prices.values["USDCOP"] = 4300.0
+    await bench.clock.pass_time(4)
+    assert [quote.price for quote in bench.quotes[2:]] == [4300.0, 4300.0]

@@ -18,6 +18,7 @@ from enhanced_websocket_service.twelvedata.backoff import Backoff
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
 from enhanced_websocket_service.twelvedata.rest import RestClient
 
+from .alone import Alone
 from .clocks import ManualClock
 from .vendor import until
 
@@ -57,6 +58,8 @@ class Waiting(httpx.AsyncBaseTransport):
 
 
 class Bench:
+    believing = True
+
     def __init__(self, keys: int = 4) -> None:
         self.clock = ManualClock(1_000_000_030.0)
         self.wire = Waiting(self.clock)
@@ -67,21 +70,27 @@ class Bench:
         self.rest = RestClient(
             "http://vendor.test", pool, self.clock, provider, self.metrics, self.wire
         )
-        self.feed = PollingFeed(
+        polling = PollingFeed(
             self.rest,
             ["USDCOP"],
             self.clock,
             provider,
             pace=lambda _: self.pace,
+            last_price=lambda symbol: self.accepted.get(symbol),
+            witness=lambda *said: self.witnessed.append(said),
             backoff=Backoff(base=2.0, cap=60.0, jitter=lambda: 1.0),
             metrics=self.metrics,
         )
+        self.feed = Alone(polling)
         self.quotes: list[Quote] = []
+        self.accepted: dict[str, float] = {}  # as the pipeline would
+        self.witnessed: list[tuple[str, float]] = []
         self._consumer = asyncio.create_task(self._consume())
 
     async def _consume(self) -> None:
         async for batch in self.feed:
             self.quotes += batch
+            self.accepted |= {quote.symbol: quote.price for quote in batch if self.believing}
 
     @property
     def prices(self) -> list[float]:
@@ -122,7 +131,7 @@ async def test_a_slow_vendor_does_not_set_the_pace(bench: Bench) -> None:
 
 async def test_after_a_stall_no_credit_is_spent_twice(bench: Bench) -> None:
     keys, two_spent = bench.rest.keys, 4 * 800 - 2
-    bench.feed._pace = lambda now: 2.0 if keys.left(now) > two_spent else math.inf
+    bench.feed.source._pace = lambda now: 2.0 if keys.left(now) > two_spent else math.inf
     await until(lambda: bench.asked == 1)
     await bench.clock.pass_time(30, step=30)
     assert bench.asked == 2
@@ -210,10 +219,20 @@ async def test_a_key_that_fails_is_replaced_by_another_at_once(
 async def test_what_was_asked_before_the_stream_had_the_symbol_is_old(bench: Bench) -> None:
     await until(lambda: bench.asked == 1)
     bench.feed.set_symbols(())
-    bench.feed.note_price("USDCOP", 4010.0)
+    bench.accepted["USDCOP"] = 4010.0
     bench.feed.set_symbols(("USDCOP",))
     await bench.clock.pass_time(2)
     bench.wire.answer(0, 4000.0)
     bench.wire.answer(1, 4011.0)
     await until(lambda: bench.quotes)
     assert bench.prices == [4011.0]
+
+
+async def test_an_answer_that_a_later_question_overtook_is_no_witness(bench: Bench) -> None:
+    await until(lambda: bench.asked == 1)
+    await bench.clock.pass_time(2)
+    bench.wire.answer(1, 4300.0)
+    await until(lambda: bench.quotes)
+    bench.wire.answer(0, 4000.0)
+    await until(lambda: bench.polls("superseded") == 1)
+    assert bench.witnessed == [("USDCOP", 4300.0)]

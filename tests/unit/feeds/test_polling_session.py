@@ -23,6 +23,7 @@ from enhanced_websocket_service.twelvedata.planner import CreditPlanner
 from enhanced_websocket_service.twelvedata.rest import RestClient
 from enhanced_websocket_service.twelvedata.simulator.credits import PLANS, CreditLedger
 
+from .alone import Alone
 from .clocks import IdleClock
 
 OPENS = 1_749_042_000.0  # 2025-06-04 13:00:00 UTC
@@ -79,14 +80,16 @@ class Session:
         rest = RestClient("http://vendor.test", pool, clock, provider, Metrics(), vendor)
         planner = CreditPlanner(pool)
         self.planned = planner.plan(OPENS, closes).poll_credits
-        feed = PollingFeed(
+        polling = PollingFeed(
             rest,
             ["USDCOP"],
             clock,
             provider,
             pace=lambda now: planner.poll_interval(now, closes),
             is_open=lambda now: OPENS <= now < closes,
+            last_price=lambda _: self.quotes[-1].price if self.quotes else None,
         )
+        feed = Alone(polling)
 
         async def consume() -> None:
             async for batch in feed:

@@ -6,14 +6,15 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from structlog.testing import capture_logs
 
-from enhanced_websocket_service.feeds.liveness import Liveness
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor
 from enhanced_websocket_service.feeds.stream import StreamEvent, StreamFeed
-from enhanced_websocket_service.market.liveness import always_open
+from enhanced_websocket_service.market.liveness.detector import always_open
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool, Lease
 
+from .alone import Alone
 from .clocks import ManualClock
 from .vendor import STAMP, Vendor, granted, price, refused, running_vendor, until
 
@@ -35,23 +36,23 @@ class Bench:
         self.events: list[StreamEvent] = []
         self.metrics = Metrics()
         self.keys = KeyPool([ApiKey(f"G1_{i + 1}", SECRETS[i]) for i in range(keys)])
-        self.feed = StreamFeed(
+        stream = StreamFeed(
             vendor.url,
             self.keys,
             symbols,
             self.clock,
             Provider("simulator"),
             self.metrics,
-            liveness=Liveness(
+            liveness=LivenessMonitor(
                 symbols,
                 self.clock,
                 self.metrics,
-                session_at=lambda at: always_open(at) if self.open else None,
+                session_at=lambda _, at: always_open(at) if self.open else None,
                 ask=self._ask,
             ),
-            on_event=self.events.append,
             jitter=lambda: 1.0,
         )
+        self.feed = Alone(stream, self.events)
         self.quotes: list[Quote] = []
         self._consumer: asyncio.Task[None] | None = None
 
@@ -309,8 +310,11 @@ async def test_backoff_grows_is_capped_and_resets_only_after_data(
     await bench.received(2)
     assert bench.feed._backoff.failures == 9
     bench.clock.advance(30)
-    await vendor.send(price(4002))
+    await vendor.send(price(4002))  # of long before the connection
     await bench.received(3)
+    assert bench.feed._backoff.failures == 9
+    await vendor.send(price(4003, int(bench.clock.now())))
+    await bench.received(4)
     assert bench.feed._backoff.failures == 0
 
 

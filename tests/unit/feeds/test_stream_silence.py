@@ -138,10 +138,10 @@ async def test_closing_in_the_turn_in_which_it_dies_ends_it(vendor: Vendor, turn
         await bench.feed.aclose()
 
     def on_news() -> None:
-        if not closing and bench.feed.liveness.judges["USDCOP"].verdict == "dead":
+        if not closing and bench.feed.liveness.detectors["USDCOP"].verdict == "dead":
             closing.append(asyncio.create_task(close()))
 
-    bench.feed.liveness.on_news = on_news
+    bench.feed.liveness.subscribe(on_news)
     while not closing:
         await bench.clock.pass_time(1)
     async with asyncio.timeout(40):
@@ -191,7 +191,8 @@ class TestOneOfTwo:
             await second(number)
         assert len(vendor.sockets) == 1
         assert 3 <= vendor.count("subscribe") <= 7, "at growing intervals"
-        await vendor.send(price(4100), price(4101, STAMP + 1))
+        now = int(two.clock.now())
+        await vendor.send(price(4100, now - 1), price(4101, now))
         await until(lambda: two.feed.status().verdict == "live")
 
     async def test_when_all_are_dead_the_connection_is_replaced(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
 
-from enhanced_websocket_service.errors import VendorError
+from enhanced_websocket_service.errors import NotEntitled, VendorError
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.l0.absences import Absences
 from enhanced_websocket_service.market.bar import Bar
@@ -79,7 +79,8 @@ class StillClock:
 class FakeVendor:
     """Gives at most ``cap`` bars of a window: those nearest its end, as the vendor is believed to.
 
-    ``from_start`` cuts at the wrong end; ``fail_at`` raises on that call, counted from 1.
+    ``from_start`` cuts at the wrong end; ``fail_at`` raises on that call, counted from 1; ``excluded`` is a
+    symbol that no plan includes.
     """
 
     def __init__(
@@ -89,7 +90,9 @@ class FakeVendor:
         *,
         from_start: bool = False,
         fail_at: int | None = None,
+        excluded: str | None = None,
     ) -> None:
+        self.excluded = excluded
         self.bars = sorted(bars, key=lambda one: one.open_time)
         self.cap, self.from_start, self.fail_at = cap, from_start, fail_at
         self.calls: list[tuple[int, int, str]] = []
@@ -104,9 +107,11 @@ class FakeVendor:
         outputsize: int = 5000,
         purpose: str,
     ) -> list[Bar]:
-        assert symbol == "USDCOP"
         assert interval_s == 300
         assert start <= end
+        if symbol == self.excluded:
+            raise NotEntitled(f"{symbol} is available starting with the Grow plan.")
+        assert symbol == "USDCOP"
         self.calls.append((start, end, purpose))
         if self.fail_at == len(self.calls):
             raise VendorError("The vendor is out of order.")
@@ -129,8 +134,8 @@ class FakeStore:
 
     async def slots_present(self, symbol: str, start: int, end: int) -> dict[int, list[str]]:
         present: dict[int, list[str]] = {}
-        for slot, source in sorted(self.rows):
-            if start <= slot < end:
+        for (slot, source), one in sorted(self.rows.items()):
+            if start <= slot < end and one.symbol == symbol:
                 present.setdefault(slot, []).append(source)
         return present
 

@@ -2,14 +2,21 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
-from enhanced_websocket_service.errors import ConfigurationError, DatabaseUnavailable, L0Error
+from enhanced_websocket_service.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    L0Error,
+    PartlyDone,
+)
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.l0.backup import BackupSet, to_bars
 from enhanced_websocket_service.l0.pipeline import L0Pipeline
@@ -37,7 +44,13 @@ START, END = date(2025, 6, 3), date(2025, 6, 6)
 class House:
     """An L0 pipeline on a fake vendor and store, with real files."""
 
-    def __init__(self, directory: Path, vendor: FakeVendor, store: FakeStore | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        vendor: FakeVendor,
+        store: FakeStore | None = None,
+        symbols: Sequence[str] = ("USDCOP",),
+    ) -> None:
         self.vendor, self.store = vendor, store or FakeStore()
         self.clock = StillClock(NOW)
         self.flag = ReadyFlag(directory / "signals", self.clock)
@@ -47,10 +60,9 @@ class House:
         self.pipeline = L0Pipeline(
             rest=vendor,
             database=self.store,
-            calendar=CALENDAR,
+            calendars=dict.fromkeys(symbols, CALENDAR),
             clock=self.clock,
             provider=SIMULATOR,
-            symbols=["USDCOP"],
             backup_dir=self.backups,
             flag=self.flag,
             failures=self.failures,
@@ -82,7 +94,7 @@ async def test_backfill_writes_database_set_and_flag(tmp_path: Path) -> None:
     assert state.timestamp == "2025-06-06T18:00:00-05:00"
     assert state.details["source"] == "simulator"
     assert state.details["symbols"]["USDCOP"]["rows"] == 240
-    assessment = await house.pipeline.assess()
+    assessment = await house.pipeline.assess("USDCOP")
     assert assessment.ok
 
 
@@ -146,10 +158,10 @@ async def test_a_repair_stores_bars_whatever_the_file_system_says(
         (told,) = house.failures.present
         assert told.part == "backup files"
         assert os.strerror(fault) in told.reason
-        await house.pipeline.repair()
+        await house.pipeline.repair("USDCOP")
         assert len(house.store.rows) == 233
         calls = len(house.vendor.calls)
-        await house.pipeline.repair()
+        await house.pipeline.repair("USDCOP")
         assert len(house.vendor.calls) == calls
         assert {one.part for one in house.failures.present} == {
             "backup files",
@@ -165,7 +177,7 @@ async def test_a_repair_stores_bars_whatever_the_file_system_says(
 
 async def test_what_the_folder_lacks_is_seen_again_when_it_is_gone_later(tmp_path: Path) -> None:
     house = House(tmp_path, FakeVendor(session_bars(*WEEK)))
-    await house.pipeline.repair()
+    await house.pipeline.repair("USDCOP")
     shutil.rmtree(house.backups)
     house.backups.write_text("a file in its place")
     await house.pipeline.check_files()
@@ -249,7 +261,7 @@ async def test_a_gaps_file_that_could_not_be_read_is_well_once_it_can_be(
     house = House(tmp_path, FakeVendor(session_bars(*WEEK)))
     path = absences(house.backups).path
     path.mkdir(parents=True)
-    await house.pipeline.repair()
+    await house.pipeline.repair("USDCOP")
     assert [one.part for one in house.failures.present] == ["vendor gaps file of USDCOP"]
     await house.pipeline.check_files()
     assert [one.part for one in house.failures.present] == ["vendor gaps file of USDCOP"]
@@ -308,21 +320,21 @@ async def test_repair_leaves_the_flag_alone(tmp_path: Path, flagged: bool) -> No
     house = House(tmp_path, FakeVendor(session_bars(*WEEK)), FakeStore(session_bars(*WEEK[:3])))
     if flagged:
         house.flag.write({"writer": "somebody else"})
-    assert not (await house.pipeline.assess()).ok
-    await house.pipeline.repair()
-    assert (await house.pipeline.assess()).ok
+    assert not (await house.pipeline.assess("USDCOP")).ok
+    await house.pipeline.repair("USDCOP")
+    assert (await house.pipeline.assess("USDCOP")).ok
     assert house.flag.read().exists == flagged
     assert (await house.set.read())[1].rows == 240
     assert house.vendor.calls[0][2] == "repair"
     written = house.set.metadata.stat().st_mtime_ns
-    await house.pipeline.repair()  # nothing came: nothing is written
+    await house.pipeline.repair("USDCOP")  # nothing came: nothing is written
     assert house.set.metadata.stat().st_mtime_ns == written
 
 
 async def test_only_bars_of_the_configured_provider_count(tmp_path: Path) -> None:
     real = [bar(one.open_time, "twelvedata") for one in session_bars(*WEEK)]
     house = House(tmp_path, FakeVendor(session_bars(*WEEK[:2])), FakeStore(real))
-    assessment = await house.pipeline.assess()
+    assessment = await house.pipeline.assess("USDCOP")
     assert assessment.present == 0
     assert assessment.data_freshness_hours is None
     await house.pipeline.backfill(START, END)
@@ -371,7 +383,7 @@ async def test_a_database_that_is_gone_is_an_l0_error_of_the_command(tmp_path: P
     with pytest.raises(L0Error, match="PostgreSQL cannot be reached"):
         await house.pipeline.backfill(START, END)
     with pytest.raises(DatabaseUnavailable):
-        await house.pipeline.assess()
+        await house.pipeline.assess("USDCOP")
 
 
 def text(report: Any) -> str:
@@ -379,3 +391,41 @@ def text(report: Any) -> str:
     with console.capture() as capture:
         console.print(render(report))
     return capture.get()
+
+
+@pytest.mark.parametrize("symbols", [("BTCUSD", "USDCOP"), ("USDCOP", "BTCUSD")])
+async def test_a_symbol_that_the_plan_excludes_stops_no_other(
+    tmp_path: Path, symbols: Sequence[str]
+) -> None:
+    """C6: the order of SYMBOLS decides nothing."""
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK), excluded="BTCUSD"), symbols=symbols)
+    with pytest.raises(L0Error):
+        await house.pipeline.repair("BTCUSD")
+    with pytest.raises(PartlyDone, match="BTCUSD is available starting with the Grow plan") as told:
+        await house.pipeline.backfill(START, END)
+    assert "Done, and named in the ready flag: USDCOP." in str(told.value)
+    (result,) = told.value.results
+    assert result_dict(result)["bars_written"] == 240
+    flag = house.flag.read()
+    assert flag.ready
+    assert list(flag.details["symbols"]) == ["USDCOP"]
+    assert list(flag.details["failed"]) == ["BTCUSD"]
+    assert (await house.pipeline.assess("USDCOP")).ok
+
+
+async def test_when_no_symbol_is_done_the_flag_stays_withdrawn(tmp_path: Path) -> None:
+    house = House(tmp_path, FakeVendor(session_bars(*WEEK), excluded="BTCUSD"), symbols=("BTCUSD",))
+    house.flag.write({})
+    with pytest.raises(L0Error, match="The ready flag stays withdrawn") as told:
+        await house.pipeline.backfill(START, END)
+    assert not isinstance(told.value, PartlyDone)
+    assert not house.flag.path.exists()
+
+
+async def test_prices_that_the_tables_cannot_hold_are_told(tmp_path: Path) -> None:
+    """C12: all bars are there, each of them rounded away."""
+    small = [replace(one, close=0.000245) for one in session_bars(*WEEK)]
+    house = House(tmp_path, FakeVendor([]), FakeStore(small))
+    found = await house.pipeline.assess("USDCOP")
+    assert not found.ok
+    assert "does not fit DECIMAL(12,6)" in found.reasons[0]

@@ -190,11 +190,24 @@ def test_after_a_clock_was_ahead_for_a_while_bars_are_built_again() -> None:
     aggregator.add(tick(START + 10, 4100.0))
     (early,) = aggregator.advance(START + 7200, grace=60)
     assert not aggregator.accepts(START + 900)
-    assert aggregator.advance(START + 15, grace=60) == []
+    (doubtful,) = aggregator.advance(START + 15, grace=60)
+    assert (doubtful.revision, doubtful.certificate.partial) == (1, True)  # type: ignore[union-attr] - a live bar
     assert aggregator.accepts(START + 900)
     # What was published is not begun anew under revision 0.
     assert not aggregator.accepts(START + 20)
     assert early.revision == 0
+
+
+def test_a_bar_that_the_clock_leaps_over_does_not_say_that_it_is_whole() -> None:
+    aggregator = BarAggregator("USDCOP")
+    closed = []
+    for second in range(100):
+        aggregator.add(tick(START + second, 4100.0))
+        closed += aggregator.advance(START + second, grace=60)
+    (leapt,) = aggregator.advance(START + 3700, grace=60)
+    assert closed == []
+    assert leapt.certificate is not None
+    assert leapt.certificate.partial
 
 
 def test_a_clock_that_runs_on_a_little_unevenly_is_not_set_back() -> None:

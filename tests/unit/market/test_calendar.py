@@ -1,7 +1,8 @@
 """The calendar against the list of closures that was checked against six years of bars."""
 
 import csv
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -9,9 +10,12 @@ from hypothesis import strategies as st
 
 from enhanced_websocket_service.market.calendar import (
     BOGOTA,
+    CALENDARS,
+    MIDNIGHT,
     TradingCalendar,
     is_trading_day,
     iso_local,
+    named_calendar,
 )
 from tests.shared_data import shared
 
@@ -102,3 +106,96 @@ def test_times_are_written_as_the_standard_library_writes_them(instant: float) -
 @pytest.mark.parametrize("instant", [1748955600.9999999, -0.5, 0.9999996, 1748955600.0000004])
 def test_microseconds_are_rounded_into_the_next_second(instant: float) -> None:
     assert iso_local(instant) == datetime.fromtimestamp(instant, BOGOTA).isoformat()
+
+
+NEW_YORK = ZoneInfo("America/New_York")
+INSTANTS = st.integers(1_514_764_800, 2_051_222_400)  # 2018 to 2034
+
+
+def utc_at(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("opens", "closes"),
+    [
+        # A week each, in UTC by hand: New York is 5 hours behind in winter, 4 in summer.
+        ("2025-01-12T22:00", "2025-01-17T22:00"),
+        ("2025-03-02T22:00", "2025-03-07T22:00"),
+        ("2025-03-09T21:00", "2025-03-14T21:00"),  # the clocks went ahead that morning
+        ("2025-10-26T21:00", "2025-10-31T21:00"),
+        ("2025-11-02T22:00", "2025-11-07T22:00"),  # and back on that one
+        ("2025-12-21T22:00", "2025-12-26T22:00"),
+    ],
+)
+def test_fx_is_open_from_sunday_to_friday_evening_in_new_york(opens: str, closes: str) -> None:
+    fx = named_calendar("fx")
+    first, last = utc_at(opens), utc_at(closes)
+    assert not fx.is_open(first - 1)
+    assert fx.is_open(first)
+    assert fx.is_open(last - 1)
+    assert not fx.is_open(last)
+    assert fx.current_or_next(first - 86_400).opens == first
+    sessions = []
+    session = fx.current_or_next(first)
+    while session.opens < last:
+        sessions.append(session)
+        session = fx.next_after(session.opens)
+    # Days of 24 hours without a pause, named after the weekday on which they end.
+    assert [one.day.weekday() for one in sessions] == [0, 1, 2, 3, 4]
+    assert [one.closes - one.opens for one in sessions] == [86_400] * 5
+    assert [one.opens for one in sessions[1:]] == [one.closes for one in sessions[:-1]]
+    assert sessions[-1].closes == last
+
+
+@given(INSTANTS)
+def test_fx_agrees_with_the_wall_clock_of_new_york(instant: int) -> None:
+    local = datetime.fromtimestamp(instant, NEW_YORK)
+    evening = local.hour >= 17
+    expected = {4: not evening, 5: False, 6: evening}.get(local.weekday(), True)
+    fx = named_calendar("fx")
+    assert fx.is_open(instant) is expected
+    session = fx.open_session(instant)
+    assert (session is not None) is expected
+    if session is not None:
+        assert session.opens <= instant < session.closes
+        assert session.day == fx.local_date(instant) == (local + timedelta(hours=7)).date()
+        labels = fx.expected_labels(session.day)
+        assert (len(labels), labels[0], labels[-1]) == (288, session.opens, session.closes - 300)
+        assert labels == fx.live_labels(session.day)
+        assert fx.day_start(session.day) == session.opens
+
+
+@given(INSTANTS)
+def test_around_the_clock_there_is_always_a_session_of_a_utc_day(instant: int) -> None:
+    day = datetime.fromtimestamp(instant, UTC).date()
+    calendar = named_calendar("24x7")
+    session = calendar.open_session(instant)
+    assert session is not None
+    assert (session.day, session.closes - session.opens) == (day, 86_400)
+    assert calendar.next_after(instant).opens == session.closes
+    assert len(calendar.expected_labels(session.day)) == 288
+    assert calendar.holiday(session.day) is None
+
+
+def test_a_close_at_midnight_is_the_end_of_the_day() -> None:
+    """MARKET_OPEN=00:00, MARKET_CLOSE=24:00: no bar is missing, and none is in two days."""
+    calendar = TradingCalendar(time(0), MIDNIGHT)
+    tuesday, wednesday = date(2025, 6, 3), date(2025, 6, 4)
+    session = calendar.session(tuesday)
+    assert session is not None
+    assert iso_local(session.opens) == "2025-06-03T00:00:00-05:00"
+    assert iso_local(session.closes) == "2025-06-04T00:00:00-05:00"
+    labels = calendar.expected_labels(tuesday)
+    assert len(labels) == 288
+    assert iso_local(labels[-1]) == "2025-06-03T23:55:00-05:00"
+    assert not set(labels) & set(calendar.expected_labels(wednesday))
+    assert calendar.is_open(session.closes - 1)
+    assert calendar.open_session(session.closes) == calendar.session(wednesday)
+    assert not calendar.is_open(datetime(2025, 6, 7, 12, tzinfo=BOGOTA).timestamp())  # Saturday
+
+
+def test_an_unknown_name_is_no_calendar() -> None:
+    with pytest.raises(KeyError):
+        named_calendar("nyse")
+    assert CALENDARS == ("default", "fx", "24x7")

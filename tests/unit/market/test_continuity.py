@@ -135,3 +135,22 @@ def test_an_hour_in_which_the_feed_was_dead_is_not_called_silent() -> None:
     assert judged(evidence(), known_spans=spans(marks, alive, "BTCUSD")).reason == (
         "The feed was silent: the service collected, and no tick came. The vendor was not asked yet."
     )
+
+
+def test_of_several_symbols_each_has_a_proof_of_its_own() -> None:
+    """The state of the service is that of the furthest: it says nothing of one that is in ERROR."""
+    marks = [
+        Mark(
+            SLOT - 60.0,
+            "active",
+            7,
+            symbols={"USDCOP": ("error", "No history."), "BTCUSD": ("active", "Collecting.")},
+        ),
+    ]
+    alive = (7, SLOT + 900.0)
+    assert judged(evidence(), known_spans=spans(marks, alive, "USDCOP")).reason == (
+        "The service was not collecting: error (No history.). The vendor was not asked yet."
+    )
+    silent = judged(evidence(), known_spans=spans(marks, alive, "BTCUSD")).reason
+    assert silent is not None
+    assert silent.startswith("The feed was silent")

@@ -112,7 +112,9 @@ def test_stamps_of_any_year_are_stored_and_stop_nothing() -> None:
     assert [bar.open_time for bar in bars(recorder)] == [OPEN]
 
 
-def test_a_late_tick_changes_no_bar_and_asks_for_the_vendors() -> None:
+def test_a_late_tick_changes_no_price_of_its_bar_which_says_partial_and_asks_for_the_vendors() -> (
+    None
+):
     recorder = Recorder()
     wished: list[tuple[str, float, float]] = []
     line = Pipeline(
@@ -127,7 +129,9 @@ def test_a_late_tick_changes_no_bar_and_asks_for_the_vendors() -> None:
     line.on_time(OPEN + 361.0, 60.0)
     line.on_quotes([quote(OPEN + 299, 4150.0)], OPEN + 362.0)
     line.on_time(OPEN + 363.0, 60.0)
-    assert [(bar.revision, bar.high) for bar in bars(recorder)] == [(0, 4100.0)]
+    assert [(bar.revision, bar.high) for bar in bars(recorder)] == [(0, 4100.0), (1, 4100.0)]
+    certificates = [bar.certificate for bar in bars(recorder)]
+    assert [one is not None and one.partial for one in certificates] == [False, True]
     assert recorder.records[-1] in recorder.events
     assert line.counts.late == 1
     assert wished == [("USDCOP", OPEN, OPEN + 300)]
@@ -168,7 +172,8 @@ def test_a_run_nobody_decided_leaves_the_last_bar_partial_and_is_stored() -> Non
     line.on_time(CLOSE + 1.0, 60.0)
     (bar,) = bars(recorder)
     assert partial(bar)
-    assert [one.reason for one in recorder.records if isinstance(one, Rejection)] == ["outlier"]
+    reasons = [one.reason for one in recorder.records if isinstance(one, Rejection)]
+    assert reasons == ["held", "outlier"], "first that it waits, then what became of it"
 
 
 def test_a_sampled_rest_price_confirms_held_quotes_and_becomes_no_tick() -> None:

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from enhanced_websocket_service.feeds.base import FeedStatus
-from enhanced_websocket_service.feeds.failover import FeedMode
+from enhanced_websocket_service.feeds.router import FeedMode
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.service.key_health import KeyHealth
 from enhanced_websocket_service.telemetry import Metrics

@@ -1,7 +1,7 @@
 """The order of a day, where the clock or a feed does what they should not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -11,7 +11,6 @@ from structlog.testing import capture_logs
 
 from enhanced_websocket_service.errors import (
     DatabaseUnavailable,
-    EpochFenced,
     EwsError,
     JournalError,
     L0Error,
@@ -24,9 +23,10 @@ from enhanced_websocket_service.market.bar import BarUpdate
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.events import Event
 from enhanced_websocket_service.market.tick import Quote
-from enhanced_websocket_service.service.lifecycle import Lifecycle, Schedule
+from enhanced_websocket_service.service.lifecycle import Lifecycle
 from enhanced_websocket_service.service.pipeline import Pipeline, Record
 from enhanced_websocket_service.service.states import ServiceState, StateMachine
+from enhanced_websocket_service.service.symbol_lifecycle import Schedule
 from enhanced_websocket_service.telemetry import Metrics
 
 OPEN = int(datetime(2025, 1, 20, 13, 0, tzinfo=UTC).timestamp())
@@ -88,9 +88,13 @@ class Quotes(BackgroundFeed):
                 said = await self._said.get()
                 if isinstance(said, BaseException):
                     raise said
-                await self._deliver([said])
+                self.put(said)
         finally:
-            self._keep(self._last)
+            for quote in self._last:
+                self.put(quote)
+
+    def set_symbols(self, symbols: Collection[str]) -> None:
+        assert symbols == {"USDCOP"}
 
     def status(self) -> FeedStatus:
         raise AssertionError("nobody asks for it here")
@@ -121,10 +125,10 @@ class History:
         self.away: str | None = None
         self.repairs = 0
 
-    async def assess(self) -> Assessment:
+    async def assess(self, symbol: str) -> Assessment:
         return cast(Any, _Good() if self.away is None else _Nothing())
 
-    async def repair(self) -> None:
+    async def repair(self, symbol: str) -> None:
         self.repairs += 1
         if self.away:
             raise L0Error(self.away)
@@ -162,7 +166,7 @@ class Day:
         )
         self.lifecycle = Lifecycle(
             clock=self.clock,
-            calendar=calendar,
+            calendars={"USDCOP": calendar},
             states=self.states,
             flag=cast(Any, self.flag),
             history=self.history,
@@ -325,12 +329,43 @@ async def test_a_flag_that_never_comes_is_an_error_until_it_does() -> None:
             await one.clock.pass_time(700, step=5.0)
             assert one.states.state is ServiceState.ERROR
             assert "No L0 ready signal after 10 minutes" in one.states.current.reason
-        assert len(one.states.history) == 3  # starting, waiting, error
+        # Starting, waiting, repairing, and an error that tells of the last repair.
+        assert len(one.states.history) == 3 + one.history.repairs
+        changes = [change.state for change in one.states.history]
+        assert changes[:3] == ["initializing", "waiting_l0", "checking_data"]
+        assert set(changes[3:]) == {ServiceState.ERROR}
         one.flag.problem = "The ready flag says no."
         await one.clock.pass_time(700, step=5.0)
         assert "waiting_l0" in [change.state for change in one.states.history][3:]
         one.flag.problem = one.history.away = None
         await one.clock.pass_time(120)
+        assert one.states.state is ServiceState.ACTIVE
+
+
+async def test_without_a_flag_the_data_is_repaired_and_measured_every_minute() -> None:
+    """C7: data that becomes good is noticed within a minute, not after another hour; and repaired."""
+    schedule = Schedule(startup_timeout_s=3600.0)
+    async with day(OPEN - 3600.0, schedule) as one:
+        one.flag.problem = "There is no ready flag."
+        one.history.away = AWAY
+        await one.clock.pass_time(3590, step=5.0)
+        assert (one.states.state, one.history.repairs) == (ServiceState.WAITING_L0, 0)
+        await one.clock.pass_time(20, step=5.0)
+        assert one.states.state is ServiceState.ERROR
+        assert one.history.repairs == 1
+        await one.clock.pass_time(130, step=5.0)
+        assert one.history.repairs == 2  # after 0, 1, 3, 7 and 15 minutes: they cost credits
+        one.history.away = None  # somebody else has mended it
+        await one.clock.pass_time(61)
+        assert one.states.state is ServiceState.ACTIVE
+
+
+async def test_a_failure_does_not_begin_the_time_out_of_the_flag_anew() -> None:
+    async with day(OPEN + 600.0, Schedule(startup_timeout_s=600.0)) as one:
+        one.flag.problem = "There is no ready flag."
+        await one.clock.pass_time(500, step=5.0)
+        one.lifecycle.interrupt(JournalError("No space left on device"))
+        await one.clock.pass_time(110, step=5.0)
         assert one.states.state is ServiceState.ACTIVE
 
 
@@ -345,20 +380,8 @@ async def test_another_cause_does_not_stay_in_the_state_while_the_flag_is_waited
         one.lifecycle.interrupt(JournalError("No space left on device"))
         await one.clock.pass_time(1)
         assert one.states.current.reason == "No space left on device."
-        await one.clock.pass_time(120, step=5.0)
-        assert one.states.state is ServiceState.WAITING_L0
-        assert "There is no ready flag." in one.states.current.reason
-
-
-async def test_a_fenced_instance_stays_out_of_the_way_whatever_fails_after() -> None:
-    async with day(OPEN + 600.0) as one:
-        await one.clock.pass_time(5)
-        assert one.states.state is ServiceState.ACTIVE
-        one.lifecycle.interrupt(EpochFenced("A newer instance collects here."))
-        one.lifecycle.interrupt(JournalError("No space left on device"))
-        await one.clock.pass_time(300, step=5.0)
-        assert one.states.state is ServiceState.ERROR
-        assert one.states.current.reason == "A newer instance collects here."
+        await one.clock.pass_time(10, step=5.0)
+        assert "No L0 ready signal after 10 minutes" in one.states.current.reason
 
 
 async def test_a_database_that_stays_away_is_told_once_and_left_when_it_is_back() -> None:

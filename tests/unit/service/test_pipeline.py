@@ -173,7 +173,7 @@ def test_a_restart_goes_on_with_the_open_bar_from_the_journal() -> None:
     line.on_time(OPEN + 311.0, 60.0)
     restarted = pipeline(after, epoch=8)
     restarted.restore(before.records)
-    restarted.begin_epoch(OPEN + 320.0, {"USDCOP": (7, 3)})
+    restarted.begin_epoch(8, {"USDCOP": (7, 3)})
     restarted.interrupted(OPEN + 311.0, OPEN + 320.0)
     restarted.on_quotes([quote(OPEN + 330, 4090.0)], OPEN + 331.0)
     restarted.on_time(OPEN + 601.0, 60.0)

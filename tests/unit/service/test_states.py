@@ -3,7 +3,14 @@
 import pytest
 
 from enhanced_websocket_service.errors import InvalidTransition
-from enhanced_websocket_service.service.states import ALLOWED, ServiceState, StateMachine
+from enhanced_websocket_service.service.states import (
+    ALLOWED,
+    ANY,
+    ServiceState,
+    StateChange,
+    StateMachine,
+    combined,
+)
 
 S = ServiceState
 
@@ -53,3 +60,37 @@ def test_the_same_state_with_a_new_reason_is_a_change_and_with_the_old_one_is_no
     machine = StateMachine(0.0, "Starting.")
     assert machine.change(S.INITIALIZING, "Starting.", 1.0) is None
     assert machine.change(S.INITIALIZING, "PostgreSQL is away.", 2.0) is not None
+
+
+def changed(state: ServiceState, reason: str) -> StateChange:
+    return StateChange(state, reason, 0.0)
+
+
+def test_of_one_symbol_the_state_is_its_own() -> None:
+    for state in ServiceState:
+        assert combined({"USDCOP": changed(state, "Why.")}) == (state, "Why.")
+
+
+def test_of_several_symbols_the_furthest_speaks() -> None:
+    symbols = {
+        "USDCOP": changed(ServiceState.MARKET_CLOSED, "Opens tomorrow."),
+        "EURUSD": changed(ServiceState.ACTIVE, "Collecting."),
+        "BTCUSD": changed(ServiceState.ERROR, "Not in the plan."),
+        "ETHUSD": changed(ServiceState.ACTIVE, "Collecting."),
+    }
+    assert combined(symbols) == (ServiceState.ACTIVE, "EURUSD, ETHUSD: Collecting.")
+    del symbols["EURUSD"], symbols["ETHUSD"]
+    assert combined(symbols) == (ServiceState.MARKET_CLOSED, "USDCOP: Opens tomorrow.")
+    del symbols["USDCOP"]
+    assert combined(symbols | {"XAUUSD": changed(ServiceState.ERROR, "No history.")}) == (
+        ServiceState.ERROR,
+        "BTCUSD: Not in the plan. XAUUSD: No history.",
+    )
+
+
+def test_the_state_of_several_symbols_may_go_anywhere_but_out_of_the_end() -> None:
+    states = StateMachine(0.0, allowed=ANY)
+    for state in (ServiceState.ACTIVE, ServiceState.WAITING_L0, ServiceState.SHUTDOWN):
+        assert states.change(state, "Why.", 1.0) is not None
+    with pytest.raises(InvalidTransition):
+        states.change(ServiceState.ACTIVE, "Why.", 2.0)

@@ -2,8 +2,11 @@
 
 import asyncio
 
+from enhanced_websocket_service.clock import SystemClock
+from enhanced_websocket_service.failures import Failure, Failures
 from enhanced_websocket_service.service.supervisor import Supervisor
 from enhanced_websocket_service.telemetry import Metrics
+from tests.waiting import eventually
 
 
 async def test_a_failing_component_is_restarted_and_its_failure_is_told() -> None:
@@ -29,6 +32,28 @@ async def test_a_failing_component_is_restarted_and_its_failure_is_told() -> Non
     )
     await supervisor.stop_all()
     assert not supervisor.components[0].running
+
+
+async def test_a_component_that_crashes_is_a_problem_until_it_has_run_for_a_while() -> None:
+    failures = Failures(SystemClock())
+    supervisor, repaired = Supervisor(Metrics(), failures), False
+
+    async def component() -> None:
+        if not repaired:
+            raise RuntimeError("out of order")
+        await asyncio.Event().wait()
+
+    async def told() -> Failure | None:
+        return failures.of("component part")
+
+    async def well() -> bool | None:
+        return failures.present == () or None
+
+    supervisor.start("part", component)
+    assert (await eventually(told, 10, "the crash")).reason == "RuntimeError: out of order"
+    repaired = True
+    await eventually(well, 20, "that it runs")
+    await supervisor.stop_all()
 
 
 async def test_a_component_that_a_leaked_cancellation_ends_is_restarted() -> None:

@@ -184,8 +184,11 @@ class FakeService:
     def latest(self, symbol: str) -> Tick | None:
         return self.last.get(symbol)
 
-    def session(self) -> models.SessionView:
+    def session(self, symbol: str) -> models.SessionView:
         return session_view(self.calendar, self.now())
+
+    def today(self, symbol: str) -> date:
+        return self.calendar.local_date(self.now())
 
     async def bars(self, query: BarQuery) -> Sequence[Bar]:
         self._ask()

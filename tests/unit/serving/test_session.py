@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from enhanced_websocket_service.market.calendar import TradingCalendar
+from enhanced_websocket_service.market.calendar import TradingCalendar, named_calendar
 from enhanced_websocket_service.serving.session import session_view
 
 
@@ -39,3 +39,17 @@ def test_holidays_are_named() -> None:
     assert view.holiday
     weekend = session_view(TradingCalendar(), now - 86400)
     assert (weekend.is_trading_day, weekend.holiday) == (False, None)
+
+
+def test_each_market_in_its_own_zone() -> None:
+    now = datetime.fromisoformat("2025-07-02T10:30:00-05:00").timestamp()
+    fx = session_view(named_calendar("fx"), now).model_dump(mode="json")
+    assert (fx["calendar"], fx["timezone"], fx["status"]) == ("fx", "America/New_York", "open")
+    assert fx["current_session_start"] == "2025-07-01T17:00:00-04:00"
+    assert fx["current_session_end"] == fx["next_session_start"] == "2025-07-02T17:00:00-04:00"
+    assert fx["minutes_until_close"] == 330
+    saturday = session_view(named_calendar("fx"), now + 3 * 86_400).model_dump(mode="json")
+    assert (saturday["status"], saturday["holiday"]) == ("closed", None)
+    assert saturday["next_session_start"] == "2025-07-06T17:00:00-04:00"
+    always = session_view(named_calendar("24x7"), now).model_dump(mode="json")
+    assert always["current_session_end"] == "2025-07-03T00:00:00+00:00"

@@ -66,6 +66,7 @@ def test_a_reader_made_from_the_documentation(tmp_path: Path) -> None:
     assert found[41][1] == [
         *(refused.symbol, refused.timestamp, refused.price, refused.bid, refused.ask),
         *(refused.source, refused.received_at, refused.reason, refused.raw),
+        *(refused.volume, refused.stamped),
     ]
     assert found[42][1]["bar"] == msgspec.to_builtins(whole)
     assert found[42][1]["published_at"] == OPEN + 301.0

@@ -29,7 +29,7 @@ from enhanced_websocket_service.twelvedata.rest_failures import (
     VENDOR_REST,
     RestFailures,
 )
-from tests.unit.feeds.clocks import JumpingClock
+from tests.unit.feeds.clocks import JumpingClock, ManualClock
 
 OPEN = 1_749_042_000  # 2025-06-04 13:00:00 UTC
 SECRETS = ("s3cret-aaaa-0001", "s3cret-bbbb-0002", "s3cret-cccc-0003")
@@ -318,6 +318,41 @@ def test_infinity_survives_json_nowhere() -> None:
     state = KeyPool([ApiKey("G1_1", SECRETS[0])]).export_state(float(OPEN))
     assert json.loads(json.dumps(state, allow_nan=False)) == state
     assert not any(value == math.inf for value in state.values())
+
+
+def mixed_plans(request: httpx.Request) -> Answer:
+    """The plan of the first key lacks BTC/USD; the second has no credits left in this minute."""
+    if request.headers["authorization"].endswith(SECRETS[1]):
+        return exhausted("current minute")
+    if request.url.params["symbol"] == "BTC/USD":
+        return refusal(404, "This symbol is available starting with the Grow plan.")
+    return PRICE
+
+
+async def test_a_question_that_waits_for_its_key_holds_up_no_other() -> None:
+    """C10: only the key that rests may answer it; the other one is free for everything else."""
+    clock = ManualClock(OPEN + 3600.0)
+    pool = KeyPool([ApiKey(f"G1_{i + 1}", SECRETS[i]) for i in range(2)])
+    provider = Provider("simulator")
+    rest = RestClient("http://vendor.test", pool, clock, provider, Metrics(), Wire(mixed_plans))
+    waiting = asyncio.create_task(rest.price("BTCUSD", "poll", retries=0))
+    await clock.pass_time(10)
+    assert not waiting.done()
+    async with asyncio.timeout(5):
+        assert await rest.price("USDCOP", "poll", retries=0) == 4101.25
+    assert clock.now() == OPEN + 3610.0
+    assert not waiting.done()
+    # Those who ask the same wait in the order they came, and what is spent is booked as ever.
+    asked = [asyncio.create_task(rest.price("USDCOP", "poll", retries=0)) for _ in range(3)]
+    done: list[int] = []
+    for _ in range(30):
+        await clock.pass_time(1)
+        done += [i for i, one in enumerate(asked) if one.done() and i not in done]
+    assert done == [0, 1, 2]
+    assert pool.snapshot(clock.now())["total_calls"] == 6
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await rest.aclose()
 
 
 async def failing(*answers: Answer, times: int, keys: int = 2, retries: int = 0) -> list[Failure]:

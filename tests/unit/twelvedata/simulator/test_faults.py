@@ -103,6 +103,7 @@ VALUES: dict[str, list[object]] = {
     "delay_s": [2.0, [0.0, 5.0]],
     "future_s": [16, {"seconds": 16, "times": 1}],
     "outlier": [8.0, {"pct": -8.0, "share": 0.5}],
+    "scale": [0.01, {"factor": 1.07, "at": ["bars", "price"]}],
     "crossed": [1.0],
     "burst": [5, {"seconds": 5, "rate": 100, "symbols": ["USD/COP"]}],
     "slow_frames": [5.0, {"ms": 5.0, "size": 10}],

@@ -87,6 +87,13 @@ def test_bad_prints_are_extra_ticks() -> None:
     assert [one.tick for one in found if not one.shape] == TICKS
 
 
+def test_a_change_of_scale_changes_every_price() -> None:
+    found = shaped(scale=0.01)
+    assert [one.tick.price for one in found] == [round(one.price * 0.01, 6) for one in TICKS]
+    assert all(one.shape == Shape.SCALED for one in found)
+    assert [one.tick for one in shaped(scale={"factor": 0.01, "at": ["price"]})] == TICKS
+
+
 def test_crossed_quotes_and_float_noise() -> None:
     found = shaped(crossed=0.5, float32_noise=True)
     crossed = marked(found, Shape.CROSSED)
