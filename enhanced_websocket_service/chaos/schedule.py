@@ -35,7 +35,9 @@ FAULTS: Final[tuple[tuple[str, tuple[Any, ...]], ...]] = (
     ("status_200_errors", (True,)),
 )
 LIES: Final[tuple[tuple[str, tuple[Any, ...]], ...]] = (
+    ("frozen", (True,)),
     ("delay_s", (300,)),
+    ("rest_frozen", (True,)),
     ("rest_lag_s", (600,)),
 )
 """Faults of the vendor that look like success."""
