@@ -36,6 +36,7 @@ class Watcher:
         self._redis: Any = Redis.from_url(world.valkey.url, socket_timeout=PATIENCE_S)
         self._database: Any = None
         self._key = RedisNames(SIMULATED_PREFIX).price(SYMBOL)
+        self._told: dict[str, Any] = {}  # the last answer of /health
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -44,7 +45,9 @@ class Watcher:
         try:
             while True:
                 began = time.monotonic()
-                self.found.see(await self._look())
+                look = await self._look()
+                self.found.see(look)
+                self._note(look)
                 await asyncio.sleep(max(0.0, EVERY_S - (time.monotonic() - began)))
         finally:
             listening.cancel()
@@ -66,11 +69,18 @@ class Watcher:
         }
         return Seen(time.time(), healthy, sent, done)  # real time: the machine's work
 
+    def _note(self, look: Seen) -> None:
+        """Keep it, for whoever asks why."""
+        fields = (str(self._told.get(name)) for name in ("status", "service_status", "problems"))
+        line = f"{look.at:.2f} {look.sent} {dict(look.done)} {' '.join(fields)}\n"
+        with (self._world.folder / "health.log").open("a") as file:
+            file.write(line)
+
     async def _healthy(self) -> bool:
-        world = self._world
+        world, self._told = self._world, {}
         with suppress(httpx.HTTPError, ValueError, KeyError):
             answer = await world.http.get(f"{world.base_url}/health", timeout=PATIENCE_S)
-            told = answer.json()
+            told = self._told = answer.json()
             open_now = world.opens <= world.clock.now() < world.closes
             return bool(
                 told["status"] == "healthy" and told["service_status"] == "active" and open_now
@@ -82,8 +92,8 @@ class Watcher:
             answer = await self._world.http.get(
                 f"{self._world.rest_url}/_sim/status", timeout=PATIENCE_S
             )
-            sent = answer.json()["sent"][SYMBOL]
-            return int(sent["ticks"] + sent["forgotten"])
+            sent = answer.json()["sent"].values()
+            return sum(int(one["ticks"] + one["forgotten"]) for one in sent)
         return None
 
     async def _committed(self) -> object:
