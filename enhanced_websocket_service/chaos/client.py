@@ -60,11 +60,35 @@ def _unix(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-class Diary:
+class Listener:
+    """Who is given what a client hears; see ``follow``. This one remembers nothing."""
+
+    cursor: tuple[str, int, int] | None = None
+    """Symbol, epoch and offset to resume behind."""
+
+    def take(self, raw: str | bytes) -> None:
+        """One message."""
+
+    def line(self, letter: str, *fields: object) -> None:
+        """A connection began or ended."""
+
+    def tell_latencies(self) -> None:
+        """Nothing more comes for now."""
+
+
+def live_price(raw: str | bytes) -> tuple[int, float] | None:
+    """Stamp (unix seconds) and price of a tick as it happened; ``None``: the message is none."""
+    message = _message.decode(raw)
+    if message.type != "market_data" or message.snapshot:
+        return None
+    data = _data.decode(message.data)
+    return int(_unix(data.timestamp)), data.price
+
+
+class Diary(Listener):
     """What one client was given, in a file; ``cursor`` is what it resumes from."""
 
     def __init__(self, file: TextIO, clock: VirtualClock | None) -> None:
-        self.cursor: tuple[str, int, int] | None = None
         self._file = file
         self._clock = clock
         self._lines: list[str] = []
@@ -125,7 +149,7 @@ class Diary:
         self.flush()
 
 
-async def follow(url: str, mode: str, diary: Diary, receive_buffer: int) -> None:
+async def follow(url: str, mode: str, diary: Listener, receive_buffer: int) -> None:
     """Connect, again and again, until cancelled."""
     while True:
         since = "-" if diary.cursor is None else ":".join(map(str, diary.cursor))

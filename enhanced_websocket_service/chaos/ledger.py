@@ -27,6 +27,8 @@ class Ledger:
     clients: dict[str, dict[str, Any]] = field(default_factory=dict)
     bars: dict[str, int] = field(default_factory=dict)
     redis: dict[str, int] = field(default_factory=dict)
+    health: dict[str, Any] = field(default_factory=dict)
+    """How often it was looked at and healthy; by hop, the longest time healthy without work, real seconds."""
     real_seconds: float = 0.0
     broken: list[str] = field(default_factory=list)
     broken_in_all: int = 0
@@ -66,6 +68,13 @@ class Ledger:
             f"{self.bars.get('reconciled', 0)} of {self.bars.get('expected', 0)} reconciled slots equal"
         )
         told.append(f"redis      {self.redis}")
+        health = self.health
+        idle = health.get("longest_healthy_without_work_s", {})
+        told.append(
+            f"health     {health.get('looks', 0)} looks, {health.get('healthy', 0)} healthy; longest "
+            "without work meanwhile: "
+            + ", ".join(f"{hop} {seconds:g} s" for hop, seconds in idle.items())
+        )
         told.append(f"took       {self.real_seconds:.0f} s")
         if self.holds:
             told.append("Every invariant held.")

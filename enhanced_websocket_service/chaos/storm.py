@@ -19,11 +19,14 @@ from .evidence import (
     read_journal,
     read_sent,
 )
+from .honesty import Honesty
 from .journal_account import Faults
 from .ledger import Ledger
+from .lies import lying
 from .parts import Part
 from .processes import POLL_S, ChaosError, Program
-from .schedule import ONCE, POSTGRES, SERVICE, SIMULATOR, VALKEY, Action
+from .schedule import ONCE, POSTGRES, SECOND, SERVICE, SIMULATOR, VALKEY, Action
+from .watching import Watcher
 from .world import DAY, Setting, World, staged
 
 log = structlog.get_logger(__name__)
@@ -75,13 +78,22 @@ class Storm:
         async with staged(setting, self._folder) as world:
             await self._until_collecting(world)
             await world.start_clients()
-            watch = asyncio.create_task(self._watch(world), name="chaos-watch")
+            watcher = Watcher(world)
+            beside = [
+                asyncio.create_task(self._watch(world), name="chaos-watch"),
+                asyncio.create_task(watcher.run(), name="chaos-health"),
+            ]
             try:
                 await self._happen(world)
                 await self._recover(world)
             finally:
-                watch.cancel()
-                await asyncio.gather(watch, return_exceptions=True)
+                watching = not any(one.done() for one in beside)
+                for one in beside:
+                    one.cancel()
+                ends = await asyncio.gather(*beside, return_exceptions=True)
+            if not watching:
+                raise ChaosError(f"Nobody watched to the end: {ends}")
+            self._judge_health(watcher.found, ledger)
             await self._judge(world, ledger)
             ledger.service_starts = world.service.starts
         ledger.befallen = dict(self._befallen)
@@ -137,7 +149,16 @@ class Storm:
                 off = False if isinstance(action.value, bool) else None
                 await world.set_faults({action.name: off})
             return
+        if action.kind == "lie":
+            async with lying(world, action.name):
+                await asyncio.sleep(action.lasts)
+            return
         target = self._target(world, action.target)
+        if action.kind == "instance":
+            await target.start()
+            await asyncio.sleep(action.lasts)
+            await target.kill()
+            return
         if action.kind == "stall":
             target.stall()
             try:
@@ -162,6 +183,7 @@ class Storm:
     def _target(self, world: World, name: str) -> Part | Program:
         known: dict[str, Part | Program] = {
             SERVICE: world.service,
+            SECOND: world.second,
             POSTGRES: world.postgres,
             VALKEY: world.valkey,
             SIMULATOR: world.simulator,
@@ -212,6 +234,21 @@ class Storm:
             await _until_async(proven, PROVEN_WITHIN_S, lambda: f"recovery: {told}")
         except ChaosError as error:
             self._faults.add("not_recovered", f"{error}\n{world.service.tail(2000)}")
+
+    def _judge_health(self, found: Honesty, ledger: Ledger) -> None:
+        ledger.health = {
+            "looks": found.looks,
+            "healthy": found.healthy,
+            "longest_healthy_without_work_s": {
+                hop: round(idle.lasted, 1) for hop, idle in sorted(found.longest.items())
+            },
+        }
+        for idle in found.broken:
+            self._faults.add(
+                "healthy_without_work",
+                f"{idle.hop}: {idle.lasted:.0f} s healthy, from {idle.begins:.1f} on, while the "
+                f"vendor sent {idle.sent} prices",
+            )
 
     async def _judge(self, world: World, ledger: Ledger) -> None:
         """Stop in order, then read every place."""

@@ -96,6 +96,7 @@ class World:
     valkey: Part
     simulator: Program
     service: Program
+    second: Program
     rest_url: str
     base_url: str
     journal: Path
@@ -211,6 +212,8 @@ async def staged(setting: Setting, folder: Path) -> AsyncIterator[World]:
         if await backfill.finished(120.0):
             raise ChaosError(f"The history could not be prepared:\n{backfill.tail()}")
         service = _program("service", folder, environ, "run")
+        own = {name: str(folder / f"{name.lower()}-2") for name in ("STATE_DIR", "BACKUP_DIR")}
+        second = _program("second", folder, {**environ, **own, "PORT": str(_free_port())}, "run")
         world = World(
             setting=setting,
             folder=folder,
@@ -220,6 +223,7 @@ async def staged(setting: Setting, folder: Path) -> AsyncIterator[World]:
             valkey=valkey,
             simulator=simulator,
             service=service,
+            second=second,
             rest_url=rest_url,
             base_url=f"http://127.0.0.1:{port}",
             journal=folder / "state" / "journal",
@@ -228,7 +232,7 @@ async def staged(setting: Setting, folder: Path) -> AsyncIterator[World]:
         )
 
         async def end_all() -> None:
-            for program in (service, *world.clients.programs.values()):
+            for program in (service, second, *world.clients.programs.values()):
                 await program.kill()
 
         stack.push_async_callback(end_all)

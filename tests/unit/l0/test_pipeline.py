@@ -208,7 +208,7 @@ async def test_a_set_that_is_owed_is_written_by_the_next_process_too(
     tmp_path: Path, how: str
 ) -> None:
     before = House(tmp_path, FakeVendor(session_bars(*WEEK)))
-    await before.pipeline.repair()
+    await before.pipeline.repair("USDCOP")
     spoil(before.backups, how)
     if how == "bar added":
         await before.store.upsert_vendor_bars(session_bars("2025-06-02"))
@@ -232,7 +232,7 @@ async def test_a_set_that_is_owed_is_written_by_the_next_process_too(
 async def test_a_set_that_has_what_the_database_lacks_is_left_alone(tmp_path: Path) -> None:
     """It may be the only copy of a history whose database is a new one."""
     before = House(tmp_path, FakeVendor(session_bars(*WEEK)))
-    await before.pipeline.repair()
+    await before.pipeline.repair("USDCOP")
     written = before.set.parquet.read_bytes()
     for store in (FakeStore(), FakeStore(session_bars("2025-06-05"))):
         house = House(tmp_path, before.vendor, store)
