@@ -15,6 +15,13 @@ DIED = ("suspect?", "dead", "suspect?", "live")
 GIVEN_UP = ("suspect, live*", "suspect", "dead", "suspect, dead*", "suspect?", "live")
 
 
+# Of many polled prices one may equal the repeated one within rounding: quiet for a moment, and not back.
+LIED = (
+    *("suspect, live*", "suspect", "dead", "suspect, dead*"),
+    *("suspect, live*", "suspect, dead*", "suspect?", "live"),
+)
+
+
 def _broken(name: str, what: str, sets: dict[str, object], also: str = "") -> Expectation:
     return Expectation(
         name,
@@ -81,7 +88,7 @@ def _lie(name: str, what: str, sets: dict[str, object], *, lasts_s: float) -> Ex
         what,
         sets,
         lasts_s=lasts_s,
-        verdicts=GIVEN_UP,
+        verdicts=LIED,
         found_s=30.0,
         reconnects=Bounds(1, 12),
         credits={"liveness": Bounds(2, 10), "poll": Bounds(1, 400)},
