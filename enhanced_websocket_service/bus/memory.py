@@ -1,12 +1,14 @@
 """The bus inside this process: a real one, and the local half of the others."""
 
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any
 
 import structlog
 
 from enhanced_websocket_service.market.events import Event
 from enhanced_websocket_service.market.tick import Tick
+from enhanced_websocket_service.telemetry import Rarely
 
 from .base import Subscriber
 
@@ -20,6 +22,7 @@ class MemoryBus:
         self._subscribers: tuple[Subscriber, ...] = ()  # replaced, never changed: see publish
         self._latest: dict[str, Tick] = {}
         self._failures = 0
+        self._rarely = Rarely()
         self.failure: str | None = None
         """Why a subscriber did not take the last events; ``None`` once all do."""
 
@@ -45,7 +48,9 @@ class MemoryBus:
             ) as error:  # one broken subscriber must not keep the tick from the others
                 failure = f"{subscriber!r} failed: {type(error).__name__}: {error}"
                 self._failures += 1
-                log.exception("A subscriber failed", subscriber=repr(subscriber))
+                # Not each time: one that fails with every price would fill the log.
+                if times := self._rarely.due(monotonic(), repr(subscriber)):
+                    log.exception("A subscriber failed", subscriber=repr(subscriber), times=times)
         self.failure = failure
 
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:

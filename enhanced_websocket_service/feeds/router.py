@@ -39,6 +39,8 @@ FeedMode = Literal["auto", "websocket", "rest"]
 
 CONNECTING = "connecting"
 """The cause of the gap with which every collection begins."""
+FIRST_KEPT_S = 60.0
+"""For so long the first price after a subscription may still pass, before the one that proves the stream."""
 _NEVER_OURS = frozenset({"refused", "unentitled"})
 """Failures that are no gap for a symbol that was never streamed: REST is its feed then."""
 
@@ -83,6 +85,7 @@ class FeedRouter(BackgroundFeed):
         self._last_streamed: dict[str, tuple[int, float, float | None, float | None]] = {}
         self._covered_until: dict[str, float] = {}  # by the stream, as far as is known
         self._outages: dict[str, _Outage] = {}
+        self._first: dict[str, Quote] = {}  # withheld, and the first after a subscription
         self._rarely = Rarely()  # real time: the log is read by people
         self.switches = 0
         if self._stream is None and self._polling is not None:
@@ -99,6 +102,8 @@ class FeedRouter(BackgroundFeed):
 
         One that is added is an open gap until its first granted subscription or REST price.
         """
+        for symbol in set(self._first) - set(symbols):
+            del self._first[symbol]
         sources = [one for one in (self._stream, self._polling) if one is not None]
         before = set(sources[0].symbols)
         for source in sources:
@@ -169,7 +174,7 @@ class FeedRouter(BackgroundFeed):
             if proves:
                 self._to_stream(symbol, quote.received_at)
             elif symbol in self._on_rest:
-                self._metrics.withheld.labels(symbol).inc()
+                self._withhold(quote)
                 return
         self._last_streamed[symbol] = seen
         self._covered_until[symbol] = quote.received_at
@@ -186,6 +191,7 @@ class FeedRouter(BackgroundFeed):
     def on_failure(self, event: StreamEvent) -> None:
         """Some symbols cannot be had from the stream now."""
         for symbol in event.symbols:
+            self._first.pop(symbol, None)
             self._open_gap(symbol, event)
         new = set(event.symbols) - self._on_rest
         if self._polling is None or not new or event.kind == "leased":
@@ -245,11 +251,20 @@ class FeedRouter(BackgroundFeed):
             return verdict, None
         return worst([verdict, "suspect"]), faults[0]
 
+    def _withhold(self, quote: Quote) -> None:
+        """The first one after a subscription may be a tick like any other, which its next one tells."""
+        self._metrics.withheld.labels(quote.symbol).inc()
+        if quote.first_after_subscribe:
+            self._first[quote.symbol] = quote
+
     def _to_stream(self, symbol: str, at: float) -> None:
         if symbol in self._on_rest:
             self._on_rest.discard(symbol)
             self._share_out()
             self.switches += 1
+            first = self._first.pop(symbol, None)
+            if first is not None and at - first.received_at <= FIRST_KEPT_S:
+                self.put(first)
         if self._rarely.due(monotonic(), "delivers"):
             log.info("The stream delivers: the fallback ends", symbol=symbol)
         self._close_gap(symbol, at)

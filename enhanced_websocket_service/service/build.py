@@ -3,10 +3,7 @@
 import asyncio
 import gc
 import math
-import os
-import socket
-import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from time import monotonic
 from typing import TypeVar
 
@@ -30,12 +27,9 @@ from enhanced_websocket_service.feeds.stream import StreamFeed
 from enhanced_websocket_service.l0.continuity import Continuity
 from enhanced_websocket_service.l0.readiness import ReadyFlag
 from enhanced_websocket_service.l0.reconcile import Reconciler
-from enhanced_websocket_service.market.calendar import BAR_SECONDS, iso_local
 from enhanced_websocket_service.market.hours import MarketHours
 from enhanced_websocket_service.market.liveness.baseline import InactivityBaseline
 from enhanced_websocket_service.market.reconciliation import Credits
-from enhanced_websocket_service.market.source import is_simulated
-from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.admission import Admission
 from enhanced_websocket_service.serving.api import create_app
 from enhanced_websocket_service.serving.health import judge
@@ -53,9 +47,8 @@ from enhanced_websocket_service.storage.epochs import (
 )
 from enhanced_websocket_service.storage.fence import Fence
 from enhanced_websocket_service.storage.journal import Journal
-from enhanced_websocket_service.storage.journal_reader import Recovery, records_since, recover
+from enhanced_websocket_service.storage.journal_reader import recover
 from enhanced_websocket_service.storage.postgres import Database
-from enhanced_websocket_service.storage.records import source_of
 from enhanced_websocket_service.storage.slot_store import SlotStore
 from enhanced_websocket_service.storage.stream_store import StreamStore
 from enhanced_websocket_service.storage.tenure import Tenure
@@ -70,13 +63,14 @@ from .connections import data_servers, l0_pipeline, vendor
 from .cpu_latency import CpuLatency
 from .health import HealthMonitor
 from .key_health import KeyHealth
-from .leadership import Leadership
+from .leadership import Leadership, instance_name
 from .ledgers import KeyLedgers
 from .lifecycle import Lifecycle
 from .log_watch import watch_log
 from .notify import Notifier
 from .pipeline import Pipeline
 from .preflight import preflight
+from .restoring import has_happened, look_up_last_ticks, restore
 from .running import Service
 from .silence_file import SilenceFile
 from .states import ALLOWED, ANY, ServiceState, StateMachine
@@ -92,14 +86,10 @@ log = structlog.get_logger(__name__)
 
 Answer = TypeVar("Answer")
 
-RESTORE_S = 1200
-"""How far back the journal is replayed at a start: more than a bar and its grace."""
 RECONCILING = frozenset({ServiceState.READY, ServiceState.ACTIVE, ServiceState.MARKET_CLOSED})
 """States in which history is neither awaited from L0 nor being repaired."""
 ASK_TIMEOUT_S = 3.0
 """Real seconds that the start waits for what another part knows."""
-LAST_TICKS = 1000
-"""Among the last so many of a symbol one is looked for that was published."""
 
 
 async def run_service(
@@ -381,7 +371,7 @@ async def build_service(
         pipeline.begin_epoch(epoch, known)
         monitor.epoch = continuity.epoch = epoch
 
-    instance = _instance_name()
+    instance = instance_name()
     fence = Fence(
         database_url,
         settings.symbols,
@@ -558,66 +548,9 @@ def _redis_names(settings: Settings) -> RedisNames:
     return RedisNames(SIMULATED_PREFIX if given and settings.data_provider.simulated else "")
 
 
-def _instance_name() -> str:
-    """What people call this process: on two machines there may be two of the same number."""
-    started = iso_local(int(time.time()))  # real time: it is compared with what the machine tells
-    return f"{socket.gethostname()} (process {os.getpid()}, started {started})"
-
-
-def has_happened(tick: Tick, now: float) -> bool:
-    """Whether ``tick`` is not later than ``now``: a virtual clock may have been set back. Its stamp alone
-    tells nothing: the vendor's clock may be seconds ahead of ours, its last price would be taken twice.
-    """
-    return min(tick.timestamp, tick.received_at) <= now
-
-
-def restore(
-    pipeline: Pipeline,
-    journal: Journal,
-    now: float,
-    published: Sequence[Tick] = (),
-    *,
-    simulated: bool = True,
-) -> None:
-    """Replay the end of the journal into ``pipeline``.
-
-    :param now: nothing that happened later counts; unix seconds UTC.
-    :param published: the last tick of each symbol, where known.
-    :param simulated: whose records count, the simulator's or the real ones.
-    """
-    # Before the last tick, not before now: its bar is due however long we were away. Without any tick,
-    # from the beginning: the first price of all may be among what was held.
-    since = dict.fromkeys(pipeline.offsets, 0)
-    since |= {tick.symbol: _replayed_from(tick.timestamp) for tick in published}
-    newest = max((one for one in since.values() if one), default=_replayed_from(now))
-    pipeline.restore(
-        record
-        for record in records_since(journal.directory, newest, until=now, earlier=since)
-        if is_simulated(source_of(record)) is simulated
-    )
-
-
-def _replayed_from(instant: float) -> int:
-    """From a bar's open on: half a bar would be published over the whole one."""
-    return int(instant - RESTORE_S) // BAR_SECONDS * BAR_SECONDS
-
-
 async def _highest_epoch(database: Database) -> int:
     await database.connect()
     return await database.highest_epoch()
-
-
-async def look_up_last_ticks(
-    recovery: Recovery, database: Database, symbols: Sequence[str]
-) -> None:
-    """Add what the journal does not have any more: over a weekend it is pruned, into PostgreSQL.
-
-    Without its last tick a symbol has no price, and the vendor's re-sent one would be taken again.
-    """
-    for symbol in symbols:
-        if symbol not in recovery.last_in_session:
-            for tick in await database.ticks(symbol, limit=LAST_TICKS):
-                recovery.see(tick)
 
 
 async def _ask(answer: Awaitable[Answer], what: str) -> Answer | None:

@@ -8,6 +8,8 @@ back decides. Owns the decision to collect; the rules are ``storage.fence``'s, a
 """
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -25,6 +27,7 @@ from enhanced_websocket_service.errors import (
     sentences,
 )
 from enhanced_websocket_service.failures import Failures
+from enhanced_websocket_service.market.calendar import iso_local
 from enhanced_websocket_service.market.events import EPOCH_LIMIT
 from enhanced_websocket_service.storage.epochs import EPOCH_IN_DATABASE, MEND
 from enhanced_websocket_service.storage.fence import (
@@ -429,3 +432,9 @@ def _claimer(rows: Sequence[FenceRow]) -> Holder:
     row = max(rows, key=lambda one: one.epoch)
     name = (row.name if row.leased else None) or "An instance of an older release"
     return Holder(row.symbol, name, row.epoch, row.claimed_at or row.updated_at)
+
+
+def instance_name() -> str:
+    """What people call this process: on two machines there may be two of the same number."""
+    started = iso_local(int(time.time()))  # real time: it is compared with what the machine tells
+    return f"{socket.gethostname()} (process {os.getpid()}, started {started})"

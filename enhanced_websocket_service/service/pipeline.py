@@ -261,6 +261,8 @@ class Pipeline:
 
         :raises JournalError: nothing of the batch counts as accepted, and none was published.
         """
+        if not quotes:
+            return
         latest = now + self._future_tolerance_s
         last = quotes[-1]
         if last.stamped and not last.raw and not last.first_after_subscribe:

@@ -84,7 +84,7 @@ ADDED: Final[dict[str, dict[str, Need]]] = {
 """The columns that migrations add to them."""
 OWN: Final = (
     *("rejected_ticks", "bar_revisions", "journal_checkpoints", "epoch_fence", "tick_epochs"),
-    *("vendor_gaps", "bar_drift", "ews_world"),
+    *("vendor_gaps", "bar_drift", "ews_world", "health_probes"),
 )
 """Tables of ours that are written to."""
 NAMES: Final = (*REQUIRED, *OWN)

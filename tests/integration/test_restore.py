@@ -9,8 +9,8 @@ from enhanced_websocket_service.market.calendar import BAR_SECONDS, TradingCalen
 from enhanced_websocket_service.market.events import EpochStarted, Event
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
-from enhanced_websocket_service.service.build import has_happened, look_up_last_ticks, restore
 from enhanced_websocket_service.service.pipeline import Pipeline
+from enhanced_websocket_service.service.restoring import has_happened, look_up_last_ticks, restore
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import recover
 from enhanced_websocket_service.storage.postgres import Database

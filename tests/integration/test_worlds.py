@@ -17,7 +17,7 @@ from enhanced_websocket_service.bus.world import RedisWorld
 from enhanced_websocket_service.errors import StorageError, WrongWorld
 from enhanced_websocket_service.market.events import EpochStarted
 from enhanced_websocket_service.market.source import Provider, World
-from enhanced_websocket_service.service.build import look_up_last_ticks
+from enhanced_websocket_service.service.restoring import look_up_last_ticks
 from enhanced_websocket_service.service.worlds import claim_private
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import recover

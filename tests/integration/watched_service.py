@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,12 @@ class Watched:
 
     async def problem(self, *words: str, within_s: float = TOLD_WITHIN_S) -> str:
         """Wait until ``/health`` is degraded by a problem that has all ``words``."""
-        seen: dict[str, Any] = {}
+        seen: dict[str, Any] = {"problems": []}
 
         async def told() -> str | None:
             nonlocal seen
-            seen = await self.health()
+            with suppress(httpx.TransportError):  # a connection that had been idle for too long
+                seen = await self.health()
             for problem in seen["problems"]:
                 if all(word in problem for word in words):
                     assert seen["status"] == "degraded"
@@ -70,7 +71,10 @@ class Watched:
 
         async def well() -> dict[str, Any] | None:
             nonlocal seen
-            seen = await self.health()
+            try:
+                seen = await self.health()
+            except httpx.TransportError:  # as above
+                return None
             return seen if seen["status"] == "healthy" else None
 
         return await eventually(well, within_s, lambda: f"healthy; {seen}")

@@ -144,7 +144,8 @@ async def test_rest_takes_over_at_once_and_the_stream_comes_back(bench: Bench) -
     asked = len(bench.prices.asked)
     await bench.clock.pass_time(20)
     assert len(bench.prices.asked) == asked
-    assert bench.sources == ["websocket", "rest", "rest", "rest", "websocket"]
+    assert bench.sources == ["websocket", "rest", "rest", "rest", "websocket", "websocket"]
+    assert [quote.price for quote in bench.quotes[-2:]] == [4011.5, 4012], "nothing is lost"
     assert bench.feed.status().source == "simulator_websocket"
 
 
