@@ -16,6 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as wall_time
+from functools import cached_property
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
@@ -126,7 +127,6 @@ class VirtualClock:
         self._speeds = [self._speed_at(start)]
         # Where the clock would stand had nobody set the machine's time since: what ``elapsed`` measures.
         self._made = (real_time(), monotonic())
-        self._made_at = self._to_virtual(self._made[0])
 
     def specification(self) -> str:
         """The ``VIRTUAL_CLOCK`` value that makes another process share this clock."""
@@ -151,6 +151,11 @@ class VirtualClock:
     def span(self, seconds: float, at_least_real: float = 0.0) -> float:
         real = self._real_time()
         return max(seconds, self._to_virtual(real + at_least_real) - self._to_virtual(real))
+
+    @cached_property
+    def _made_at(self) -> float:
+        # When first asked for: settings are judged before, and from an anchor far away it counts for ever.
+        return self._to_virtual(self._made[0])
 
     def _unset_real(self) -> float:
         """The machine's real time, had nobody set it since this clock was made."""

@@ -29,7 +29,7 @@ from enhanced_websocket_service.twelvedata.rest_failures import (
     VENDOR_REST,
     RestFailures,
 )
-from tests.unit.feeds.clocks import JumpingClock, ManualClock
+from tests.unit.feeds.clocks import IdleClock, JumpingClock, ManualClock
 
 OPEN = 1_749_042_000  # 2025-06-04 13:00:00 UTC
 SECRETS = ("s3cret-aaaa-0001", "s3cret-bbbb-0002", "s3cret-cccc-0003")
@@ -97,11 +97,16 @@ async def test_the_key_travels_in_the_header_alone() -> None:
 
 async def test_calls_wait_for_their_key_in_turn() -> None:
     wire = Wire(PRICE)
-    rest, clock = client(wire)
-    began = clock.now()
-    await asyncio.gather(*(rest.price("USDCOP", "poll") for _ in range(4)))
+    began = OPEN + 3600.0
+    clock = IdleClock(began)  # they wait side by side
+    pool = KeyPool([ApiKey(f"G1_{i + 1}", SECRETS[i]) for i in range(2)])
+    rest = RestClient("http://vendor.test", pool, clock, Provider("simulator"), Metrics(), wire)
+    asked = [asyncio.create_task(rest.price("USDCOP", "poll")) for _ in range(4)]
+    await clock.run_until(began + 7.9)
+    assert [one.done() for one in asked] == [True, True, False, False]
+    await clock.run_until(began + 8.0)
+    assert await asyncio.gather(*asked) == [4101.25] * 4
     assert [key[-4:] for key in wire.keys_used] == ["0001", "0002", "0001", "0002"]
-    assert clock.now() - began == 8.0
     await rest.aclose()
 
 
