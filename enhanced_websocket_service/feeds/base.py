@@ -48,6 +48,17 @@ class FeedStatus(msgspec.Struct, frozen=True):
         alive = {one.symbol for one in self.verdicts if one.verdict != "dead"}
         return {symbol: self.detail for symbol in symbols if symbol not in alive}
 
+    def on_fallback(self) -> dict[str, str]:
+        """The symbols whose stream is dead and whose prices REST brings, and what condemned the stream."""
+        return {
+            one.symbol: one.evidence
+            for one in self.verdicts
+            if one.verdict == "dead"
+            and self.verdict != "dead"
+            and one.symbol not in self.refused
+            and self.sources.get(one.symbol) is not None
+        }
+
 
 class FeedGap(msgspec.Struct, frozen=True):
     """Prices of ``symbol`` that the stream did not bring: the vendor's bars must repair them.

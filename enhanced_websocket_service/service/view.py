@@ -163,7 +163,12 @@ class View:
                 verdict="closed" if status is None else status.verdict,
                 evidence=None if status is None else status.detail,
             ),
-            problems=[*problems, *self._failing(problems), *self._key_health.problems()],
+            problems=[
+                *problems,
+                *self._failing(problems),
+                *self._key_health.problems(),
+                *self._on_fallback(status),
+            ],
             work=self._work.shown(self._canary.latencies, self._canary.told),
         )
 
@@ -176,6 +181,17 @@ class View:
             for one in self._failures.present
             if one.reason not in connections
             and not (one.part in CAUSES_OF_HOPS and one.reason in of_hops)
+        ]
+
+    def _on_fallback(self, status: FeedStatus | None) -> list[str]:
+        """A sentence for each stream that failed and that REST stands in for. That a plan streams nothing
+        is no failure.
+        """
+        if status is None or self._key_health.not_streamed() is not None:
+            return []
+        return [
+            f"The stream of {symbol} is dead, prices come by REST, the fallback: {why}"
+            for symbol, why in status.on_fallback().items()
         ]
 
     def health_details(self) -> dict[str, Any]:

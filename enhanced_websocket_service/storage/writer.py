@@ -251,9 +251,14 @@ class JournalWriter:
             if self._room():
                 return
             self._done = self._reader.position
+            self._watermarks.done(Hop.COMMITTED, self._done.record)
             self._progress.set()
             if self._tenure is not None:
-                await self._tenure.wait()
+                self._watermarks.excuse(Hop.COMMITTED)
+                try:
+                    await self._tenure.wait()
+                finally:
+                    self._watermarks.expect(Hop.COMMITTED)
 
     def _room(self) -> int:
         """How many records may be read; what is kept back here is passed over first."""

@@ -50,7 +50,8 @@ async def test_the_one_that_collects_is_never_disturbed(tmp_path: Path) -> None:
             {"SSL_CERT_PATH": "/nothing", "SSL_KEY_PATH": "/nothing"},
         ):
             third = await stage.begin(**other, **broken)
-            await first.until("time to pass", lambda one: one.at > first.samples[-1].at + 3.0)
+            until = first.samples[-1].at + 3.0
+            await first.until("time to pass", lambda one, until=until: one.at > until)
             if third.process.running:
                 await third.process.stop(signal.SIGKILL)
         assert await _stays_active(first, begun) == []
