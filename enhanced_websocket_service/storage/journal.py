@@ -257,11 +257,11 @@ class Journal:
             return False
         descriptors, self._unsynced = [*self._unsynced, copy], []
         names, self._new_names = self._new_names, False
-        record, began = self._end.record, time.monotonic()
+        written, record, began = self._end.offset, self._end.record, time.monotonic()
         self._syncing[copy] = began
         try:
             await asyncio.to_thread(
-                _fsync_and_close, descriptors, self.directory if names else None
+                _fsync_and_close, descriptors, self.directory if names else None, written
             )
             if not (path := segment_path(self.directory, self._end.segment)).exists():
                 raise OSError(f"{path.name} was deleted")
@@ -385,11 +385,16 @@ class Journal:
             log.error("No new journal segment either", reason=str(again))
 
 
-def _fsync_and_close(descriptors: Sequence[int], directory: Path | None) -> None:
+def _fsync_and_close(
+    descriptors: Sequence[int], directory: Path | None, written: int = 0
+) -> None:
+    """:param written: the last of them has at least so many bytes, by what was answered to the writes."""
     failure: OSError | None = None
     for fd in descriptors:
         try:
             os.fsync(fd)
+            if fd == descriptors[-1] and (size := os.fstat(fd).st_size) < written:
+                raise OSError(f"{size} bytes are in the file of {written} that were written")
         except OSError as error:
             failure = error
         os.close(fd)

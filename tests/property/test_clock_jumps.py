@@ -22,6 +22,7 @@ from enhanced_websocket_service.market.tick import Quote
 from enhanced_websocket_service.service.pipeline import Pipeline
 from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool, Lease
+from tests.unit.feeds.alone import Alone
 from tests.unit.feeds.clocks import SetManualClock
 
 DAY = 86_400.0
@@ -146,7 +147,7 @@ def test_polls_go_on_within_half_a_minute_of_the_right_time(
         clock = SetManualClock(NOON + 7200.0)  # 09:00 in Bogota
         pool = KeyPool([ApiKey(f"K{i}", f"secret-{i}") for i in range(16)], spacing_s=8.0)
         prices = Prices(clock, pool)
-        feed = PollingFeed(
+        polling = PollingFeed(
             prices,  # type: ignore[arg-type] - all that a feed asks of it
             ["USDCOP"],
             clock,
@@ -155,6 +156,7 @@ def test_polls_go_on_within_half_a_minute_of_the_right_time(
             pace=lambda at: 1.4 if abs(at - NOON - 7200.0) < 7200.0 else 900.0,
             is_open=TradingCalendar().is_open,
         )
+        feed = Alone(polling)
 
         async def consume() -> None:
             async for _ in feed:

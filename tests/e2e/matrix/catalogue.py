@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import asyncpg
+
 from .stage import Installation, Instance
 
 WITHIN_S = 10.0
@@ -64,10 +66,19 @@ async def _postgres_goes_on(stage: Installation, _: Instance) -> None:
 
 def _sql(*statements: str) -> Act:
     async def run(stage: Installation, _: Instance) -> None:
-        for statement in statements:
-            await stage.sql(statement)
+        await stage.sql(*statements)
 
     return run
+
+
+async def _lock(stage: Installation, _: Instance) -> None:
+    stage.locking = await asyncpg.connect(stage.environ["DATABASE_URL"])
+    await stage.locking.execute("BEGIN; LOCK TABLE realtime_market_data IN ACCESS EXCLUSIVE MODE")
+
+
+async def _unlock(stage: Installation, _: Instance) -> None:
+    assert stage.locking is not None
+    await stage.locking.close()
 
 
 _CUT = (
@@ -147,10 +158,18 @@ POSTGRES = (
         r"read-only",
         _sql("ALTER DATABASE usdcop_trading SET default_transaction_read_only = on", _CUT),
         _sql(
-            "SET default_transaction_read_only = off; "
+            "SET default_transaction_read_only = off",
             "ALTER DATABASE usdcop_trading RESET default_transaction_read_only",
             _CUT,
         ),
+    ),
+    Cell(
+        "PostgreSQL",
+        "answers and holds the table",
+        "somebody holds a lock on `realtime_market_data`; pings are answered",
+        r"commit.*lock",
+        _lock,
+        _unlock,
     ),
     Cell(
         "PostgreSQL",

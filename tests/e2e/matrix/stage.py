@@ -138,6 +138,7 @@ class Installation:
     valkey: Part
     tasks: list[asyncio.Task[None]]
     instances: list[Instance] = field(default_factory=list)
+    locking: asyncpg.Connection | None = None
 
     async def begin(self, **environ: str) -> Instance:
         """Start ``run``; sampled and listened to from now on."""
@@ -164,10 +165,13 @@ class Installation:
             else:
                 (await http.delete(url)).raise_for_status()
 
-    async def sql(self, text: str) -> list[Any]:
+    async def sql(self, *statements: str) -> list[Any]:
+        """Run them on one connection; the rows of the last."""
         connection = await asyncpg.connect(self.environ["DATABASE_URL"])
         try:
-            return list(await connection.fetch(text))
+            for statement in statements[:-1]:
+                await connection.execute(statement)
+            return list(await connection.fetch(statements[-1]))
         finally:
             await connection.close()
 
