@@ -283,15 +283,16 @@ class FeedRouter(BackgroundFeed):
         streamed = symbol in self._last_streamed
         outage = self._outages.get(symbol)
         ours = streamed or event.kind not in _NEVER_OURS
-        if outage is not None and outage.cause == CONNECTING:
-            if ours:  # it failed before it began: only a proof ends it now
+        if outage is not None:
+            if not ours and self._polling is not None:
+                self._hand_over(symbol, outage, event.at)
+            elif ours and outage.cause == CONNECTING and not outage.to_rest:
+                # It failed before it began: only a proof ends it now.
                 outage.cause = event.kind
                 self._metrics.feed_gaps.labels(symbol, event.kind).inc()
-            elif self._polling is not None:
-                self._hand_over(symbol, outage, event.at)
             return
-        if outage is not None or not ours or self._stream is None:
-            return
+        if symbol in self._on_rest or not ours or self._stream is None:
+            return  # REST is its feed: what the stream lacks is no gap
         start = self._covered_until.get(symbol, event.at)
         if event.kind == "silent":  # what came since the last proof is what the verdict is about
             start = min(start, self._stream.liveness.proved_at(symbol))

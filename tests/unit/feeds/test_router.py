@@ -336,6 +336,23 @@ async def test_a_symbol_that_was_never_streamed_has_a_gap_until_the_first_rest_p
         assert began <= gap.end <= began + 3
 
 
+@pytest.mark.parametrize("first", ["unentitled", "disconnected"])
+async def test_no_gap_lasts_for_what_rest_alone_can_bring(first: str) -> None:
+    """The key does not stream the symbol; some attempts to find out fail for another reason."""
+    async with running_vendor() as vendor:
+        bench = Bench(vendor)
+        vendor.greeting = [refused()]
+        vendor.handshake = lambda _: None if first == "unentitled" else 500
+        await until(lambda: bench.feed.on_rest)
+        vendor.handshake = lambda _: 500 if first == "unentitled" else None
+        await bench.clock.pass_time(70, step=1)
+        vendor.handshake = lambda _: 500
+        await bench.clock.pass_time(130, step=1)
+        assert len(bench.gaps) == len(bench.outages) == 1, "bars of REST alone are not partial"
+        await bench.stop()
+        assert len(bench.gaps) == 1
+
+
 async def test_the_time_until_the_first_subscription_is_a_gap() -> None:
     """Also while another process holds the lease; ended by the grant, not by the first price."""
     async with running_vendor() as vendor:
