@@ -80,7 +80,7 @@ def test_prices_that_nobody_believes_prove_nothing(detector: LivenessDetector) -
     assert detector.verdict == "suspect"
     assert "prices come, none for 10 s that can be believed" in detector.evidence
     assert detector.wants_sample(last + 10)
-    assert detector.sample(4006.5, last + 10, last + 10.2) == "differs"
+    assert detector.sample(4007.13, last + 10, last + 10.2) == "differs"
     wrong(last + 10, last + 13)
     assert detector.sample(4007.58, last + 13.1, last + 13.3) == "differs"
     wrong(last + 13, last + 30)
