@@ -115,11 +115,13 @@ class FeedRouter(BackgroundFeed):
             self._last_streamed.pop(symbol, None)
             self._covered_until.pop(symbol, None)
             self._close_gap(symbol)
-        for symbol in set(symbols) - before:
-            if self._stream is None:
-                self._on_rest.add(symbol)
-            elif self.running:
+        added = set(symbols) - before
+        if self._stream is None:
+            self._on_rest |= added
+        elif self.running:
+            for symbol in added:
                 self._begin_gap(symbol, self._stream.now(), CONNECTING)
+            self._stream.tell_failure(added)
         self._share_out()
 
     def status(self) -> FeedStatus:

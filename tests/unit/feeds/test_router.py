@@ -435,6 +435,28 @@ async def test_symbols_come_and_go_while_it_runs() -> None:
         await bench.stop()
 
 
+@pytest.mark.parametrize("kind", ["disconnected", "unentitled"])
+async def test_a_symbol_that_is_added_while_the_stream_is_down_goes_to_rest_at_once(
+    kind: str,
+) -> None:
+    async with running_vendor() as vendor:
+        bench = Bench(vendor)
+        bench.prices.values["EURUSD"] = 1.1
+        vendor.handshake = lambda _: 500 if kind == "disconnected" else 403
+        await until(lambda: bench.feed.on_rest)
+        await bench.clock.pass_time(4, step=1)  # the next attempt is seconds away
+        began = bench.clock.now()
+        bench.feed.set_symbols(["USDCOP", "EURUSD"])
+        assert bench.outages[-1] == ("EURUSD", began)
+        assert bench.feed.on_rest == {"USDCOP", "EURUSD"}
+        await bench.clock.pass_time(4, step=1)
+        assert "EURUSD" in {quote.symbol for quote in bench.quotes}
+        ended = [gap for gap in bench.gaps if gap.symbol == "EURUSD"]
+        assert len(ended) == (kind == "unentitled"), "REST alone can bring it, or the stream may"
+        vendor.handshake = lambda _: None
+        await bench.stop()
+
+
 async def test_without_rest_gaps_are_reported_too() -> None:
     async with running_vendor() as vendor:
         bench = Bench(vendor, mode="websocket")
