@@ -41,6 +41,8 @@ CONNECTING = "connecting"
 """The cause of the gap with which every collection begins."""
 FIRST_KEPT_S = 60.0
 """For so long the first price after a subscription may still pass, before the one that proves the stream."""
+SET_BACK_S = 1.0
+"""A clock that goes back by more was set."""
 _NEVER_OURS = frozenset({"refused", "unentitled"})
 """Failures that are no gap for a symbol that was never streamed: REST is its feed then."""
 
@@ -50,6 +52,7 @@ class _Outage:
     """A gap that has not ended."""
 
     start: float
+    began: float  # the same in the time of the detectors, which is never set
     cause: str
     to_rest: bool = False  # REST is the symbol's feed now: its first price ends it
 
@@ -286,7 +289,9 @@ class FeedRouter(BackgroundFeed):
                 self._stream.liveness.cover(frozenset(self._on_rest))
 
     def _begin_gap(self, symbol: str, start: float, cause: str) -> None:
-        self._outages[symbol] = _Outage(start, cause)
+        assert self._stream is not None
+        ago = max(0.0, self._stream.now() - start)
+        self._outages[symbol] = _Outage(start, self._stream.liveness.now() - ago, cause)
         self._on_outage(symbol, start)
 
     def _open_gap(self, symbol: str, event: StreamEvent) -> None:
@@ -320,5 +325,9 @@ class FeedRouter(BackgroundFeed):
         gap = self._outages.pop(symbol, None)
         if gap is None or self._stream is None:
             return
-        end = self._stream.now() if at is None else at
-        self._on_gap(FeedGap(symbol, gap.start, max(gap.start, end), gap.cause))
+        now = self._stream.now()
+        end = now if at is None else at
+        # By the clock as it is now: it may have been set back since.
+        began = min(end, now - (self._stream.liveness.now() - gap.began))
+        start = began if began < gap.start - SET_BACK_S else min(gap.start, end)
+        self._on_gap(FeedGap(symbol, start, end, gap.cause))

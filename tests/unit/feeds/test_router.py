@@ -21,7 +21,7 @@ from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
 from enhanced_websocket_service.twelvedata.rest import RestClient
 
-from .clocks import ManualClock
+from .clocks import SetManualClock
 from .test_polling import Prices
 from .vendor import STAMP, Vendor, granted, price, refused, running_vendor, until
 
@@ -36,7 +36,7 @@ class Bench:
     ) -> None:
         self.vendor = vendor
         vendor.greeting = [granted("USD/COP", "EUR/USD")]
-        self.clock = ManualClock()
+        self.clock = SetManualClock()
         self.prices = Prices()
         self.metrics = Metrics()
         keys = KeyPool([ApiKey("G1_1", "secret")], spacing_s=0.0, minute_limit=1000)
@@ -321,6 +321,21 @@ async def test_what_the_stream_did_not_bring_is_reported_at_the_hand_back(bench:
         "ews_feed_gaps_total", {"symbol": "USDCOP", "cause": "disconnected"}
     )
     assert counted == 1
+
+
+async def test_a_clock_that_is_set_back_shortens_no_gap(bench: Bench) -> None:
+    await bench.connected()
+    await bench.streamed(4000)
+    await bench.clock.pass_time(3)
+    await bench.vendor.sockets[-1].close(1011)
+    await until(lambda: bench.feed.on_rest)
+    bench.clock.error = -3600.0
+    await bench.clock.pass_time(9)
+    await until(lambda: bench.stream.status().subscribed)
+    await bench.returned(4012)
+    gap = bench.gaps[-1]
+    assert gap.end == bench.clock.now()
+    assert gap.end - gap.start == pytest.approx(12)
 
 
 async def test_a_gap_still_open_at_the_end_of_the_session_is_reported() -> None:
