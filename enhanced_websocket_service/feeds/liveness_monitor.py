@@ -82,13 +82,12 @@ class LivenessMonitor:
     showed at the start. A clock that jumps ages nothing. Sessions are met, and instants are shown, by the
     clock as it is now.
 
+    :param clock: set right by the vendor's where the machine's is known to be fast: else stamps look old.
     :param session_at: the session of a symbol that is open at an instant, or ``None``.
     :param ask: the vendor's REST price of a symbol; raises ``VendorError``. ``None``: there is no
         REST, silence alone decides.
     :param may_ask: whether a credit may be spent on comparing at an instant.
     :param spacing: how many seconds lie between two calls at least, at an instant.
-    :param skew: the vendor's clock minus ours in seconds, where witnesses agree on it; ``None``: unknown.
-        Stamps that look old because our clock is fast are young.
     :param doubtful: whether a price of a symbol would be held whatever its source adds to it: no proof.
     """
 
@@ -103,7 +102,6 @@ class LivenessMonitor:
         ask: Callable[[str], Awaitable[float]] | None = None,
         may_ask: Callable[[float], bool] = lambda _: True,
         spacing: Callable[[float], float] = lambda _: 0.0,
-        skew: Callable[[float], float | None] = lambda _: None,
         doubtful: Callable[[str, float], bool] = lambda *_: False,
     ) -> None:
         self._session_at = session_at
@@ -116,7 +114,6 @@ class LivenessMonitor:
         self._ask = ask
         self._may_ask = may_ask
         self._spacing = spacing
-        self._skew = skew
         self._doubtful = doubtful
         self._news = VerdictNews()
         self._base = clock.now() - clock.elapsed()
@@ -182,7 +179,6 @@ class LivenessMonitor:
             now,
             stamp=quote.timestamp,
             age=quote.received_at - quote.timestamp,
-            clock_ahead=-(self._skew(quote.received_at) or 0.0),
             resent=resent,
             doubtful=self._doubtful(quote.symbol, quote.price),
         )

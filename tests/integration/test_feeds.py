@@ -73,7 +73,6 @@ async def stage(
     speed: float = 60.0,
     ticks_per_bar: int | None = None,
     faults: Mapping[str, object] | None = None,
-    skew: Callable[[float], float | None] = lambda _: None,
     doubtful: Callable[[str, float], bool] = lambda *_: False,
     on_outage: Callable[[str, float], None] = lambda *_: None,
     on_closed: Callable[[FeedGap], None] = lambda _: None,
@@ -94,7 +93,6 @@ async def stage(
         session_at=lambda _, at: CALENDAR.open_session(at),
         ask=lambda symbol: rest.price(symbol, LIVENESS, retries=0),
         spacing=lambda at: pool.budget(at).min_interval_s,
-        skew=skew,
         doubtful=doubtful,
     )
     stream = StreamFeed(

@@ -157,15 +157,6 @@ async def test_old_stamps_alone_are_no_death() -> None:
         assert sum(shown(it).samples.values()) <= 10
 
 
-async def test_a_clock_that_is_known_to_be_fast_makes_no_stamp_old() -> None:
-    async with stage(
-        ticks_per_bar=300, speed=60.0, faults={"future_s": -300}, skew=lambda _: -300.0
-    ) as it:
-        await until(lambda: it.clock.now() > OPENS + 600 + 600)
-        assert shown(it).verdict == "live"
-        assert sum(shown(it).samples.values()) <= 1
-
-
 async def test_a_frozen_rest_is_no_witness_against_a_stream_that_moves() -> None:
     """A thin market asks REST again and again, and is contradicted each time by a price that is long past."""
     async with stage(ticks_per_bar=12, speed=120.0) as it:

@@ -161,15 +161,13 @@ class LivenessDetector:
         *,
         stamp: int | None = None,
         age: float = 0.0,
-        clock_ahead: float = 0.0,
         resent: bool = False,
         doubtful: bool = False,
     ) -> bool:
         """The socket brought a usable price.
 
         :param stamp: the vendor's, unix seconds.
-        :param age: how old it was at the receipt, in seconds by our clock.
-        :param clock_ahead: how far that is known to be ahead of the vendor's, in seconds.
+        :param age: how old it was at the receipt, in seconds.
         :param resent: it may be the last one again, sent upon our subscription: it tells the price,
             but proves no life.
         :param doubtful: only a witness of another kind could make it believed.
@@ -185,7 +183,7 @@ class LivenessDetector:
         if stamp is not None:
             self.stamps.add(stamp, age, at)
         self.last_price_at, self._doubtful = at, doubtful
-        if doubtful or not new or age - clock_ahead > OLD_S:
+        if doubtful or not new or age > OLD_S:
             if self._dead is None:
                 silence.heard(at)
             return False

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from enhanced_websocket_service.errors import VendorUnavailable
 from enhanced_websocket_service.failures import Failures
+from enhanced_websocket_service.feeds.liveness_monitor import LivenessMonitor
 from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.tick import Quote, Tick
 from enhanced_websocket_service.service.pipeline import Pipeline
@@ -53,6 +54,21 @@ class World:
     @property
     def shown(self) -> float | None:
         return self.metrics.registry.get_sample_value("ews_clock_offset_seconds")
+
+
+def test_a_clock_that_is_known_to_be_fast_makes_no_stamp_old() -> None:
+    world = World()
+    world.machine.error = 300.0
+    liveness = LivenessMonitor(["USDCOP"], world.clock, world.metrics)
+    liveness.tell(lambda detector, now: detector.connected(now))
+
+    def proves(price: float) -> bool:
+        quote = Quote("USDCOP", int(world.right), price, "simulator_websocket", world.clock.now())
+        return liveness.price(quote, resent=False)
+
+    assert not proves(4000.0)
+    world.answer(3)
+    assert proves(4001.0)
 
 
 @pytest.mark.parametrize(
