@@ -211,6 +211,11 @@ class Tenure:
             msgspec.structs.replace(one, winner=winner) if one.end is None else one
             for one in self._kept
         ]
+        if not any(one.end is None for one in named):
+            # What a standby notes has an epoch above the winner's: should it die before it claims, the next
+            # process must not store it over what the winner stored.
+            # real time: for people
+            named.append(KeptBack(self._decided, None, 0, winner, time.time(), collected=False))
         if self.held_last or named != self._kept:
             self.held_last, self._kept = False, named
             self._save()
