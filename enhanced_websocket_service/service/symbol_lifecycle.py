@@ -198,14 +198,14 @@ class SymbolLifecycle:
         """
         clock, leadership = self._clock, self._around.leadership
         self.change(ServiceState.MARKET_CLOSED, reason)
-        if leadership is not None:
-            # Between sessions there is work, too, which one instance alone does.
-            leadership.want()
         near = session.opens - self._schedule.pre_open_s
         while (left := near - clock.now()) > 0:
             if self._calendar.current_or_next(clock.now()) != session:
                 return
             if leadership is not None:
+                # Between sessions there is work, too, which one instance alone does. Each time: who loses
+                # the fence meanwhile wants it no more, and its bars would not be stored.
+                leadership.want()
                 told = sentences(reason, leadership.reason) if leadership.reason else reason
                 self.change(ServiceState.MARKET_CLOSED, told)
             await clock.sleep(min(left, clock.span(CLOCK_LOOK_S, at_least_real=CLOCK_LOOK_S)))
