@@ -137,9 +137,15 @@ def test_what_a_standby_noted_is_not_stored_by_the_process_after_it(
     assert (gap.first.record, gap.end) == (before.record, journal.end)
     assert after.gap_at(Position(*before[:2], before.record - 1)) is None
     assert failures.present == ()  # no price is among them
+    after.lost("the winner")
+    journal.append(ticks(2, epoch=10))
     after.began(11, 0.0, kept_back=True, winner="the winner")
     assert after.room(journal.end) == ENDLESS
-    assert after.gap_at(before) is not None
+    gap = after.gap_at(before)
+    assert gap is not None
+    assert (gap.first.record, gap.end) == (before.record, journal.end)
+    saved = json.loads((tmp_path / "fence.json").read_text())
+    assert len(saved["kept_back"]) == 1, "a standby that restarts for ever"
 
 
 FOREIGN = [
