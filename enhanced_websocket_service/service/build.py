@@ -261,6 +261,7 @@ async def build_service(
         ask=compare,
         may_ask=lambda at: may_spend(LIVENESS, at),
         spacing=lambda at: keys.budget(at).min_interval_s,
+        doubtful=pipeline.needs_another_kind,
     )
 
     def on_gap(gap: FeedGap) -> None:
