@@ -417,11 +417,12 @@ class Pipeline:
         for line in self._lines.values():
             if symbol in (None, line.symbol):
                 rejections += line.validator.flush()
-        if not rejections:
-            return
-        self._take([], rejections, before)
+        if rejections:
+            self._take([], rejections, before)
         for one in rejections:
             self._doubt_bar(self._lines[one.symbol], one.timestamp)
+        for name in self._lines if symbol is None else [symbol]:
+            self._watermarks.rest(name)
 
     def _take(
         self,
