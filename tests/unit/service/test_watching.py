@@ -21,7 +21,7 @@ class Stage:
 
     def __init__(self, **writer: Any) -> None:
         self.clock = clock = ManualClock()
-        self.marks = Watermarks([SYMBOL], clock.elapsed)
+        self.marks = Watermarks([SYMBOL], clock.elapsed, cached=False)
         self.pipeline = SimpleNamespace(epoch=2, held=dict, closes=dict)
         self.writer = SimpleNamespace(last_error=None, waits_for=None, committed_s=None)
         vars(self.writer).update(writer)
