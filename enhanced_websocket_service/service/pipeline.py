@@ -323,6 +323,10 @@ class Pipeline:
         :raises JournalError: as if it had not come.
         """
         self.settle(symbol, lambda validator: validator.on_rest_price(price, now), now)
+        line = self._lines.get(symbol)
+        if line is not None and line.validator.stands(price):
+            # The market is quiet, by REST: what was refused meanwhile was none of its prices.
+            self._watermarks.worked(symbol, Hop.ACCEPTED)
 
     def settle(self, symbol: str, judge: Callable[[QuoteValidator], Decision], now: float) -> None:
         """Let ``judge`` decide about the held quotes of ``symbol``, if there are any.
