@@ -27,7 +27,7 @@ from enhanced_websocket_service.market.price_view import price_data
 from enhanced_websocket_service.market.tick import Tick
 
 from .address import client_for
-from .answers import refusal
+from .answers import is_about_a_name, refusal
 from .base import Subscriber
 from .lane import UNAVAILABLE, Lane, Waiting, answered
 from .memory import MemoryBus
@@ -140,6 +140,8 @@ class RedisBus:
     @property
     def last_error(self) -> str | None:
         """Why the server is not up to date, in its own words; ``None`` while all goes well."""
+        if not self._met and self._last_error is not None:
+            return self._last_error  # what a lane met before is older
         return next((lane.error for lane in self._lanes if lane.error), None) or self._last_error
 
     def publish(self, events: Sequence[Event]) -> None:
@@ -216,9 +218,10 @@ class RedisBus:
             raise
         self.wrong_world = None
 
-    async def probe(self) -> None:
+    async def probe(self) -> str | None:
         """Do what is done with a price, with a key and a channel of our own.
 
+        :returns: what was left out, as the account may use other names only; ``None``: nothing.
         :raises BusUnavailable: the server did not do it, and why.
         """
         try:
@@ -227,11 +230,15 @@ class RedisBus:
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.set(self._names.probe, self._probes, ex=PROBE_TTL_S)
                 pipe.publish(self._names.probe, str(self._probes))
-                await pipe.execute()
+                answers = await pipe.execute(raise_on_error=False)
         except WrongWorld as error:
             raise BusUnavailable(str(error)) from error
         except UNAVAILABLE as error:
             raise BusUnavailable(self._refusal(error)) from error
+        failed = [one for one in answers if isinstance(one, Exception)]
+        if faults := [one for one in failed if not is_about_a_name(one)]:
+            raise BusUnavailable(self._refusal(faults[0])) from faults[0]
+        return f"Not all was probed: {self._refusal(failed[0])}" if failed else None
 
     def status(self) -> dict[str, Any]:
         return {

@@ -182,6 +182,30 @@ async def test_streams_are_positions_to_resume_from(valkey_url: str, client: Any
     assert json.loads(fields["data"])["bar"]["close"] == live.bar.close
 
 
+@pytest.mark.parametrize("command", ["set", "publish"])
+async def test_an_account_of_other_names_is_no_fault_of_the_server(
+    valkey_url: str, client: Any, command: str
+) -> None:
+    async with running(RedisBus(valkey_url)) as bus:
+        assert await bus.probe() is None
+        names = ("~usdcop:*", "~ews:*", "&market_data:realtime")
+        await client.execute_command(
+            "ACL", "SETUSER", "default", "resetkeys", "resetchannels", *names
+        )
+        try:
+            told = await bus.probe()
+            assert told is not None
+            assert "channel" in told
+            bus.publish(ticks(2))
+            assert await bus.drain(10)
+            await client.execute_command("ACL", "SETUSER", "default", f"-{command}")
+            with pytest.raises(BusUnavailable, match=f"'{command}' command"):
+                await bus.probe()
+        finally:
+            all_again = ("~*", "&*", "+@all")
+            await client.execute_command("ACL", "SETUSER", "default", *all_again)
+
+
 async def test_streams_are_trimmed(valkey_url: str, client: Any) -> None:
     async with running(RedisBus(valkey_url, stream_length=100)) as bus:
         bus.publish(ticks(2000))

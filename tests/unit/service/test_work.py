@@ -94,7 +94,9 @@ def test_one_quarantined_record_is_told() -> None:
 def test_bars_and_slots_that_are_overdue() -> None:
     it = Stage()
     it.market.due = {SYMBOL: it.clock.instant + 1}
-    it.pass_s(10)
+    it.pass_s(2)
+    assert it.work.problems() == []
+    it.pass_s(9)
     assert it.work.problems() == []
     it.pass_s(1)
     (problem,) = it.work.problems()
