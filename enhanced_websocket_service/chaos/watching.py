@@ -20,6 +20,11 @@ EVERY_S: Final = 0.5
 PATIENCE_S: Final = 1.0
 YOUNG_S: Final = 240.0
 """Seconds of the session. The late vendor is later; a second of the machine is two minutes of a storm."""
+# The last one: a connection whose server froze in the middle of a cancelled question.
+_UNSEEN: Final = (
+    *(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError),
+    asyncpg.InternalClientError,
+)
 _NEWEST: Final = """
     SELECT epoch, tick_offset FROM realtime_market_data WHERE symbol = $1 AND epoch IS NOT NULL
     ORDER BY epoch DESC, tick_offset DESC LIMIT 1
@@ -103,7 +108,7 @@ class Watcher:
                     self._database = await asyncpg.connect(self._world.postgres.url)
                 row = await self._database.fetchrow(_NEWEST, SYMBOL)
                 return None if row is None else tuple(row)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except _UNSEEN:
             self._forget_database()
             return None
 

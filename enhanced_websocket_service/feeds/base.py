@@ -40,6 +40,7 @@ class FeedStatus(msgspec.Struct, frozen=True):
     refused: tuple[str, ...]  # symbols the vendor does not stream to us
     verdicts: tuple[SymbolVerdict, ...] = ()  # on the stream of each symbol, where there is one
     sources: Mapping[str, str] = {}  # by symbol, the source name of its quotes now
+    condemned: Mapping[str, str] = {}  # symbols that REST brings because the stream failed, and why
 
     def dead(self, symbols: Iterable[str]) -> dict[str, str]:
         """Those of ``symbols`` that nothing brings prices of, neither stream nor REST, and the evidence."""
@@ -49,15 +50,19 @@ class FeedStatus(msgspec.Struct, frozen=True):
         return {symbol: self.detail for symbol in symbols if symbol not in alive}
 
     def on_fallback(self) -> dict[str, str]:
-        """The symbols whose stream is dead and whose prices REST brings, and what condemned the stream."""
-        return {
+        """The symbols whose stream is dead and whose prices REST brings, and what condemned the stream.
+
+        A new connection is not the end of it: only a price that proves the stream is.
+        """
+        if self.verdict == "dead":
+            return {}
+        dead = {
             one.symbol: one.evidence
             for one in self.verdicts
-            if one.verdict == "dead"
-            and self.verdict != "dead"
-            and one.symbol not in self.refused
-            and self.sources.get(one.symbol) is not None
+            if one.verdict == "dead" and self.sources.get(one.symbol) is not None
         }
+        found = {**self.condemned, **dead}
+        return {symbol: why for symbol, why in found.items() if symbol not in self.refused}
 
 
 class FeedGap(msgspec.Struct, frozen=True):

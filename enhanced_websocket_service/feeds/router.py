@@ -82,6 +82,7 @@ class FeedRouter(BackgroundFeed):
         self._on_gap = on_gap
         self._on_outage = on_outage
         self._on_rest: set[str] = set()
+        self._condemned: dict[str, str] = {}  # of those, the ones whose stream failed, and why
         self._last_streamed: dict[str, tuple[int, float, float | None, float | None]] = {}
         self._covered_until: dict[str, float] = {}  # by the stream, as far as is known
         self._outages: dict[str, _Outage] = {}
@@ -110,6 +111,7 @@ class FeedRouter(BackgroundFeed):
             source.collect(symbols)
         for symbol in before - set(symbols):
             self._on_rest.discard(symbol)
+            self._condemned.pop(symbol, None)
             self._last_streamed.pop(symbol, None)
             self._covered_until.pop(symbol, None)
             self._close_gap(symbol)
@@ -152,6 +154,7 @@ class FeedRouter(BackgroundFeed):
             refused=stream.refused,
             verdicts=stream.verdicts,
             sources={**stream.sources, **dict.fromkeys(self._on_rest, polling.source)},
+            condemned=dict(self._condemned),
         )
 
     # --- what the sources tell ------------------------------------------------------------------
@@ -193,8 +196,12 @@ class FeedRouter(BackgroundFeed):
         for symbol in event.symbols:
             self._first.pop(symbol, None)
             self._open_gap(symbol, event)
+        if self._polling is None or event.kind == "leased":
+            return
+        if event.kind != "unentitled":
+            self._condemned |= dict.fromkeys(event.symbols, event.message)
         new = set(event.symbols) - self._on_rest
-        if self._polling is None or not new or event.kind == "leased":
+        if not new:
             return
         self._on_rest |= new
         self._share_out()
@@ -260,6 +267,7 @@ class FeedRouter(BackgroundFeed):
     def _to_stream(self, symbol: str, at: float) -> None:
         if symbol in self._on_rest:
             self._on_rest.discard(symbol)
+            self._condemned.pop(symbol, None)
             self._share_out()
             self.switches += 1
             first = self._first.pop(symbol, None)

@@ -385,9 +385,7 @@ class Journal:
             log.error("No new journal segment either", reason=str(again))
 
 
-def _fsync_and_close(
-    descriptors: Sequence[int], directory: Path | None, written: int = 0
-) -> None:
+def _fsync_and_close(descriptors: Sequence[int], directory: Path | None, written: int = 0) -> None:
     """:param written: the last of them has at least so many bytes, by what was answered to the writes."""
     failure: OSError | None = None
     for fd in descriptors:

@@ -149,6 +149,25 @@ async def test_rest_takes_over_at_once_and_the_stream_comes_back(bench: Bench) -
     assert bench.feed.status().source == "simulator_websocket"
 
 
+async def test_a_stream_that_failed_is_told_until_a_price_proves_it(bench: Bench) -> None:
+    """Also while it connects anew, and streams what proves nothing."""
+    await bench.connected()
+    await bench.streamed(4000)
+    bench.prices.values["USDCOP"] = 4009.5
+    await bench.vendor.sockets[-1].close(1011)
+    await until(lambda: bench.sources == ["websocket", "rest"])
+    assert "1011" in bench.feed.status().on_fallback()["USDCOP"]
+    await bench.polled(4010.5)
+    await until(lambda: bench.vendor.count("subscribe") == 2)
+    await bench.vendor.send(price(4000, int(bench.clock.now())))
+    await bench.polled(4011.5)
+    (one,) = bench.feed.status().verdicts
+    assert one.verdict != "dead"
+    assert "1011" in bench.feed.status().on_fallback()["USDCOP"]
+    await bench.streamed(4012)
+    assert bench.feed.status().on_fallback() == {}
+
+
 async def test_a_resent_last_price_does_not_take_the_symbol_back(bench: Bench) -> None:
     await bench.connected()
     await bench.streamed(4000)
