@@ -19,6 +19,8 @@ GRAIN_S: Final = 0.25
 """Work that comes within this is one entry: an age may be told too high by so much."""
 MOST_ENTRIES: Final = 512
 """Then neighbours become one: the memory stays bounded, and an age is told within a 256th of the outage."""
+FEW_ENTRIES: Final = MOST_ENTRIES // 4
+"""With so few left, what comes is told within ``GRAIN_S`` again, though something always waits."""
 
 
 class Hop(StrEnum):
@@ -92,7 +94,7 @@ class Trail:
         done = bisect_right(self._ends, position)
         if done:
             del self._ends[:done], self._at[:done], self._counts[:done]
-        if not self._ends:
+        if len(self._ends) <= FEW_ENTRIES:
             self._grain_s = GRAIN_S
 
     def _thin(self) -> None:
@@ -222,6 +224,11 @@ class Watermarks:
         if hop in self._excused:
             self._excused.discard(hop)
             self._expected_since[hop] = self._now()
+
+    def rest(self, symbol: str) -> None:
+        """The session of ``symbol`` is over: what its market sent in vain says nothing about the next one."""
+        for hop in (Hop.ACCEPTED, Hop.PUBLISHED):
+            self.worked(symbol, hop)
 
     def alive(self, hop: Hop) -> None:
         """A probe did the work of ``hop``, up to where it was."""

@@ -19,6 +19,14 @@ _NO_PASSWORD: Final = re.compile("NOAUTH|authentication required|already authent
 _UNASKED: Final = re.compile("without any password configured|no password is set", re.I)
 
 
+_OF_A_NAME: Final = re.compile(r"permissions? to access .*(key|channel)", re.I)
+
+
+def is_about_a_name(error: Exception) -> bool:
+    """Whether the account may do this, with other names."""
+    return isinstance(error, NoPermissionError) and _OF_A_NAME.search(str(error)) is not None
+
+
 def refusal(error: Exception, options: Mapping[str, Any]) -> str:
     """``error``, whatever redis-py or the system raised for the server that ``options`` name."""
     where = f"Redis at {redis_address(options)}"

@@ -27,7 +27,7 @@ from enhanced_websocket_service.market.price_view import price_data
 from enhanced_websocket_service.market.tick import Tick
 
 from .address import client_for
-from .answers import refusal
+from .answers import is_about_a_name, refusal
 from .base import Subscriber
 from .lane import UNAVAILABLE, Lane, Waiting, answered
 from .memory import MemoryBus
@@ -84,6 +84,8 @@ class RedisBus:
         self.on_wrong_world: Callable[[WrongWorld], None] = lambda _error: None
         """Told each time that the server turns out to be of the other world."""
         self._failures = failures or Failures(SystemClock())
+        self.may_cache: Callable[[], bool] = lambda: True
+        """Whether prices of a while ago belong there: while another instance collects, its own do."""
         self.on_told: Callable[[Tick], None] = lambda _tick: None
         """Told of the last tick, of each symbol, up to which all have been published there."""
         self.on_cached: Callable[[Tick], None] = lambda _tick: None
@@ -95,6 +97,7 @@ class RedisBus:
         self._stream_length = stream_length
         self._prices: dict[str, tuple[Tick, float]] = {}  # newest by symbol, when (monotonic)
         self._unwritten: set[str] = set()  # symbols whose newest price is not on the server
+        self._known: set[str] = set()  # symbols whose price is none of now, and may not be there
         self._epoch = 0
         self._epoch_unwritten = False
         self._meeting = asyncio.Lock()
@@ -137,6 +140,8 @@ class RedisBus:
     @property
     def last_error(self) -> str | None:
         """Why the server is not up to date, in its own words; ``None`` while all goes well."""
+        if not self._met and self._last_error is not None:
+            return self._last_error  # what a lane met before is older
         return next((lane.error for lane in self._lanes if lane.error), None) or self._last_error
 
     def publish(self, events: Sequence[Event]) -> None:
@@ -168,7 +173,7 @@ class RedisBus:
         if self._local.latest(tick.symbol) is tick and age_s < PRICE_TTL_S:
             # A process that was killed had published it, but may not have got to write it here.
             self._prices[tick.symbol] = (tick, monotonic() - max(0.0, age_s))
-            self._unwritten.add(tick.symbol)
+            self._known.add(tick.symbol)
             self._caching.wake()
 
     async def ping(self) -> float:
@@ -213,9 +218,10 @@ class RedisBus:
             raise
         self.wrong_world = None
 
-    async def probe(self) -> None:
+    async def probe(self) -> str | None:
         """Do what is done with a price, with a key and a channel of our own.
 
+        :returns: what was left out, as the account may use other names only; ``None``: nothing.
         :raises BusUnavailable: the server did not do it, and why.
         """
         try:
@@ -224,11 +230,15 @@ class RedisBus:
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.set(self._names.probe, self._probes, ex=PROBE_TTL_S)
                 pipe.publish(self._names.probe, str(self._probes))
-                await pipe.execute()
+                answers = await pipe.execute(raise_on_error=False)
         except WrongWorld as error:
             raise BusUnavailable(str(error)) from error
         except UNAVAILABLE as error:
             raise BusUnavailable(self._refusal(error)) from error
+        failed = [one for one in answers if isinstance(one, Exception)]
+        if faults := [one for one in failed if not is_about_a_name(one)]:
+            raise BusUnavailable(self._refusal(faults[0])) from faults[0]
+        return f"Not all was probed: {self._refusal(failed[0])}" if failed else None
 
     def status(self) -> dict[str, Any]:
         return {
@@ -288,7 +298,10 @@ class RedisBus:
         self._entries.add(event)
 
     def _has_to_cache(self) -> bool:
-        return bool(self._unwritten or self._epoch_unwritten)
+        return bool(self._epoch_unwritten or self._owed())
+
+    def _owed(self) -> set[str]:
+        return self._unwritten | self._known if self.may_cache() else self._unwritten
 
     async def _meet(self) -> None:
         """Ask for signs of life now and then, and whose prices are there: the server may be another one, or
@@ -306,7 +319,7 @@ class RedisBus:
             self._met_at = monotonic()
             if not self._met or run != self._server_run:
                 self._server_run = run
-                self._unwritten.update(self._prices)
+                self._known.update(self._prices)
                 self._epoch_unwritten = self._epoch > 0
                 self._caching.wake()
             if self._world is not None:
@@ -332,7 +345,7 @@ class RedisBus:
             raise answers[told]
 
     async def _cache(self) -> None:
-        prices = {symbol: self._prices[symbol] for symbol in self._unwritten}
+        prices = {symbol: self._prices[symbol] for symbol in self._owed()}
         epoch = self._epoch if self._epoch_unwritten else None
         marks = self._marks
         written: list[str] = []
@@ -356,6 +369,7 @@ class RedisBus:
             self.on_cached(sent[0])
             if self._prices[symbol] is sent:
                 self._unwritten.discard(symbol)
+                self._known.discard(symbol)
         others = answers[len(written) :]
         if epoch is not None and not isinstance(others[0], Exception):
             self._epoch_unwritten = self._epoch != epoch

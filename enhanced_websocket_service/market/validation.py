@@ -204,13 +204,17 @@ class QuoteValidator:
             return True
         return self._last_seen is not None and _equal(self._last_seen, quote)
 
+    def stands(self, price: float) -> bool:
+        """Whether ``price`` is the last one, as it is told over another channel."""
+        return self._last is not None and same_but_noise(self._last, price)
+
     def is_unchanged(self, quote: Quote) -> bool:
         """Whether ``quote`` is a price without a stamp that tells nothing new: it is the last price, or the
         held one of the same kind, of which it is a witness and no second tick.
         """
         if quote.stamped or quote.raw:
             return False
-        if self._last is not None and same_but_noise(self._last, quote.price):
+        if self.stands(quote.price):
             return True
         if not self._held:
             return False

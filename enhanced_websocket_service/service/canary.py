@@ -96,9 +96,8 @@ class Canary:
             await asyncio.sleep(LOOK_S)
             waiting = next((one for one in self._marks.undone() if one.hop is hop), None)
             self._settle(hop, state)
-            self.reasons[hop] = None
-            if waiting is not None and waiting.age_s > SOON_S and hop in self._explain:
-                self.reasons[hop] = await self._explain[hop]()
+            explain = None if waiting is None or waiting.age_s <= SOON_S else self._explain.get(hop)
+            self.reasons[hop] = None if explain is None else await explain()
             if waiting is None and self._is_due(hop, state):
                 await self._ask(hop, state)
 

@@ -323,6 +323,10 @@ class Pipeline:
         :raises JournalError: as if it had not come.
         """
         self.settle(symbol, lambda validator: validator.on_rest_price(price, now), now)
+        line = self._lines.get(symbol)
+        if line is not None and line.validator.stands(price):
+            # The market is quiet, by REST: what was refused meanwhile was none of its prices.
+            self._watermarks.worked(symbol, Hop.ACCEPTED)
 
     def settle(self, symbol: str, judge: Callable[[QuoteValidator], Decision], now: float) -> None:
         """Let ``judge`` decide about the held quotes of ``symbol``, if there are any.
@@ -422,11 +426,12 @@ class Pipeline:
         for line in self._lines.values():
             if symbol in (None, line.symbol):
                 rejections += line.validator.flush()
-        if not rejections:
-            return
-        self._take([], rejections, before)
+        if rejections:
+            self._take([], rejections, before)
         for one in rejections:
             self._doubt_bar(self._lines[one.symbol], one.timestamp)
+        for name in self._lines if symbol is None else [symbol]:
+            self._watermarks.rest(name)
 
     def _take(
         self,

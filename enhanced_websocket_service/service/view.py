@@ -8,7 +8,7 @@ from datetime import date
 from typing import Any
 
 from enhanced_websocket_service.bus.base import Bus
-from enhanced_websocket_service.bus.redis import CACHING
+from enhanced_websocket_service.bus.redis import CACHING, PUBLISHING, REDIS
 from enhanced_websocket_service.clock import Clock
 from enhanced_websocket_service.failures import Failure, Failures
 from enhanced_websocket_service.feeds.base import FeedStatus
@@ -52,7 +52,12 @@ from enhanced_websocket_service.serving.views import BarQuery, HealthView, TickQ
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.postgres import Database
 from enhanced_websocket_service.storage.stream_store import StoredStretch, StreamStore
-from enhanced_websocket_service.storage.writer import STORING, JournalWriter
+from enhanced_websocket_service.storage.writer import (
+    IN_REJECTED,
+    QUARANTINE,
+    STORING,
+    JournalWriter,
+)
 from enhanced_websocket_service.twelvedata.keys import KeyPool
 from enhanced_websocket_service.twelvedata.ledger import KEY, REFUSED_FOR_S, STREAM, Access
 from enhanced_websocket_service.twelvedata.planner import CreditPlanner
@@ -67,7 +72,7 @@ from .states import ServiceState, StateChange, StateMachine
 from .supervisor import Supervisor
 from .work import WorkHealth
 
-CAUSES_OF_HOPS = frozenset({STORING, CACHING})
+CAUSES_OF_HOPS = frozenset({STORING, REDIS, PUBLISHING, CACHING})
 """Parts of ``Failures`` whose reason a hop's problem repeats."""
 _MICROSECOND = 1e-6  # the resolution of the database's times
 
@@ -181,6 +186,7 @@ class View:
             for one in self._failures.present
             if one.reason not in connections
             and not (one.part in CAUSES_OF_HOPS and one.reason in of_hops)
+            and not (one.part == QUARANTINE and IN_REJECTED in of_hops)
         ]
 
     def _on_fallback(self, status: FeedStatus | None) -> list[str]:

@@ -26,6 +26,8 @@ from .work import WorkHealth, WorkLimits
 
 BUSY_S = 1.0
 """Real seconds that PostgreSQL may take for a batch before somebody asks who is in the way."""
+SLOW_S = 3.0
+"""Real seconds without a commit after which a backlog does not get smaller, as far as anybody can see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,14 @@ def watch(
     :param probe_s: as ``Canary``'s ``every_s``; ``expecting`` and ``may_probe`` are its, too.
     :param pace: as ``WorkHealth``'s.
     """
-    loopback = Loopback(lambda symbol, offset: it.marks.reached(symbol, Hop.PUBLISHED, offset))
+
+    def reached(symbol: str, epoch: int, offset: int) -> None:
+        if (
+            epoch == it.pipeline.epoch
+        ):  # what comes late is gathered: another may have begun meanwhile
+            it.marks.reached(symbol, Hop.PUBLISHED, offset)
+
+    loopback = Loopback(reached)
     it.hub.listen_inside(loopback.write)
     if it.redis is not None:
         cached = _Cached(it.marks, it.redis, it.pipeline)
@@ -134,9 +143,8 @@ def _probes(it: Watched, loopback: Loopback) -> Mapping[Hop, Callable[[], Awaita
         if loopback.probe != number:
             raise EwsError(it.bus.failure or "What is published does not reach a client inside.")
 
-    async def redis() -> None:
-        if it.redis is not None:
-            await it.redis.probe()
+    async def redis() -> str | None:
+        return None if it.redis is None else await it.redis.probe()
 
     async def postgresql() -> str | None:
         return await probe_writes(it.database, it.journal.journal_id, _row(it))
@@ -191,10 +199,14 @@ def _causes(it: Watched, canary: Canary) -> Mapping[Hop, Callable[[], str | None
     def postgresql() -> str | None:
         if known := it.writer.last_error or canary.reasons.get(Hop.COMMITTED):
             return known
-        waits = it.writer.waits_for
-        if waits is None:
-            return None
-        return f"PostgreSQL (process {waits[0]}) has not answered to a batch for {waits[1]:.0f} s"
+        waits, committed_s = it.writer.waits_for, it.writer.committed_s
+        if waits is not None and waits[1] >= SLOW_S:
+            return (
+                f"PostgreSQL (process {waits[0]}) has not answered to a batch for {waits[1]:.0f} s"
+            )
+        if committed_s is not None and committed_s < SLOW_S:
+            return "nothing is refused, PostgreSQL is taking them batch by batch"
+        return None
 
     return {
         Hop.JOURNALED: journal,

@@ -146,8 +146,10 @@ class PriceWitnesses:
 
     def on_rest_price(self, symbol: str, price: float) -> None:
         """A REST price that somebody else asked for: it is a witness, too."""
-        now = self._clock.now()
-        self._settle(symbol, lambda validator: validator.on_rest_price(price, now))
+        try:
+            self._pipeline.on_rest_price(symbol, price, self._clock.now())
+        except JournalError as error:
+            self._on_failure(error)
 
     async def run(self) -> None:
         """Look whenever something is due, until cancelled. Failures of those who are asked are told."""

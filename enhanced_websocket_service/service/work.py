@@ -7,6 +7,7 @@ module: that is the verdict's.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Final, Protocol
 
 from enhanced_websocket_service.clock import Clock
@@ -62,6 +63,9 @@ class WorkHealth:
         self._pace, self._overdue = pace, overdue
         self._causes = causes
         self._held_since: dict[str, float] = {}  # of Clock.elapsed
+        self._late_since: dict[
+            tuple[str, float], float
+        ] = {}  # by symbol and close, of Clock.elapsed
 
     def undone(self) -> list[Undone]:
         """What waits at each hop; a hop may appear twice, with what waits and with what was refused."""
@@ -138,10 +142,14 @@ class WorkHealth:
         return Undone(Hop.ACCEPTED, age_s, sum(counts.values()), dict(counts), why)
 
     def _unclosed(self) -> Undone | None:
-        now = self._clock.now()
-        late = {s: now - at for s, at in self._market.closes().items() if at < now}
-        if not late:
+        clock, closes = self._clock, self._market.closes()
+        now, elapsed = clock.now(), clock.elapsed()
+        overdue = [place for place in closes.items() if place[1] < now]
+        # A clock that was set makes a bar late at once; whoever closes it needs a moment all the same.
+        self._late_since = {place: self._late_since.get(place, elapsed) for place in overdue}
+        if not overdue:
             return None
+        late = {s: min(now - at, elapsed - self._late_since[s, at]) for s, at in overdue}
         return Undone(Hop.BAR_CLOSED, max(late.values()), len(late), dict.fromkeys(late, 1))
 
     def _unreconciled(self) -> Undone | None:
@@ -160,4 +168,5 @@ class WorkHealth:
     def _instant(self, mark: Mark | None) -> float | None:
         if mark is None:
             return None
-        return self._clock.now() - self._clock_seconds(self._marks.age_s(mark))
+        # Backwards: a virtual clock may have run at another speed then than it does from now on.
+        return self._clock.now() + self._clock.span(-inf, at_least_real=-self._marks.age_s(mark))

@@ -17,22 +17,29 @@ SERVICE: Final = "enhanced-websocket-service"
 _FAILED: Final = frozenset({"error", "shutdown"})
 _NOT_YET: Final = frozenset({"initializing", "waiting_l0", "checking_data"})
 
+_DOING: Final = " (while "
+"""Behind it errors of the database tell what was being done; the cause stands before."""
+
 Level = Literal["healthy", "degraded", "unhealthy"]
 
 
 def judge(view: HealthView) -> tuple[Level, list[str]]:
     """The level, and a sentence for each thing that keeps it from ``healthy``."""
     problems: list[str] = []
+    others = list(view.problems)
     state = view.state.state
     if state in _FAILED or state in _NOT_YET:
         problems.append(f"The service is in state {state}: {view.state.reason}")
     for name, part in (("Database", view.database), ("Redis", view.redis)):
         if not part.connected:
             problems.append(f"{name} is not connected: {part.error or 'no answer'}")
+            # What follows from it is told, and why it does once.
+            if cause := (part.error or "").partition(_DOING)[0].rstrip("."):
+                others = [one.replace(cause, f"{name} is not connected") for one in others]
     if view.feed.expected and not view.feed.connected:
         why = f": {view.feed.evidence}" if view.feed.evidence else "."
         problems.append(f"The market is open and no feed delivers prices{why}")
-    problems += view.problems
+    problems += others
     if state in _FAILED:
         return "unhealthy", problems
     return ("degraded" if problems else "healthy"), problems

@@ -22,17 +22,17 @@ def probe_frame(number: int) -> bytes:
 class Loopback:
     """Give ``write`` to the hub.
 
-    :param reached: told of the symbol and the offset of each newest tick that came.
+    :param reached: told of symbol, epoch and offset of each newest tick that came.
     """
 
-    def __init__(self, reached: Callable[[str, int], None]) -> None:
+    def __init__(self, reached: Callable[[str, int, int], None]) -> None:
         self._reached = reached
         self.probe = 0
         """The number of the last probe that came."""
 
     def write(self, frames: bytes) -> None:
         """Take whole frames, as any client's outlet does."""
-        for symbol, _, offset in _TICK.findall(frames):
-            self._reached(symbol.decode(), int(offset))
+        for symbol, epoch, offset in _TICK.findall(frames):
+            self._reached(symbol.decode(), int(epoch), int(offset))
         if found := _PROBE.findall(frames):
             self.probe = int(found[-1])

@@ -83,8 +83,11 @@ class Journal:
         self._uncounted = 0  # bytes: the metrics get to know of them with the next fsync
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._end = Position(remains.highest, 0, remains.records)
-        if remains.records:  # of earlier runs: how much of it PostgreSQL has, it tells
+        if (
+            remains.records
+        ):  # of earlier runs: read from the disk; how much of it PostgreSQL has, it tells
             self._watermarks.appended(remains.records, remains.records)
+            self._watermarks.done(Hop.JOURNALED, remains.records)
         self._seed = 0
         self._begin_segment(remains.previous)
         for path in remains.void:

@@ -47,8 +47,12 @@ STORING: Final = "storing ticks and bars"
 """The part of ``Failures``. The journal keeps what is not stored."""
 QUARANTINE: Final = "records in rejected_ticks"
 """The part of ``Failures`` for records that their own table cannot hold."""
+IN_REJECTED: Final = "in rejected_ticks instead"
+"""What the watermarks say of them, with their cause, while the table does not take their kind."""
 WHOLE_BATCHES: Final = 100
-"""After so many batches without one the last quarantined record is no present problem any more."""
+WHOLE_S: Final = 60.0
+"""After so many batches, or real seconds, without one the last quarantined record is no present problem any
+more."""
 FIRST_BACKOFF_S: Final = 0.1
 SLICE_RECORDS: Final = 256
 """Read and encoded at a stretch: about a millisecond during which nothing else runs."""
@@ -120,7 +124,8 @@ class JournalWriter:
         self._last_error: str | None = None
         self._stored_records = 0
         self._quarantined = 0
-        self._whole_batches = WHOLE_BATCHES  # since the last quarantined record
+        self._whole_batches = WHOLE_BATCHES  # since the last quarantined record, which came
+        self._quarantined_at = 0.0  # monotonic
         self._form = WritingForm()
         self._fingerprint = ""  # of the tables for which that is the form
         self._witnesses = Witnesses(self._symbols[0] if self._symbols else "")
@@ -205,6 +210,11 @@ class JournalWriter:
             return None
         return self._backend, monotonic() - self._storing_since
 
+    @property
+    def committed_s(self) -> float | None:
+        """Real seconds since the last commit; ``None`` before the first."""
+        return None if self._last_commit is None else monotonic() - self._last_commit
+
     def status(self) -> dict[str, Any]:
         """For ``/status`` and ``system_health``."""
         now = monotonic()
@@ -217,7 +227,7 @@ class JournalWriter:
             "duplicates_skipped": self._duplicates,
             "records_of_the_other_world": self._left_out,
             "damaged_places": self._reader.damages,
-            "seconds_since_commit": None if self._last_commit is None else now - self._last_commit,
+            "seconds_since_commit": self.committed_s,
             "failing_for_s": None if self._failing_since is None else now - self._failing_since,
             "last_error": self._last_error,
         }
@@ -418,7 +428,7 @@ class JournalWriter:
     def _note_quarantine(self, batch: Batch, stored: Stored) -> None:
         if stored.quarantined:
             self._quarantined += stored.quarantined
-            self._whole_batches = 0
+            self._whole_batches, self._quarantined_at = 0, monotonic()
             self._failures.failed(
                 QUARANTINE,
                 f"{self._quarantined} records since the start are not in their tables but in rejected_ticks "
@@ -428,6 +438,8 @@ class JournalWriter:
         self._witnesses.remember(batch)
         if self._whole_batches < WHOLE_BATCHES:
             self._whole_batches += 1
+            if monotonic() - self._quarantined_at >= WHOLE_S:
+                self._whole_batches = WHOLE_BATCHES
             if self._whole_batches == WHOLE_BATCHES:
                 self._failures.forgotten(QUARANTINE)
 
@@ -436,7 +448,7 @@ class JournalWriter:
         if not stored.refused and not self._refused:
             return
         for (symbol, kind), count in stored.refused.items():
-            why = f"in rejected_ticks instead, {kind.__name__}: {stored.why}"
+            why = f"{IN_REJECTED}, {kind.__name__}: {stored.why}"
             self._watermarks.refused(symbol, Hop.COMMITTED, count, why)
         mended = (self._refused & batch.kinds()) - stored.refused.keys()
         self._refused = (self._refused - mended) | stored.refused.keys()

@@ -10,6 +10,7 @@ import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from enhanced_websocket_service.market.events import EpochStarted, StatusChanged
+from enhanced_websocket_service.serving.models import PartHealth
 from tests.unit.serving.fakes import (
     EPOCH,
     NOON,
@@ -124,6 +125,21 @@ async def test_the_dashboard_is_live_and_contacts_nobody_else(
     api.hub.on_events([StatusChanged("market_closed", "The session is over.", "closed", NOON + 10)])
     await expect(page.locator("#state")).to_have_text("market closed")
     await expect(page.locator("#log")).to_contain_text("The session is over.")
+    assert watched.faults == []
+
+
+async def test_it_says_whether_the_work_is_done_and_why_not(browser: Browser, api: Running) -> None:
+    watched = await open_page(browser, api, viewport={"width": 390, "height": 844})
+    page = watched.page
+    await expect(page.locator("#health")).to_have_text("healthy")
+    await expect(page.locator("#problems-card")).to_be_hidden()
+    cause = f"PostgreSQL at {'a-folder/' * 20}.s.PGSQL.5432 cannot be reached: <b>refused</b>"
+    api.service.database = PartHealth(connected=False, error=cause)
+    await expect(page.locator("#health")).to_have_text("degraded")
+    await expect(page.locator("#problems li")).to_have_text([f"Database is not connected: {cause}"])
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    api.service.database = PartHealth(connected=True, response_time_ms=2)
+    await expect(page.locator("#problems-card")).to_be_hidden()
     assert watched.faults == []
 
 

@@ -63,6 +63,23 @@ def test_a_long_outage_takes_bounded_memory_and_its_age_stays_right() -> None:
     assert middle - 128 <= found[0] <= middle + 1  # within a 256th of all
 
 
+def test_after_an_outage_ages_are_right_again_though_something_always_waits() -> None:
+    """A busy feed: the writer is half a second behind and never has nothing to do."""
+    trail = Trail()
+    end = 0
+    for n in range(3600 * 10):  # an hour without PostgreSQL
+        end += 1
+        trail.add(end, 1, n / 10)
+    trail.forget(end - 5)
+    for n in range(3600 * 10, 3630 * 10):
+        end += 1
+        trail.add(end, 1, n / 10)
+        found = trail.behind(end - 5)
+        assert found is not None
+        trail.forget(end - 5)
+    assert n / 10 - found[0] <= 0.5 + GRAIN_S
+
+
 def marks(span: Span, *, cached: bool = True) -> Watermarks:
     return Watermarks([SYMBOL, "EURUSD"], span, cached=cached)
 
@@ -128,6 +145,16 @@ def test_work_that_was_refused_waits_until_the_next_that_is_done() -> None:
     assert it.undone() != []
     it.worked(SYMBOL, Hop.COMMITTED)
     assert it.undone() == []
+
+
+def test_what_a_session_refused_is_not_told_all_night() -> None:
+    it = marks(Span())
+    for hop in (Hop.ACCEPTED, Hop.PUBLISHED, Hop.COMMITTED):
+        it.refused(SYMBOL, hop, 3, "rejected as outlier")
+    it.refused("EURUSD", Hop.ACCEPTED, 3, "rejected as outlier")
+    it.rest(SYMBOL)
+    left = {(one.hop, *one.symbols) for one in it.undone()}
+    assert left == {(Hop.COMMITTED, SYMBOL), (Hop.ACCEPTED, "EURUSD")}
 
 
 def test_symbols_that_are_not_ours_are_nobodys_work() -> None:

@@ -468,7 +468,7 @@ class LivenessDetector:
     def _note_span(self, verdict: Verdict, evidence: str, now: float) -> None:
         spans = self.dead_spans
         if spans and spans[-1].end is None:
-            if verdict in ("live", "quiet", "closed"):
+            if verdict in ("live", "closed"):  # a REST price that agrees is no proof of the stream
                 last = spans.pop()
                 spans.append(DeadSpan(last.start, last.found_at, now, last.evidence))
         elif verdict == "dead":

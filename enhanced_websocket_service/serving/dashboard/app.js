@@ -1,4 +1,4 @@
-// The dashboard: /status every two seconds, everything live over /ws. No other origin is contacted.
+// The dashboard: /status and /health every two seconds, everything live over /ws. No other origin is contacted.
 import { Chart } from "./chart.js";
 import { Connection } from "./connection.js";
 
@@ -6,6 +6,7 @@ const $ = (id) => document.getElementById(id);
 const STATUS_MS = 2_000;
 const LOG_LINES = 200;
 const STATE_TONE = { active: "good", ready: "good", market_closed: "idle", error: "bad", shutdown: "bad" };
+const HEALTH_TONE = { healthy: "good", degraded: "warn", unhealthy: "bad" };
 const VERDICT_TONE = { live: "good", quiet: "good", suspect: "warn", dead: "bad", closed: "idle" };
 const yesNo = (value) => (value ? "yes" : "no");
 const number = (value, digits = 0) => value === null || value === undefined ? "–"
@@ -204,7 +205,27 @@ function showKeys(usage) {
   $("keys").replaceChildren(...bars);
 }
 
+function showHealth(health) {
+  set("health", health.status, HEALTH_TONE[health.status] ?? "idle");
+  const list = $("problems");
+  $("problems-card").hidden = health.problems.length === 0;
+  health.problems.forEach((problem, index) => {
+    const item = list.children[index] ?? list.appendChild(document.createElement("li"));
+    if (item.textContent !== problem) item.textContent = problem;
+  });
+  while (list.childElementCount > health.problems.length) list.lastElementChild.remove();
+}
+
+async function askHealth() {
+  try {
+    showHealth(await (await fetch("/health")).json()); // 503 has a body, too
+  } catch {
+    showHealth({ status: "unknown", problems: [] });
+  }
+}
+
 async function refresh() {
+  askHealth();
   try {
     const answer = await fetch("/status");
     const status = await answer.json();

@@ -1,10 +1,13 @@
 """Every way in which a part can fail, and what ``/health`` must say of it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
+
+from enhanced_websocket_service.chaos.parts import Part
 
 from .stage import Installation, Instance
 
@@ -12,6 +15,9 @@ WITHIN_S = 10.0
 """From the first work not done until ``/health`` is not healthy; seconds of the machine."""
 BACK_OFF_S = 5.0
 """The longest wait between two attempts at a part that failed; the drain of the backlog comes on top."""
+
+STOPPED_S, RUNNING_S = 0.4, 0.2
+"""What makes a server slow: it does nothing for two thirds of the time."""
 
 Act = Callable[[Installation, Instance], Awaitable[None]]
 
@@ -103,6 +109,26 @@ async def _valkey_goes_on(stage: Installation, _: Instance) -> None:
     stage.valkey.go_on()
 
 
+def _slow(part: Callable[[Installation], Part]) -> tuple[Act, Act]:
+    async def slow(server: Part) -> None:
+        while True:
+            server.stall()
+            await asyncio.sleep(STOPPED_S)
+            server.go_on()
+            await asyncio.sleep(RUNNING_S)
+
+    async def begin(stage: Installation, _: Instance) -> None:
+        stage.slowing = asyncio.create_task(slow(part(stage)))
+
+    async def end(stage: Installation, _: Instance) -> None:
+        assert stage.slowing is not None
+        stage.slowing.cancel()
+        await asyncio.wait({stage.slowing})
+        part(stage).go_on()
+
+    return begin, end
+
+
 def _valkey(*command: str) -> Act:
     async def run(stage: Installation, _: Instance) -> None:
         import redis.asyncio
@@ -130,7 +156,7 @@ JOURNAL = (
         *_switched(journal="lie"),
     ),
     Cell(
-        "journal", "is slow", "each fsync takes 3 s", r"", *_switched(journal="slow"), silent=True
+        "journal", "is slow", "each fsync takes 1.5 s", r"", *_switched(journal="slow"), silent=True
     ),
 )
 
@@ -184,6 +210,14 @@ POSTGRES = (
         ),
         _sql("DROP TRIGGER refuse ON realtime_market_data", "DROP FUNCTION refuse()"),
     ),
+    Cell(
+        "PostgreSQL",
+        "is slow",
+        f"SIGSTOP for {STOPPED_S:g} s, SIGCONT for {RUNNING_S:g} s, again and again",
+        r"",
+        *_slow(lambda stage: stage.postgres),
+        silent=True,
+    ),
 )
 
 REDIS = (
@@ -204,6 +238,14 @@ REDIS = (
         r"redis",
         _valkey("CLIENT", "PAUSE", "600000", "WRITE"),
         _valkey("CLIENT", "UNPAUSE"),
+    ),
+    Cell(
+        "Redis",
+        "is slow",
+        f"SIGSTOP for {STOPPED_S:g} s, SIGCONT for {RUNNING_S:g} s, again and again",
+        r"",
+        *_slow(lambda stage: stage.valkey),
+        silent=True,
     ),
 )
 

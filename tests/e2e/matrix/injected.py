@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 LOOK_EVERY_S = 0.005
-SLOW_S = 3.0
+FSYNC_S = 1.5
+DELIVERY_S = 6.0
 
 _real_time, _real_write, _real_fsync, _sleep = time.time, os.write, os.fsync, time.sleep
 
@@ -66,7 +67,7 @@ def inject(faults: Faults) -> None:
     def fsync(fd: int) -> None:
         if _is_journal(fd):
             if faults.of("journal") == "slow":
-                _sleep(SLOW_S)
+                _sleep(FSYNC_S)
             while faults.of("journal") == "hang":
                 _sleep(LOOK_EVERY_S)
         _real_fsync(fd)
@@ -82,7 +83,7 @@ def inject(faults: Faults) -> None:
         if fault == "refuse":
             raise RuntimeError("the hub refuses")
         if fault == "slow":
-            asyncio.get_running_loop().call_later(2 * SLOW_S, on_events, self, events)
+            asyncio.get_running_loop().call_later(DELIVERY_S, on_events, self, events)
         elif fault != "lie":
             on_events(self, events)
 

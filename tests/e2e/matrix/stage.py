@@ -139,6 +139,7 @@ class Installation:
     tasks: list[asyncio.Task[None]]
     instances: list[Instance] = field(default_factory=list)
     locking: asyncpg.Connection | None = None
+    slowing: asyncio.Task[None] | None = None
 
     async def begin(self, **environ: str) -> Instance:
         """Start ``run``; sampled and listened to from now on."""

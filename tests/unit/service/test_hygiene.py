@@ -5,6 +5,7 @@ from enhanced_websocket_service.market.calendar import TradingCalendar
 from enhanced_websocket_service.market.tick import Flag, Rejection, Tick
 from enhanced_websocket_service.service.pipeline import Pipeline
 from enhanced_websocket_service.telemetry import Metrics
+from enhanced_websocket_service.watermarks import Hop
 
 from .test_pipeline import CLOSE, OPEN, Recorder, pipeline, quote
 
@@ -174,6 +175,28 @@ def test_a_run_nobody_decided_leaves_the_last_bar_partial_and_is_stored() -> Non
     assert partial(bar)
     reasons = [one.reason for one in recorder.records if isinstance(one, Rejection)]
     assert reasons == ["held", "outlier"], "first that it waits, then what became of it"
+
+
+def test_refused_quotes_are_no_work_undone_once_rest_shows_the_last_price() -> None:
+    line = pipeline(Recorder())
+    line.on_quotes([quote(OPEN + 1, 4100.0)], OPEN + 1.5)
+    line.on_quotes([quote(OPEN + 2 + n, 9000.0 + 1000 * n) for n in range(4)], OPEN + 6.5)
+    line.on_quotes([quote(OPEN + 7, 4101.0)], OPEN + 7.5)  # what was held is refuted
+    line.on_quotes([quote(OPEN + 8 + n, 0.0) for n in range(4)], OPEN + 12.5)
+    (undone,) = [one for one in line._watermarks.undone() if one.hop is Hop.ACCEPTED]
+    assert undone.count == 4
+    line.on_rest_price("USDCOP", 4150.0, OPEN + 30.0)
+    assert [one.hop for one in line._watermarks.undone()].count(Hop.ACCEPTED) == 1
+    line.on_rest_price("USDCOP", 4101.0, OPEN + 31.0)
+    assert Hop.ACCEPTED not in [one.hop for one in line._watermarks.undone()]
+
+
+def test_a_session_takes_what_it_refused_with_it() -> None:
+    line = pipeline(Recorder())
+    line.on_quotes([quote(CLOSE - 1, 0.0) for _ in range(4)], CLOSE - 0.5)
+    assert Hop.ACCEPTED in [one.hop for one in line._watermarks.undone()]
+    line.flush_held("USDCOP")
+    assert Hop.ACCEPTED not in [one.hop for one in line._watermarks.undone()]
 
 
 def test_a_sampled_rest_price_confirms_held_quotes_and_becomes_no_tick() -> None:

@@ -54,6 +54,19 @@ def test_an_error_stays_unhealthy_whatever_else_is_down() -> None:
     assert len(problems) == 2
 
 
+def test_what_follows_from_a_lost_connection_is_told_and_the_cause_once() -> None:
+    cause = "PostgreSQL at db:5432 (database a, user b) cannot be reached: connection refused"
+    down = models.PartHealth(connected=False, error=f"{cause} (while answering a ping).")
+    committed = "committed: 39 records are not committed, the oldest for 5 s: "
+    others = [f"{committed}{cause} (while storing the journal).", "backup files: no room"]
+    view = replace(FakeService().health(), database=down, problems=others)
+    assert judge(view)[1] == [
+        f"Database is not connected: {cause} (while answering a ping).",
+        f"{committed}Database is not connected (while storing the journal).",
+        "backup files: no room",
+    ]
+
+
 def test_the_meter_measures_once_a_second(tmp_path: Path) -> None:
     now = 0.0
     meter = ResourceMeter(tmp_path / "not" / "there" / "yet", real_time=lambda: now)

@@ -7,9 +7,9 @@ from enhanced_websocket_service.serving.loopback import Loopback
 from .fakes import EPOCH, RecordingOutlet, bar_update, make_hub, tick, until
 
 
-def listening(hub: Hub) -> tuple[Loopback, list[tuple[str, int]]]:
-    reached: list[tuple[str, int]] = []
-    loopback = Loopback(lambda symbol, offset: reached.append((symbol, offset)))
+def listening(hub: Hub) -> tuple[Loopback, list[tuple[str, int, int]]]:
+    reached: list[tuple[str, int, int]] = []
+    loopback = Loopback(lambda *place: reached.append(place))
     hub.listen_inside(loopback.write)
     return loopback, reached
 
@@ -20,10 +20,10 @@ async def test_the_newest_tick_of_each_symbol_comes_without_any_client() -> None
     hub.on_events([EpochStarted("USDCOP", EPOCH, None, None), tick(1), tick(2)])
     hub.on_events([tick(3), bar_update(0, 3)])
     await until(lambda: bool(reached))
-    assert reached == [("USDCOP", 3)]
+    assert reached == [("USDCOP", EPOCH, 3)]
     hub.on_events([tick(4)])
     await until(lambda: len(reached) == 2)
-    assert reached[-1] == ("USDCOP", 4)
+    assert reached[-1] == ("USDCOP", EPOCH, 4)
     counts = hub.counts()
     assert (counts.connected, counts.connections_total, counts.messages_sent_total) == (0, 0, 0)
 

@@ -1,6 +1,7 @@
 import asyncio
 import errno
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from enhanced_websocket_service.storage.journal_reader import (
     segment_path,
 )
 from enhanced_websocket_service.storage.segment import HEADER_SIZE, START, Position
+from enhanced_websocket_service.watermarks import Hop, Watermarks
 from tests.storage_samples import OPEN, bar, rejected, tick, ticks, update
 
 
@@ -53,6 +55,16 @@ def test_what_is_appended_is_read_in_order_across_segments(journal: Journal) -> 
     assert read_all(journal) == records
     assert len(segment_numbers(journal.directory)) > 3
     assert journal.end.record == len(records)
+
+
+def test_what_was_found_on_the_disk_is_not_owed_to_it(tmp_path: Path) -> None:
+    """A standby appends nothing, so that no fsync would ever say so."""
+    before = Journal.open(tmp_path)
+    before.append(ticks(3))
+    before.close()
+    marks = Watermarks(["USDCOP"], time.monotonic)
+    Journal.open(tmp_path, watermarks=marks).close()
+    assert [(one.hop, one.count) for one in marks.undone()] == [(Hop.COMMITTED, 3)]
 
 
 def test_a_segment_ends_with_its_time_but_never_empty(tmp_path: Path) -> None:
