@@ -39,8 +39,9 @@ class Bus(Protocol):
         ...
 
     def seed(self, tick: Tick, age_s: float = 0.0) -> None:
-        """After a restart: ``tick`` was published last, ``age_s`` real seconds ago. Subscribers are not
-        told; a cache that other processes read is, while the price is young enough for it."""
+        """After a restart, or when another instance has collected: ``tick`` was published last, ``age_s``
+        real seconds ago; ignored where a later one is known. Subscribers are not told; a cache that other
+        processes read is, while the price is young enough for it."""
         ...
 
     async def ping(self) -> float | None:

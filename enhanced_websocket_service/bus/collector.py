@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from enhanced_websocket_service.failures import Failures
 
@@ -77,6 +77,8 @@ class RedisCollector:
         if text is None:
             self._failures.succeeded(PART)
             return None
+        if isinstance(text, NoPermissionError) or isinstance(left_ms, RedisError):
+            return None  # the account may not ask
         return self._other(text, left_ms)
 
     async def show(self, epoch: int) -> None:

@@ -66,7 +66,9 @@ class MemoryBus:
         return self._latest.get(symbol)
 
     def seed(self, tick: Tick, age_s: float = 0.0) -> None:
-        self._latest.setdefault(tick.symbol, tick)
+        known = self._latest.get(tick.symbol)
+        if known is None or (tick.epoch, tick.offset) > (known.epoch, known.offset):
+            self._latest[tick.symbol] = tick
 
     async def ping(self) -> float | None:
         return None

@@ -84,6 +84,8 @@ class RedisBus:
         self.on_wrong_world: Callable[[WrongWorld], None] = lambda _error: None
         """Told each time that the server turns out to be of the other world."""
         self._failures = failures or Failures(SystemClock())
+        self.may_cache: Callable[[], bool] = lambda: True
+        """Whether prices of a while ago belong there: while another instance collects, its own do."""
         self.on_told: Callable[[Tick], None] = lambda _tick: None
         """Told of the last tick, of each symbol, up to which all have been published there."""
         self.on_cached: Callable[[Tick], None] = lambda _tick: None
@@ -95,6 +97,7 @@ class RedisBus:
         self._stream_length = stream_length
         self._prices: dict[str, tuple[Tick, float]] = {}  # newest by symbol, when (monotonic)
         self._unwritten: set[str] = set()  # symbols whose newest price is not on the server
+        self._known: set[str] = set()  # symbols whose price is none of now, and may not be there
         self._epoch = 0
         self._epoch_unwritten = False
         self._meeting = asyncio.Lock()
@@ -170,7 +173,7 @@ class RedisBus:
         if self._local.latest(tick.symbol) is tick and age_s < PRICE_TTL_S:
             # A process that was killed had published it, but may not have got to write it here.
             self._prices[tick.symbol] = (tick, monotonic() - max(0.0, age_s))
-            self._unwritten.add(tick.symbol)
+            self._known.add(tick.symbol)
             self._caching.wake()
 
     async def ping(self) -> float:
@@ -295,7 +298,10 @@ class RedisBus:
         self._entries.add(event)
 
     def _has_to_cache(self) -> bool:
-        return bool(self._unwritten or self._epoch_unwritten)
+        return bool(self._epoch_unwritten or self._owed())
+
+    def _owed(self) -> set[str]:
+        return self._unwritten | self._known if self.may_cache() else self._unwritten
 
     async def _meet(self) -> None:
         """Ask for signs of life now and then, and whose prices are there: the server may be another one, or
@@ -313,7 +319,7 @@ class RedisBus:
             self._met_at = monotonic()
             if not self._met or run != self._server_run:
                 self._server_run = run
-                self._unwritten.update(self._prices)
+                self._known.update(self._prices)
                 self._epoch_unwritten = self._epoch > 0
                 self._caching.wake()
             if self._world is not None:
@@ -339,7 +345,7 @@ class RedisBus:
             raise answers[told]
 
     async def _cache(self) -> None:
-        prices = {symbol: self._prices[symbol] for symbol in self._unwritten}
+        prices = {symbol: self._prices[symbol] for symbol in self._owed()}
         epoch = self._epoch if self._epoch_unwritten else None
         marks = self._marks
         written: list[str] = []
@@ -363,6 +369,7 @@ class RedisBus:
             self.on_cached(sent[0])
             if self._prices[symbol] is sent:
                 self._unwritten.discard(symbol)
+                self._known.discard(symbol)
         others = answers[len(written) :]
         if epoch is not None and not isinstance(others[0], Exception):
             self._epoch_unwritten = self._epoch != epoch

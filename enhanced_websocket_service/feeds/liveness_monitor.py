@@ -89,6 +89,7 @@ class LivenessMonitor:
     :param spacing: how many seconds lie between two calls at least, at an instant.
     :param skew: the vendor's clock minus ours in seconds, where witnesses agree on it; ``None``: unknown.
         Stamps that look old because our clock is fast are young.
+    :param doubtful: whether a price of a symbol would be held whatever its source adds to it: no proof.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class LivenessMonitor:
         may_ask: Callable[[float], bool] = lambda _: True,
         spacing: Callable[[float], float] = lambda _: 0.0,
         skew: Callable[[float], float | None] = lambda _: None,
+        doubtful: Callable[[str, float], bool] = lambda *_: False,
     ) -> None:
         self._session_at = session_at
         self.detectors: dict[str, LivenessDetector] = {}
@@ -115,6 +117,7 @@ class LivenessMonitor:
         self._may_ask = may_ask
         self._spacing = spacing
         self._skew = skew
+        self._doubtful = doubtful
         self._news = VerdictNews()
         self._base = clock.now() - clock.elapsed()
         self._shift = 0.0  # the clock minus the time of the detectors, when it was last looked at
@@ -181,6 +184,7 @@ class LivenessMonitor:
             age=quote.received_at - quote.timestamp,
             clock_ahead=-(self._skew(quote.received_at) or 0.0),
             resent=resent,
+            doubtful=self._doubtful(quote.symbol, quote.price),
         )
 
     def proved_at(self, symbol: str) -> float:

@@ -41,6 +41,8 @@ CONNECTING = "connecting"
 """The cause of the gap with which every collection begins."""
 FIRST_KEPT_S = 60.0
 """For so long the first price after a subscription may still pass, before the one that proves the stream."""
+SET_BACK_S = 1.0
+"""A clock that goes back by more was set."""
 _NEVER_OURS = frozenset({"refused", "unentitled"})
 """Failures that are no gap for a symbol that was never streamed: REST is its feed then."""
 
@@ -50,6 +52,7 @@ class _Outage:
     """A gap that has not ended."""
 
     start: float
+    began: float  # the same in the time of the detectors, which is never set
     cause: str
     to_rest: bool = False  # REST is the symbol's feed now: its first price ends it
 
@@ -115,11 +118,13 @@ class FeedRouter(BackgroundFeed):
             self._last_streamed.pop(symbol, None)
             self._covered_until.pop(symbol, None)
             self._close_gap(symbol)
-        for symbol in set(symbols) - before:
-            if self._stream is None:
-                self._on_rest.add(symbol)
-            elif self.running:
+        added = set(symbols) - before
+        if self._stream is None:
+            self._on_rest |= added
+        elif self.running:
+            for symbol in added:
                 self._begin_gap(symbol, self._stream.now(), CONNECTING)
+            self._stream.tell_failure(added)
         self._share_out()
 
     def status(self) -> FeedStatus:
@@ -284,22 +289,25 @@ class FeedRouter(BackgroundFeed):
                 self._stream.liveness.cover(frozenset(self._on_rest))
 
     def _begin_gap(self, symbol: str, start: float, cause: str) -> None:
-        self._outages[symbol] = _Outage(start, cause)
+        assert self._stream is not None
+        ago = max(0.0, self._stream.now() - start)
+        self._outages[symbol] = _Outage(start, self._stream.liveness.now() - ago, cause)
         self._on_outage(symbol, start)
 
     def _open_gap(self, symbol: str, event: StreamEvent) -> None:
         streamed = symbol in self._last_streamed
         outage = self._outages.get(symbol)
         ours = streamed or event.kind not in _NEVER_OURS
-        if outage is not None and outage.cause == CONNECTING:
-            if ours:  # it failed before it began: only a proof ends it now
+        if outage is not None:
+            if not ours and self._polling is not None:
+                self._hand_over(symbol, outage, event.at)
+            elif ours and outage.cause == CONNECTING and not outage.to_rest:
+                # It failed before it began: only a proof ends it now.
                 outage.cause = event.kind
                 self._metrics.feed_gaps.labels(symbol, event.kind).inc()
-            elif self._polling is not None:
-                self._hand_over(symbol, outage, event.at)
             return
-        if outage is not None or not ours or self._stream is None:
-            return
+        if symbol in self._on_rest or not ours or self._stream is None:
+            return  # REST is its feed: what the stream lacks is no gap
         start = self._covered_until.get(symbol, event.at)
         if event.kind == "silent":  # what came since the last proof is what the verdict is about
             start = min(start, self._stream.liveness.proved_at(symbol))
@@ -317,5 +325,9 @@ class FeedRouter(BackgroundFeed):
         gap = self._outages.pop(symbol, None)
         if gap is None or self._stream is None:
             return
-        end = self._stream.now() if at is None else at
-        self._on_gap(FeedGap(symbol, gap.start, max(gap.start, end), gap.cause))
+        now = self._stream.now()
+        end = now if at is None else at
+        # By the clock as it is now: it may have been set back since.
+        began = min(end, now - (self._stream.liveness.now() - gap.began))
+        start = began if began < gap.start - SET_BACK_S else min(gap.start, end)
+        self._on_gap(FeedGap(symbol, start, end, gap.cause))

@@ -148,6 +148,7 @@ class StreamFeed:
         self._revivals = {one: self._revival() for one in symbols}
         self._attempts = 0
         self._last_error: str | None = None
+        self._lost: tuple[Failure, str] | None = None  # why there is no connection
         self._last_quote_at: float | None = None
 
     def now(self) -> float:
@@ -184,6 +185,16 @@ class StreamFeed:
         self.liveness.follow(symbols)
         for symbol in symbols:
             self._revivals.setdefault(symbol, self._revival())
+
+    def tell_failure(self, symbols: Collection[str]) -> None:
+        """While a connection that failed is not made anew, ``symbols`` that were added since lack it, too."""
+        if self._lost is None or not symbols:
+            return
+        kind, why = self._lost
+        now = self.liveness.now()
+        for symbol in symbols:
+            self.liveness.detectors[symbol].lost(why, now)
+        self._emit(kind, tuple(symbols), why)
 
     async def run(self, receiver: StreamReceiver) -> None:
         """Stream into ``receiver`` until cancelled. One run at a time, and one in the life of the object."""
@@ -275,7 +286,7 @@ class StreamFeed:
         try:
             async with asyncio.TaskGroup() as group:
                 self._events.spend(self._connected_at)
-                self._asked = self._wanted
+                self._asked, self._lost = self._wanted, None
                 await socket.send(protocol.subscribe(self.symbols))
                 self._tell(lambda detector, now: detector.connected(now))
                 group.create_task(self._send_heartbeats(socket), name="feed-stream-heartbeat")
@@ -476,6 +487,7 @@ class StreamFeed:
         self._disconnected()
         # What the vendor and libraries say may repeat what they were given.
         why = self._last_error = self._redact.text(str(lost))
+        self._lost = lost.kind, why
         retry_s = self._backoff.next()
         if times := self._rarely.due(monotonic(), lost.kind):
             log.warning(

@@ -160,6 +160,8 @@ class BarAggregator:
         if now < self._now - CLOCK_STEP_S:
             self._forgotten_until = min(self._forgotten_until, now - grace)
             self._doubt_what_ends_after(now)
+            if self._open_gap < math.inf:
+                self._open_gap = min(self._open_gap, now)  # it lasts, and began before now
         elif 0.0 < self._now < now - grace - self.interval_s:
             # Set ahead, or nobody looked for so long that a whole bar could come and go.
             self._gaps.append((self._now, now))

@@ -180,7 +180,7 @@ def _why_not_live(slot: int, calendar: TradingCalendar, spans: Sequence[Span] | 
     if collected >= ALMOST_ALL_S:
         return "The feed was silent: the service collected, and no tick came."
     if collected > 0:
-        return f"The service is known to have collected for {collected:.0f} s of it; no tick came."
+        return f"The service is known to have collected for {collected:.0f} s of it; no bar came of it."
     other = next((span for span in inside if span.state != COLLECTING), None)
     if other is None:
         return "The service was not running."

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from .noise import same_but_noise
 from .plausibility import (
     AGREEMENT_NEEDED,
+    ANOTHER_KIND,
     USUAL_MOVE,
     BarWitness,
     Doubt,
@@ -121,6 +122,12 @@ class QuoteValidator:
     def expect(self, move: float) -> None:
         """The largest move between neighbouring prices in the pair's history, as a part of the earlier."""
         self._largest = max(USUAL_MOVE, move)
+
+    def needs_another_kind(self, price: float) -> bool:
+        """Whether ``price`` would be held however often its own source repeats it."""
+        if self._is_plausible(price):
+            return False
+        return why_doubted(price, self._last, self._largest) in ANOTHER_KIND
 
     @property
     def last(self) -> float | None:

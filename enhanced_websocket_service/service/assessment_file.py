@@ -19,6 +19,10 @@ PART: Final = "assessment file"
 """As ``Failures`` calls it."""
 
 
+LONGEST_S: Final = 30 * 86_400.0
+"""No two slots are so far apart; further back nothing need be counted."""
+
+
 class FoundGood(msgspec.Struct, frozen=True):
     """At ``at`` the data was fresh and complete; ``session``: the open of the one it was found good for."""
 
@@ -32,7 +36,12 @@ def still_good(found: FoundGood, session: Session, calendar: TradingCalendar, no
         return True
     if not found.at <= now:  # of another timeline, or not ours
         return False
-    return found.at <= session.opens and not slots_ended_since(calendar, found.at, session.opens)
+    return found.at <= session.opens and not _ended(calendar, found.at, session.opens)
+
+
+def _ended(calendar: TradingCalendar, since: float, now: float) -> bool:
+    """Whether a slot has ended meanwhile."""
+    return now - since > LONGEST_S or slots_ended_since(calendar, since, now) > 0
 
 
 class AssessmentFile:
@@ -68,7 +77,7 @@ class AssessmentFile:
             if known is not None:
                 del self._found[symbol]
                 self._save()
-        elif known is None or not at - known.at >= 0 or self._ended(symbol, known.at, at):
+        elif known is None or at < known.at or _ended(self._calendars[symbol], known.at, at):
             self._found[symbol] = FoundGood(at, None if known is None else known.session)
             self._save()
 
@@ -78,9 +87,6 @@ class AssessmentFile:
         if known is None or known.session != session.opens:
             self._found[symbol] = FoundGood(at if known is None else known.at, session.opens)
             self._save()
-
-    def _ended(self, symbol: str, since: float, now: float) -> bool:
-        return slots_ended_since(self._calendars[symbol], since, now) > 0
 
     def _load(self) -> dict[str, FoundGood]:
         try:

@@ -30,6 +30,7 @@ from enhanced_websocket_service.l0.reconcile import Reconciler
 from enhanced_websocket_service.market.hours import MarketHours
 from enhanced_websocket_service.market.liveness.baseline import InactivityBaseline
 from enhanced_websocket_service.market.reconciliation import Credits
+from enhanced_websocket_service.market.tick import Tick
 from enhanced_websocket_service.serving.admission import Admission
 from enhanced_websocket_service.serving.api import create_app
 from enhanced_websocket_service.serving.health import judge
@@ -70,7 +71,7 @@ from .log_watch import watch_log
 from .notify import Notifier
 from .pipeline import Pipeline
 from .preflight import preflight
-from .restoring import has_happened, look_up_last_ticks, restore
+from .restoring import go_on, has_happened, look_up_last_ticks, restore, until_when
 from .running import Service
 from .silence_file import SilenceFile
 from .states import ALLOWED, ANY, ServiceState, StateMachine
@@ -187,6 +188,7 @@ async def build_service(
         )
         own_epoch = max(recovery.highest_epoch, highest_epoch(settings.state_dir))
         epoch = begin_epoch(settings.state_dir, known, failures)
+        own = dict(recovery.last_in_session)
         await _ask(look_up_last_ticks(recovery, database, settings.symbols), "the last ticks")
         pipeline = Pipeline(
             calendars,
@@ -210,7 +212,7 @@ async def build_service(
         pipeline.seed(tick for tick in recovery.last.values() if has_happened(tick, now))
         restore(pipeline, journal, now, published, simulated=provider.simulated)
         # Before any bar closes: the one that was forming when the process died must say so.
-        collected_until = {tick.symbol: tick.received_at for tick in published}
+        collected_until = until_when(published, own)
     except BaseException:  # whatever it was, the directory must be free for the next start
         journal.close()
         raise
@@ -218,8 +220,12 @@ async def build_service(
     flag = ReadyFlag(settings.ready_signals_dir, clock)
     limits = _limits(settings)
     hub = Hub(settings.symbols, clock, lambda: states.state.value, metrics, limits)
+
+    def seed(tick: Tick) -> None:
+        bus.seed(tick, (clock.now() - tick.received_at) / clock.span(0.0, at_least_real=1.0))
+
     for tick in published:
-        bus.seed(tick, age_s=(now - tick.received_at) / clock.span(0.0, at_least_real=1.0))
+        seed(tick)
         hub.seed(tick)
     bus.subscribe(hub.on_events)
     supervisor = Supervisor(metrics, failures)
@@ -255,6 +261,7 @@ async def build_service(
         ask=compare,
         may_ask=lambda at: may_spend(LIVENESS, at),
         spacing=lambda at: keys.budget(at).min_interval_s,
+        doubtful=pipeline.needs_another_kind,
     )
 
     def on_gap(gap: FeedGap) -> None:
@@ -359,16 +366,9 @@ async def build_service(
 
     async def go_on_under(epoch: int) -> None:
         """Another instance has collected meanwhile: the stream goes on after its last tick."""
-        known: dict[str, tuple[int, int]] = {}
-        for symbol in settings.symbols:
-            stored = await _ask(database.ticks(symbol, limit=1), "the last tick") or []
-            last = [*stored, *(t for t in (recovery.last.get(symbol),) if t is not None)]
-            places = [(tick.epoch, tick.offset) for tick in last]
-            if (offset := pipeline.offsets[symbol]) > 0:
-                places.append((pipeline.epoch, offset))
-            if places:
-                known[symbol] = max(places)
-        pipeline.begin_epoch(epoch, known)
+        await _ask(look_up_last_ticks(recovery, database, settings.symbols), "the last ticks")
+        for tick in go_on(pipeline, recovery, epoch, clock.now()):
+            seed(tick)
         monitor.epoch = continuity.epoch = epoch
 
     instance = instance_name()
@@ -426,6 +426,7 @@ async def build_service(
     database.on_wrong_world = lifecycle.interrupt
     if redis is not None:
         redis.on_wrong_world = lifecycle.interrupt
+        redis.may_cache = lambda: leadership.may_work
     key_health = KeyHealth(
         rest,
         clock,

@@ -135,9 +135,15 @@ class DataCheck:
         self._next_repair_told = iso_local(int(self._repaired_at + self._repair_pause_s))
         return await self.assess()
 
-    def irreplaceable(self, assessment: Assessment) -> bool:
-        """Whether all that lacks are whole bars in place of partial ones, and no key may ask for them."""
-        return self._refused and assessment.lacks_whole_bars_only
+    def irreplaceable(self, assessment: Assessment) -> str | None:
+        """Where all that lacks are whole bars in place of partial ones: why the vendor gives none."""
+        if not assessment.lacks_whole_bars_only:
+            return None
+        if self._refused:
+            return "No API key may ask the vendor for whole bars in their place"
+        if self._repaired_at is not None and self._failures.of(self._repair) is None:
+            return "The vendor was asked, and has no whole bars in their place"
+        return None
 
     def settle(self) -> None:
         """The data is good enough to go on: no repair is due until the next session is near."""

@@ -225,11 +225,13 @@ class _Narrator:
                 self._say(f"{event.state.upper()}: {event.reason}")
             elif isinstance(event, BarUpdate):
                 bar = event.bar
-                ticks = sum(bar.certificate.ticks.values()) if bar.certificate else 0
+                origin = "by the vendor"
+                if bar.certificate:
+                    origin = f"from {sum(bar.certificate.ticks.values())} ticks"
                 opened = datetime.fromtimestamp(bar.open_time, BOGOTA).strftime("%H:%M")
                 self._say(
                     f"{bar.symbol} {opened} {bar.status}: open {bar.open:.2f} high {bar.high:.2f} "
-                    f"low {bar.low:.2f} close {bar.close:.2f} from {ticks} ticks"
+                    f"low {bar.low:.2f} close {bar.close:.2f} {origin}"
                 )
 
     def _say(self, text: str) -> None:

@@ -122,6 +122,7 @@ class Leadership:
         self._begin_epoch = begin_epoch
         self._failures = failures
         self._mark = mark
+        self._tried = 0  # the epoch of a claim whose answer got lost, perhaps
         self._wanted = False
         self._leading = False
         self._looked = False  # PostgreSQL has answered, and what it said still counts
@@ -262,6 +263,12 @@ class Leadership:
     async def _look(self) -> None:
         """We do not hold the fence, as far as PostgreSQL knows: who does, and may we?"""
         rows = await self._fence.look()
+        if any(
+            one.leased and one.owner == self._fence.owner
+            for one in rows
+            if one.epoch == self._tried
+        ):
+            self._known = self._tried  # it was made all the same: no need to wait for its end
         holder = others(rows, self._fence.owner, self._known)
         highest = max((row.epoch for row in rows), default=0)
         if highest >= EPOCH_LIMIT:
@@ -285,7 +292,7 @@ class Leadership:
         epoch = self._epoch
         if self._used_up or kept_back or epoch <= highest:
             epoch = self._next_epoch(highest)
-        sent_at = monotonic()
+        self._tried, sent_at = epoch, monotonic()
         holder = await self._fence.claim(epoch, self._known)
         if holder is not None:
             self._wait_for(holder)

@@ -352,6 +352,11 @@ class Pipeline:
         """Why quotes of ``symbol`` are held; ``None``: none are."""
         return self._lines[symbol].validator.doubt
 
+    def needs_another_kind(self, symbol: str, price: float) -> bool:
+        """Whether ``price`` would wait for a witness of another kind than its source."""
+        line = self._lines.get(symbol)
+        return line is not None and line.validator.needs_another_kind(price)
+
     def last_price(self, symbol: str) -> float | None:
         """The price that was accepted last by its stamp; ``None``: none was."""
         line = self._lines.get(symbol)

@@ -1,6 +1,6 @@
 """What a start takes over from the life before: the end of the journal, and the last prices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from enhanced_websocket_service.market.calendar import BAR_SECONDS
 from enhanced_websocket_service.market.source import is_simulated
@@ -59,11 +59,40 @@ def _replayed_from(instant: float) -> int:
 async def look_up_last_ticks(
     recovery: Recovery, database: Database, symbols: Sequence[str]
 ) -> None:
-    """Add what the journal does not have any more: over a weekend it is pruned, into PostgreSQL.
+    """Add what PostgreSQL knows: over a weekend the journal is pruned, and another instance may have
+    collected since.
 
     Without its last tick a symbol has no price, and the vendor's re-sent one would be taken again.
     """
     for symbol in symbols:
-        if symbol not in recovery.last_in_session:
-            for tick in await database.ticks(symbol, limit=LAST_TICKS):
-                recovery.see(tick)
+        for tick in await database.ticks(symbol, limit=LAST_TICKS):
+            recovery.see(tick)
+
+
+def until_when(published: Sequence[Tick], own: Mapping[str, Tick]) -> dict[str, float]:
+    """By symbol, until when this STATE_DIR collected it, unix seconds UTC: what another instance did since
+    is in none of our bars.
+
+    :param published: the last tick of each symbol, whoever collected it; ``own`` the last of our journal.
+    """
+    return {t.symbol: min(t.received_at, own.get(t.symbol, t).received_at) for t in published}
+
+
+def go_on(pipeline: Pipeline, recovery: Recovery, epoch: int, now: float) -> list[Tick]:
+    """Let the stream go on under ``epoch``, behind what ``recovery`` knows of another instance.
+
+    :param now: nothing that happened later counts; unix seconds UTC.
+    :returns: the last published tick of each symbol that another instance has collected since.
+    :raises JournalError: the epoch before goes on.
+    """
+    places = {s: (pipeline.epoch, offset) for s, offset in pipeline.offsets.items() if offset}
+    theirs = set()
+    for symbol, tick in recovery.last.items():
+        if symbol not in places or (tick.epoch, tick.offset) > places[symbol]:
+            places[symbol] = (tick.epoch, tick.offset)
+            theirs.add(symbol)
+    pipeline.begin_epoch(epoch, places)
+    newer = [recovery.last[symbol] for symbol in theirs]
+    pipeline.seed(tick for tick in newer if has_happened(tick, now))
+    published = recovery.last_in_session
+    return [t for s in theirs if (t := published.get(s)) is not None and has_happened(t, now)]

@@ -48,10 +48,8 @@ CLOCK_LOOK_S = 1.0
 PATIENCE_S = 5.0
 """Real seconds for an answer of PostgreSQL that a session need not wait for."""
 
-_IRREPLACEABLE = (
-    "No API key may ask the vendor for whole bars in their place: L0 has to bring them, or "
-    "L0_POLICY=degraded goes live without them."
-)
+_WHAT_THEN = "L0 has to bring them, or L0_POLICY=degraded goes live without them."
+"""What helps against partial bars that the vendor does not replace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +196,14 @@ class SymbolLifecycle:
         """
         clock, leadership = self._clock, self._around.leadership
         self.change(ServiceState.MARKET_CLOSED, reason)
-        if leadership is not None:
-            # Between sessions there is work, too, which one instance alone does.
-            leadership.want()
         near = session.opens - self._schedule.pre_open_s
         while (left := near - clock.now()) > 0:
             if self._calendar.current_or_next(clock.now()) != session:
                 return
             if leadership is not None:
+                # Between sessions there is work, too, which one instance alone does. Each time: who loses
+                # the fence meanwhile wants it no more, and its bars would not be stored.
+                leadership.want()
                 told = sentences(reason, leadership.reason) if leadership.reason else reason
                 self.change(ServiceState.MARKET_CLOSED, told)
             await clock.sleep(min(left, clock.span(CLOCK_LOOK_S, at_least_real=CLOCK_LOOK_S)))
@@ -225,8 +223,8 @@ class SymbolLifecycle:
             f"No L0 ready signal after {minutes:g} minutes, and the data is not usable without "
             f"it: {self.data.why(assessment)}"
         )
-        if self.data.irreplaceable(assessment):
-            self.change(ServiceState.WAITING_L0, sentences(reason, _IRREPLACEABLE))
+        if (for_good := self.data.irreplaceable(assessment)) is not None:
+            self.change(ServiceState.WAITING_L0, sentences(reason, f"{for_good}: {_WHAT_THEN}"))
             return False
         self._missed = (self._around.flag.read().problem, sentences(reason))
         self.failed(sentences(reason))
@@ -287,10 +285,10 @@ class SymbolLifecycle:
         """
         while not usable(assessment):
             why = self.data.why(assessment)
-            if not self.data.irreplaceable(assessment):
+            if (for_good := self.data.irreplaceable(assessment)) is None:
                 raise L0Error(why)
             # Somebody else may bring whole bars, or allow to go on without them.
-            self.change(ServiceState.WAITING_L0, sentences(why, _IRREPLACEABLE))
+            self.change(ServiceState.WAITING_L0, sentences(why, f"{for_good}: {_WHAT_THEN}"))
             await self._clock.sleep(self._clock.span(LOOK_WITHOUT_FLAG_S, at_least_real=1.0))
             assessment = await self._measured()
         return assessment

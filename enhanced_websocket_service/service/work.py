@@ -7,6 +7,7 @@ module: that is the verdict's.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Final, Protocol
 
 from enhanced_websocket_service.clock import Clock
@@ -167,4 +168,5 @@ class WorkHealth:
     def _instant(self, mark: Mark | None) -> float | None:
         if mark is None:
             return None
-        return self._clock.now() - self._clock_seconds(self._marks.age_s(mark))
+        # Backwards: a virtual clock may have run at another speed then than it does from now on.
+        return self._clock.now() + self._clock.span(-inf, at_least_real=-self._marks.age_s(mark))

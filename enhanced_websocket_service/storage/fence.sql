@@ -13,9 +13,11 @@ SELECT f.symbol, f.epoch, f.owner, f.owner_name AS name, f.lease_epoch,
         SELECT FROM journal_checkpoints AS c WHERE c.journal_id = $2 AND c.epoch = f.epoch
     ) AS stored_here,
     CASE WHEN f.lease_epoch IS NOT DISTINCT FROM f.epoch THEN NULL ELSE (
-        SELECT h.status FROM system_health AS h
-        WHERE h.id > (SELECT max(id) - 1000 FROM system_health)
-            AND h.service_name = 'enhanced_websocket_service'
+        SELECT h.status FROM (
+            SELECT id, service_name, status, details, created_at FROM system_health
+            ORDER BY id DESC LIMIT 1000
+        ) AS h
+        WHERE h.service_name = 'enhanced_websocket_service'
             AND h.details ->> 'epoch' = f.epoch::text
             AND h.created_at > now() - interval '150 seconds'
         ORDER BY h.id DESC LIMIT 1

@@ -50,5 +50,6 @@ FROM mended_epochs WHERE epoch = before
 UPDATE journal_checkpoints SET epoch = after FROM mended_epochs WHERE epoch = before
 
 -- name: mend_health
-UPDATE system_health SET details = jsonb_set(details, ARRAY['epoch'], to_jsonb(after)) FROM mended_epochs
+UPDATE system_health SET details = jsonb_set(details::jsonb, ARRAY['epoch'], to_jsonb(after))
+FROM mended_epochs
 WHERE details ->> 'epoch' = before::text

@@ -211,6 +211,15 @@ class Tenure:
             msgspec.structs.replace(one, winner=winner) if one.end is None else one
             for one in self._kept
         ]
+        if not any(one.end is None for one in named):
+            # What a standby notes has an epoch above the winner's: should it die before it claims, the next
+            # process must not store it over what the winner stored.
+            since = time.time()  # real time: for people
+            place = KeptBack(self._decided, None, 0, winner, since, collected=False)
+            if named and not named[-1].collected and named[-1].end == self._decided:
+                # A supervisor may start a standby again and again.
+                place = msgspec.structs.replace(place, first=named.pop().first)
+            named.append(place)
         if self.held_last or named != self._kept:
             self.held_last, self._kept = False, named
             self._save()

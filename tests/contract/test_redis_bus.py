@@ -460,3 +460,28 @@ async def test_a_price_too_old_for_the_cache_is_not_written_after_a_restart(
         assert await bus.drain(10)
         assert await client.get(RedisNames().epoch) == "5"
         assert await client.exists(KEY) == 0
+
+
+async def test_an_instance_that_waits_leaves_the_price_of_the_one_that_collects(
+    valkey_url: str, client: Any
+) -> None:
+    theirs = json.dumps(price_data(tick(9)))
+    await client.set(KEY, theirs, px=300_000)
+    bus = RedisBus(valkey_url)
+    waits = True
+    bus.may_cache = lambda: not waits
+    bus.seed(tick(7), age_s=100.0)
+    bus.publish([EpochStarted(SYMBOL, 5, None, None)])
+    async with running(bus):
+        assert await bus.drain(10)
+        assert await client.get(RedisNames().epoch) == "5"
+        assert await client.get(KEY) == theirs
+        # It takes over: what it is told of the other's last price is newer than what it had.
+        waits = False
+        bus.seed(tick(9), age_s=10.0)
+        bus.seed(tick(8), age_s=0.0)
+        assert await bus.drain(10)
+        assert json.loads(await client.get(KEY)) == price_data(tick(9))
+        latest = bus.latest(SYMBOL)
+        assert latest is not None
+        assert latest.offset == 9

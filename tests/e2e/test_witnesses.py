@@ -103,6 +103,14 @@ async def test_a_change_of_scale_on_the_stream_alone_reaches_nobody(rig: Rig) ->
         assert "power of ten" in told
         assert f"from {int(before / 10)}" in told, told
         await eventually(refused(rig), WITHIN_S, "a refuted quote")
+        # REST goes on telling the price, and takes over.
+        async with rig.client() as http:
+
+            async def by_rest() -> bool | None:
+                found = (await http.get("/market/latest")).json()
+                return found["source"] == "simulator_rest" or None
+
+            await eventually(by_rest, WITHIN_S, lambda: process.text()[-3000:])
         rig.simulator.inject({"scale": None})
         await problem(rig, present=False)
         await latest(rig, before * 0.9, before * 1.1)

@@ -74,6 +74,7 @@ async def stage(
     ticks_per_bar: int | None = None,
     faults: Mapping[str, object] | None = None,
     skew: Callable[[float], float | None] = lambda _: None,
+    doubtful: Callable[[str, float], bool] = lambda *_: False,
     on_outage: Callable[[str, float], None] = lambda *_: None,
     on_closed: Callable[[FeedGap], None] = lambda _: None,
 ) -> AsyncIterator[Stage]:
@@ -94,6 +95,7 @@ async def stage(
         ask=lambda symbol: rest.price(symbol, LIVENESS, retries=0),
         spacing=lambda at: pool.budget(at).min_interval_s,
         skew=skew,
+        doubtful=doubtful,
     )
     stream = StreamFeed(
         simulator.ws_url,

@@ -128,6 +128,23 @@ async def test_a_stream_that_is_five_minutes_late_is_dead_and_rest_serves() -> N
         assert it.gaps[-1].start <= began + 2
 
 
+async def test_a_stream_of_another_unit_is_dead_and_rest_serves() -> None:
+    """As the service doubts it: a change by a power of ten needs a witness of another kind."""
+    async with stage(ticks_per_bar=300, speed=20.0, doubtful=lambda _, price: price < 400) as it:
+        await it.delivered("simulator_websocket", 30)
+        it.simulator.inject({"scale": {"factor": 0.01, "at": ["stream"]}})
+        began = it.clock.now()
+        await it.delivered("simulator_rest", 1)
+        assert it.clock.now() - began <= 180
+        while it.clock.now() < began + 900:
+            seen = len(it.quotes)
+            await it.delivered("simulator_rest", 3)
+            assert {quote.source for quote in it.quotes[seen:]} == {"simulator_rest"}
+        it.simulator.inject({"scale": None})
+        await it.delivered("simulator_websocket", 3)
+        assert it.quotes[-1].price > 400
+
+
 async def test_old_stamps_alone_are_no_death() -> None:
     """Our clock may be fast: REST shows the prices that the stream brings."""
     async with stage(ticks_per_bar=300, speed=60.0, faults={"future_s": -300}) as it:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from enhanced_websocket_service.market.bar import BarUpdate
@@ -10,7 +11,13 @@ from enhanced_websocket_service.market.events import EpochStarted, Event
 from enhanced_websocket_service.market.source import Provider
 from enhanced_websocket_service.market.tick import Quote
 from enhanced_websocket_service.service.pipeline import Pipeline
-from enhanced_websocket_service.service.restoring import has_happened, look_up_last_ticks, restore
+from enhanced_websocket_service.service.restoring import (
+    go_on,
+    has_happened,
+    look_up_last_ticks,
+    restore,
+    until_when,
+)
 from enhanced_websocket_service.storage.journal import Journal
 from enhanced_websocket_service.storage.journal_reader import recover
 from enhanced_websocket_service.storage.postgres import Database
@@ -121,6 +128,58 @@ async def test_the_last_price_is_known_after_its_segment_was_pruned(
     await look_up_last_ticks(recovery, database, [SYMBOL])
     assert recovery.last == {SYMBOL: tick(6, trading_session=False)}
     assert recovery.last_in_session == {SYMBOL: ticks(5)[-1]}
+    await database.close()
+
+
+async def test_what_another_instance_collected_since_is_known_to_who_takes_over(
+    tmp_path: Path, database_dsn: str
+) -> None:
+    """Else the vendor's re-sent price is taken a second time, and the epochs are no chain."""
+    database = Database(database_dsn, Provider("simulator"))
+    ours, theirs = Journal.open(tmp_path / "ours"), Journal.open(tmp_path / "theirs")
+    *_, ours_last = ticks(5)
+    ours.append(ticks(5))
+    away = ours_last.timestamp + 1700
+    last = tick(7, 4100.5, epoch=3, timestamp=away, received_at=away + 0.5)
+    theirs.append([tick(6, epoch=3), last])
+    async with writing(theirs, database, epoch=3) as writer:
+        assert await writer.drain(20)
+    recovery = recover(ours.directory, [SYMBOL])
+    own = dict(recovery.last_in_session)
+    started: list[Event] = []
+    pipeline = Pipeline(
+        {SYMBOL: TradingCalendar()},
+        journal=ours,
+        publish=started.extend,
+        metrics=Metrics(),
+        epoch=2,
+    )
+    pipeline.seed(recovery.last.values())
+    await look_up_last_ticks(recovery, database, [SYMBOL])
+    assert recovery.last_in_session == {SYMBOL: last}
+    assert until_when([last], own) == {SYMBOL: own[SYMBOL].received_at}
+    assert until_when([last], {}) == {SYMBOL: last.received_at}
+    assert go_on(pipeline, recovery, 4, away + 100.0) == [last]
+    assert started == [EpochStarted(SYMBOL, 4, 3, 7)]
+    resent = Quote(
+        SYMBOL,
+        last.timestamp,
+        last.price,
+        last.source,
+        away + 100.0,
+        bid=last.bid,
+        ask=last.ask,
+        first_after_subscribe=True,
+    )
+    pipeline.on_quotes([resent], away + 100.0)
+    assert pipeline.counts.resent == 1
+    # What we collect ourselves is not forgotten for what stands in PostgreSQL.
+    later = msgspec.structs.replace(resent, timestamp=away + 101, first_after_subscribe=False)
+    pipeline.on_quotes([later], away + 101.0)
+    assert go_on(pipeline, recovery, 5, away + 102.0) == []
+    assert started[-1] == EpochStarted(SYMBOL, 5, 4, 1)
+    for journal in (ours, theirs):
+        journal.close()
     await database.close()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.waiting import eventually
 
-from .two_instances import Instance, Pair, pair
+from .two_instances import MORNING, Instance, Pair, pair
 
 LEASE_S = 15.0
 LATER_STATE = """
@@ -250,3 +250,25 @@ async def test_what_was_journaled_without_the_fence_is_kept_and_told_and_the_res
         await one.a.until("active")
         await ticks_arrive(one, one.a)
         assert (await one.stored())[old] == stored[old]
+
+
+async def test_who_loses_the_fence_between_sessions_wants_it_again(
+    database_dsn: str, tmp_path: Path
+) -> None:
+    """The night's repairs journal bars, and only who holds the fence may store them."""
+    evening = MORNING + 10 * 3600.0
+    async with pair(database_dsn, tmp_path, start=evening) as one:
+        await one.a.start()
+        await one.a.until("market_closed")
+
+        async def held() -> bool | None:
+            return (await one.a.get("/status"))["collector"]["held"] or None
+
+        await eventually(held, 15, "A holds the fence")
+        await one.rows(
+            "UPDATE epoch_fence SET owner = 'somebody', owner_name = 'another host', epoch = epoch + 1, "
+            "lease_epoch = epoch + 1, heartbeat_at = now()"
+        )
+        await one.a.until("market_closed", reason="another host collects USDCOP")
+        await one.rows("UPDATE epoch_fence SET released_at = now()")
+        await eventually(held, 15, lambda: f"A holds the fence again: {one.a.reason}")

@@ -4,7 +4,8 @@ It is told what happens (prices, REST samples, the state of the connection) with
 the verdict, the evidence in one sentence, and when the next REST price should be asked. Pure: it asks
 nobody and waits for nothing. The rule, its reasons and limits: ``docs/explanation/liveness.md``.
 
-- What proves a stream is a *new* price with a *young* stamp. Frames alone prove nothing.
+- What proves a stream is a *new* price with a *young* stamp. Frames alone prove nothing, nor does a price
+  that is held because only another source can tell whether it is true.
 - ``live``: a proof within the last 15 s. ``quiet``: none, but that is usual, or REST stands still too.
 - ``suspect``: no proof for unusually long; a REST price is asked. ``dead``: the vendor moved in two
   samples and the socket did not; or no REST price can be had and the silence is very long; or there
@@ -93,6 +94,7 @@ class LivenessDetector:
         self._witness = RestWitness()
         self._recent = RecentPrices()
         self._dead: str | None = None  # the evidence, once it is
+        self._doubtful = False  # the last price
         self._session_at = session_at
         self._timing = timing
         self._on_change = on_change
@@ -161,6 +163,7 @@ class LivenessDetector:
         age: float = 0.0,
         clock_ahead: float = 0.0,
         resent: bool = False,
+        doubtful: bool = False,
     ) -> bool:
         """The socket brought a usable price.
 
@@ -169,6 +172,7 @@ class LivenessDetector:
         :param clock_ahead: how far that is known to be ahead of the vendor's, in seconds.
         :param resent: it may be the last one again, sent upon our subscription: it tells the price,
             but proves no life.
+        :param doubtful: only a witness of another kind could make it believed.
         :returns: whether it proves the stream.
         """
         silence = self._silence
@@ -180,8 +184,8 @@ class LivenessDetector:
             return False
         if stamp is not None:
             self.stamps.add(stamp, age, at)
-        self.last_price_at = at
-        if not new or age - clock_ahead > OLD_S:
+        self.last_price_at, self._doubtful = at, doubtful
+        if doubtful or not new or age - clock_ahead > OLD_S:
             if self._dead is None:
                 silence.heard(at)
             return False
@@ -379,6 +383,8 @@ class LivenessDetector:
             return f"no price for {silence:.0f} s"
         if delay := self._delay():
             return f"prices come, none of them young for {unproved:.0f} s{delay}"
+        if self._doubtful:
+            return f"prices come, none for {unproved:.0f} s that can be believed"
         return f"prices come, no new one for {unproved:.0f} s"
 
     def _delay(self) -> str:
@@ -464,7 +470,7 @@ class LivenessDetector:
     def _note_span(self, verdict: Verdict, evidence: str, now: float) -> None:
         spans = self.dead_spans
         if spans and spans[-1].end is None:
-            if verdict in ("live", "quiet", "closed"):
+            if verdict in ("live", "closed"):  # a REST price that agrees is no proof of the stream
                 last = spans.pop()
                 spans.append(DeadSpan(last.start, last.found_at, now, last.evidence))
         elif verdict == "dead":

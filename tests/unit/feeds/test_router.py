@@ -21,7 +21,7 @@ from enhanced_websocket_service.telemetry import Metrics
 from enhanced_websocket_service.twelvedata.keys import ApiKey, KeyPool
 from enhanced_websocket_service.twelvedata.rest import RestClient
 
-from .clocks import ManualClock
+from .clocks import SetManualClock
 from .test_polling import Prices
 from .vendor import STAMP, Vendor, granted, price, refused, running_vendor, until
 
@@ -36,7 +36,7 @@ class Bench:
     ) -> None:
         self.vendor = vendor
         vendor.greeting = [granted("USD/COP", "EUR/USD")]
-        self.clock = ManualClock()
+        self.clock = SetManualClock()
         self.prices = Prices()
         self.metrics = Metrics()
         keys = KeyPool([ApiKey("G1_1", "secret")], spacing_s=0.0, minute_limit=1000)
@@ -323,6 +323,21 @@ async def test_what_the_stream_did_not_bring_is_reported_at_the_hand_back(bench:
     assert counted == 1
 
 
+async def test_a_clock_that_is_set_back_shortens_no_gap(bench: Bench) -> None:
+    await bench.connected()
+    await bench.streamed(4000)
+    await bench.clock.pass_time(3)
+    await bench.vendor.sockets[-1].close(1011)
+    await until(lambda: bench.feed.on_rest)
+    bench.clock.error = -3600.0
+    await bench.clock.pass_time(9)
+    await until(lambda: bench.stream.status().subscribed)
+    await bench.returned(4012)
+    gap = bench.gaps[-1]
+    assert gap.end == bench.clock.now()
+    assert gap.end - gap.start == pytest.approx(12)
+
+
 async def test_a_gap_still_open_at_the_end_of_the_session_is_reported() -> None:
     async with running_vendor() as vendor:
         bench = Bench(vendor)
@@ -353,6 +368,23 @@ async def test_a_symbol_that_was_never_streamed_has_a_gap_until_the_first_rest_p
         (gap,) = bench.gaps
         assert (gap.symbol, gap.start, gap.cause) == ("USDCOP", began, "connecting")
         assert began <= gap.end <= began + 3
+
+
+@pytest.mark.parametrize("first", ["unentitled", "disconnected"])
+async def test_no_gap_lasts_for_what_rest_alone_can_bring(first: str) -> None:
+    """The key does not stream the symbol; some attempts to find out fail for another reason."""
+    async with running_vendor() as vendor:
+        bench = Bench(vendor)
+        vendor.greeting = [refused()]
+        vendor.handshake = lambda _: None if first == "unentitled" else 500
+        await until(lambda: bench.feed.on_rest)
+        vendor.handshake = lambda _: 500 if first == "unentitled" else None
+        await bench.clock.pass_time(70, step=1)
+        vendor.handshake = lambda _: 500
+        await bench.clock.pass_time(130, step=1)
+        assert len(bench.gaps) == len(bench.outages) == 1, "bars of REST alone are not partial"
+        await bench.stop()
+        assert len(bench.gaps) == 1
 
 
 async def test_the_time_until_the_first_subscription_is_a_gap() -> None:
@@ -415,6 +447,28 @@ async def test_symbols_come_and_go_while_it_runs() -> None:
         await vendor.sockets[-1].close(1011)
         await until(lambda: bench.feed.on_rest)
         assert bench.feed.on_rest == {"EURUSD"}
+        await bench.stop()
+
+
+@pytest.mark.parametrize("kind", ["disconnected", "unentitled"])
+async def test_a_symbol_that_is_added_while_the_stream_is_down_goes_to_rest_at_once(
+    kind: str,
+) -> None:
+    async with running_vendor() as vendor:
+        bench = Bench(vendor)
+        bench.prices.values["EURUSD"] = 1.1
+        vendor.handshake = lambda _: 500 if kind == "disconnected" else 403
+        await until(lambda: bench.feed.on_rest)
+        await bench.clock.pass_time(4, step=1)  # the next attempt is seconds away
+        began = bench.clock.now()
+        bench.feed.set_symbols(["USDCOP", "EURUSD"])
+        assert bench.outages[-1] == ("EURUSD", began)
+        assert bench.feed.on_rest == {"USDCOP", "EURUSD"}
+        await bench.clock.pass_time(4, step=1)
+        assert "EURUSD" in {quote.symbol for quote in bench.quotes}
+        ended = [gap for gap in bench.gaps if gap.symbol == "EURUSD"]
+        assert len(ended) == (kind == "unentitled"), "REST alone can bring it, or the stream may"
+        vendor.handshake = lambda _: None
         await bench.stop()
 
 

@@ -266,6 +266,15 @@ def test_bars_that_close_while_an_outage_lasts_are_partial() -> None:
     assert _partial(aggregator.advance(START + 1201, grace=60)) == [False]
 
 
+def test_an_outage_that_lasts_while_the_clock_is_set_back_has_begun_before() -> None:
+    aggregator = BarAggregator("USDCOP")
+    aggregator.interrupted(START + 3700, math.inf, published=True)
+    aggregator.advance(START + 3710, grace=60)
+    assert aggregator.advance(START + 110, grace=60) == []
+    aggregator.add(tick(START + 310, 4100.0))
+    assert _partial(aggregator.advance(START + 601, grace=60)) == [True]
+
+
 def test_a_bar_whose_end_the_stream_has_not_reached_is_partial_until_it_has() -> None:
     aggregator = BarAggregator("USDCOP")
     for second in range(0, 280, 10):

@@ -154,3 +154,13 @@ def test_of_several_symbols_each_has_a_proof_of_its_own() -> None:
     silent = judged(evidence(), known_spans=spans(marks, alive, "BTCUSD")).reason
     assert silent is not None
     assert silent.startswith("The feed was silent")
+
+
+def test_a_slot_that_two_processes_shared_is_not_said_to_have_no_tick() -> None:
+    """One is ended in it, the other goes on in the next slot: the ticks are stored, and no bar is."""
+    marks = [Mark(SLOT - 60.0, "active", 7), Mark(SLOT + 244.0, "shutdown", 7)]
+    known = [*spans(marks), Span(SLOT + 301.0, SLOT + 900.0, "active")]
+    assert judged(evidence(), known_spans=known).reason == (
+        "The service is known to have collected for 244 s of it; no bar came of it. "
+        "The vendor was not asked yet."
+    )

@@ -103,6 +103,25 @@ def test_the_finding_three_prices_of_one_socket_do_not_change_the_scale() -> Non
     assert [one.reason for one in refused] == [OUTLIER] * 4
 
 
+@pytest.mark.parametrize(
+    ("price", "last", "needs"),
+    [
+        (4100.0, 4000.0, False),  # within the band
+        (4300.0, 4000.0, False),  # three of one source settle it
+        (40.0, 4000.0, True),
+        (6000.0, 4000.0, True),
+        (4000.0, None, True),
+    ],
+)
+def test_which_prices_need_a_witness_of_another_kind(
+    price: float, last: float | None, needs: bool
+) -> None:
+    validator = QuoteValidator(believe_first=False)
+    if last is not None:
+        validator.seed(1, last)
+    assert validator.needs_another_kind(price) is needs
+
+
 def test_a_standing_move_is_believed_by_the_second_answer() -> None:
     """The finding: the first answer is held, and every later one is equal to it."""
     checked = validator(4000.0)

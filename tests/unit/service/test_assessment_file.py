@@ -90,3 +90,15 @@ def test_a_foreign_file_is_named_and_says_nothing(
     file.note("USDCOP", at(4, 7, 40), good=True)
     assert json.loads((tmp_path / "assessment.json").read_text())["USDCOP"]["at"] == at(4, 7, 40)
     assert failures.present == ()
+
+
+@pytest.mark.parametrize("instant", [-1e300, -1e12, 0.0, 1e12, 1e300])
+def test_an_instant_that_is_none_says_nothing(
+    tmp_path: Path, failures: Failures, instant: float
+) -> None:
+    content = json.dumps({"USDCOP": {"at": instant}})
+    (tmp_path / "assessment.json").write_text(content)
+    file = opened(tmp_path, failures)
+    assert file.good_at("USDCOP", CALENDAR.current_or_next(at(4, 7, 45)), at(4, 7, 45)) is None
+    file.note("USDCOP", at(4, 7, 40), good=True)
+    assert json.loads((tmp_path / "assessment.json").read_text())["USDCOP"]["at"] == at(4, 7, 40)

@@ -36,6 +36,8 @@ class Table:
         self.row: FenceRow = FREE
         self.away: StorageError | None = None
         self.empty = False
+        self.mute = False
+        """Whether the answer to a claim gets lost."""
 
     async def look(self) -> list[FenceRow]:
         if self.away is not None:
@@ -48,6 +50,9 @@ class Table:
         if holder is None:
             assert epoch > self.row.epoch
             self.row = row(owner=OURS, name=self.name, epoch=epoch, lease_epoch=epoch)
+            if self.mute:
+                self.mute = False
+                raise DatabaseUnavailable("PostgreSQL did not say who collects into it.")
         return holder
 
     async def renew(self, epoch: int) -> bool:
@@ -164,6 +169,23 @@ async def test_a_standby_waits_says_who_collects_and_goes_on_under_a_new_epoch(
         assert one.epochs == [101]
         assert one.table.row.epoch == 101
         assert one.problems == ""
+
+
+@pytest.mark.parametrize("before", [0, 50])
+async def test_a_claim_whose_answer_got_lost_does_not_keep_us_from_collecting(
+    tmp_path: Path, before: int
+) -> None:
+    async with world(tmp_path) as one:
+        if before:
+            one.table.row = row(epoch=before, lease_epoch=before, released=True)
+        one.table.mute = True
+        claim = asyncio.create_task(one.leadership.claim())
+        await one.settle()
+        await one.settle()
+        await asyncio.wait_for(claim, 20)
+        assert one.leadership.status.held
+        assert one.problems == ""
+        assert one.epochs == [101]
 
 
 async def test_a_higher_epoch_alone_wins_nothing(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ class _Good:
 
 
 class _Nothing(_Good):
-    is_fresh = is_complete = False
+    is_fresh = is_complete = lacks_whole_bars_only = False
     reasons = ("USDCOP: there is no bar. Run `l0 backfill`.", "USDCOP: 0 of 431 slots are there")
 
 

@@ -68,8 +68,10 @@ class History:
 
     def __init__(self) -> None:
         self.refused: dict[str, str] = {}
-        self.poor: dict[str, VendorError] = {}
-        """Symbols that have partial bars alone, and what the vendor says when asked for whole ones."""
+        self.poor: dict[str, VendorError | None] = {}
+        """Symbols that have partial bars alone, and what the vendor says when asked for whole ones: ``None``,
+        that it has none.
+        """
         self.repairs: list[str] = []
 
     async def assess(self, symbol: str) -> Assessment:
@@ -98,8 +100,8 @@ class History:
         self.repairs.append(symbol)
         if symbol in self.refused:
             raise L0Error(self.refused[symbol])
-        if symbol in self.poor:
-            raise L0Error(str(self.poor[symbol])) from self.poor[symbol]
+        if (said := self.poor.get(symbol)) is not None:
+            raise L0Error(str(said)) from said
 
     async def check_files(self) -> None:
         raise AssertionError("nobody asks for it here")
@@ -332,12 +334,19 @@ async def test_a_missing_flag_holds_up_each_symbol_until_it_is_overdue() -> None
         )
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (NotEntitled("History begins with the Grow plan."), "No API key may ask the vendor"),
+        (None, "The vendor was asked, and has no whole bars"),
+    ],
+)
 @pytest.mark.parametrize("policy", ["strict", "degraded"])
 async def test_partial_bars_that_no_key_can_replace_are_no_error(
-    policy: Literal["strict", "degraded"],
+    policy: Literal["strict", "degraded"], said: VendorError | None, told: str
 ) -> None:
     def thin(one: Market) -> None:
-        one.history.poor["USDCOP"] = NotEntitled("History begins with the Grow plan.")
+        one.history.poor["USDCOP"] = said
 
     async with market(OPEN + 600.0, thin, policy) as one:
         await one.clock.pass_time(130, step=5.0)
@@ -349,6 +358,7 @@ async def test_partial_bars_that_no_key_can_replace_are_no_error(
             assert own.state is ServiceState.ACTIVE
         else:
             assert own.state is ServiceState.WAITING_L0
+            assert told in reason
             assert "L0_POLICY=degraded goes live without them" in reason
             one.history.poor.clear()  # somebody brought them
             await one.clock.pass_time(65, step=5.0)

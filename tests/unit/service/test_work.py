@@ -1,5 +1,8 @@
 """What of the market counts as work not done, and after how long."""
 
+from datetime import datetime
+
+from enhanced_websocket_service.clock import VirtualClock
 from enhanced_websocket_service.service.work import HABIT, WorkHealth, WorkLimits
 from enhanced_websocket_service.watermarks import Hop, Watermarks
 from tests.unit.serving.fakes import ManualClock
@@ -24,13 +27,13 @@ class Market:
 class Stage:
     """A judge over marks, a market and clocks that only the test moves."""
 
-    def __init__(self, pace_s: float = 1.0) -> None:
+    def __init__(self, pace_s: float = 1.0, shown: VirtualClock | None = None) -> None:
         self.clock, self.market = ManualClock(), Market()
         self.marks = Watermarks([SYMBOL], self.clock.elapsed)
         self.late: dict[str, float] = {}
         self.cause: str | None = None
         self.work = WorkHealth(
-            self.clock,
+            shown or self.clock,
             self.marks,
             self.market,
             WorkLimits(),
@@ -134,3 +137,28 @@ def test_what_is_shown_has_instants_of_the_services_clock() -> None:
     assert view["accepted"].position == 2
     assert (view["committed"].undone, view["committed"].oldest_undone_s) == (2, 3.0)
     assert it.work.oldest()[Hop.COMMITTED] == (3.0, 2)
+
+
+def test_an_instant_is_that_of_the_work_also_when_the_speed_changes_meanwhile_or_soon() -> None:
+    """The demo runs sixty times as fast in the session, and 600 times outside."""
+    real = 1000.0
+    start = datetime.fromisoformat("2025-06-25T12:00:00-05:00").timestamp()
+    shown = VirtualClock(
+        start,
+        60.0,
+        is_trading_day=lambda _: True,
+        anchor=real,
+        closed_speed=600.0,
+        real_time=lambda: real,
+        monotonic=lambda: real,
+    )
+    it = Stage(shown=shown)
+    done_at = shown.now()
+    it.marks.reached(SYMBOL, Hop.BAR_RECONCILED, 300)
+    for _ in range(3):  # 12:40 and 13:20, the speed changes at 13:10, and then far behind it
+        real += 40
+        it.pass_s(40)
+        found = it.work.shown({}, {})["bar_reconciled"].last_done
+        assert found is not None
+        assert abs(found - done_at) < 1e-3
+        assert it.work.by_symbol()[SYMBOL]["bar_reconciled"].done_at == found

@@ -10,6 +10,7 @@ from enhanced_websocket_service.clock import SystemClock
 from enhanced_websocket_service.failures import Failures
 from enhanced_websocket_service.storage import tenure as tenure_module
 from enhanced_websocket_service.storage.journal import Journal
+from enhanced_websocket_service.storage.segment import Position
 from enhanced_websocket_service.storage.tenure import Tenure
 from tests.storage_samples import ticks
 
@@ -118,6 +119,33 @@ def test_a_kill_in_doubt_leaves_the_doubt_to_the_next_process(
     again = Tenure(tmp_path, reopened(journal), failures)
     assert (again.gap_at(certain) is not None) == winner
     assert not again.needs_fence(certain)
+
+
+def test_what_a_standby_noted_is_not_stored_by_the_process_after_it(
+    journal: Journal, tmp_path: Path, failures: Failures
+) -> None:
+    before = journal.append(ticks(5))
+    standby = Tenure(tmp_path, journal, failures)
+    standby.lost("the winner")
+    standby.lost("the winner")
+    # E.g. the bar that was forming when the process before died: the winner has a better one.
+    journal.append(ticks(3, epoch=9))
+    journal = reopened(journal)
+    after = Tenure(tmp_path, journal, failures)
+    gap = after.gap_at(before)
+    assert gap is not None
+    assert (gap.first.record, gap.end) == (before.record, journal.end)
+    assert after.gap_at(Position(*before[:2], before.record - 1)) is None
+    assert failures.present == ()  # no price is among them
+    after.lost("the winner")
+    journal.append(ticks(2, epoch=10))
+    after.began(11, 0.0, kept_back=True, winner="the winner")
+    assert after.room(journal.end) == ENDLESS
+    gap = after.gap_at(before)
+    assert gap is not None
+    assert (gap.first.record, gap.end) == (before.record, journal.end)
+    saved = json.loads((tmp_path / "fence.json").read_text())
+    assert len(saved["kept_back"]) == 1, "a standby that restarts for ever"
 
 
 FOREIGN = [

@@ -67,6 +67,50 @@ def test_a_frame_with_the_old_price_does_not_end_the_matter(detector: LivenessDe
     assert span.end == last + 61
 
 
+def test_prices_that_nobody_believes_prove_nothing(detector: LivenessDetector) -> None:
+    """A wrong unit moves as the market does: REST condemns it, and only a true price ends that."""
+    last = brisk(detector)
+
+    def wrong(since: float, until: float) -> None:
+        for at in range(int(since) + 1, int(until) + 1):
+            assert not detector.price(40.06 + (at - last) / 1000, at, stamp=at, doubtful=True)
+            detector.look(at)
+
+    wrong(last, last + 10)
+    assert detector.verdict == "suspect"
+    assert "prices come, none for 10 s that can be believed" in detector.evidence
+    assert detector.wants_sample(last + 10)
+    assert detector.sample(4007.13, last + 10, last + 10.2) == "differs"
+    wrong(last + 10, last + 13)
+    assert detector.sample(4007.58, last + 13.1, last + 13.3) == "differs"
+    wrong(last + 13, last + 30)
+    assert detector.verdict == "dead"
+    assert detector.price(4009.0, last + 31)
+    assert detector.verdict == "live"
+
+
+def test_the_stretch_of_a_dead_stream_ends_with_its_proof_and_not_with_rest(
+    detector: LivenessDetector,
+) -> None:
+    """A reconnect, and a REST price that the new connection has brought: quiet, and still unproved."""
+    last = brisk(detector)
+    repeat(detector, last, last + 10)
+    detector.sample(4007.13, last + 10, last + 10.2)
+    detector.sample(4007.58, last + 13.1, last + 13.3)
+    assert detector.look(last + 14) == "dead"
+    detector.lost("replaced", last + 15)
+    detector.connected(last + 16)
+    detector.price(4007.58, last + 16, resent=True)
+    repeat(detector, last + 16, last + 50, price=4007.58)
+    detector.sample(4007.58, last + 50, last + 50.2)
+    assert detector.look(last + 50.2) == "quiet"
+    (span,) = detector.shown(last + 51).dead_spans
+    assert span.end is None
+    assert detector.price(4009.0, last + 61)
+    (span,) = detector.shown(last + 61).dead_spans
+    assert (span.start, span.end) == (last, last + 61)
+
+
 def test_in_a_quiet_market_the_distance_of_the_questions_doubles(
     detector: LivenessDetector,
 ) -> None:
