@@ -189,15 +189,16 @@ class PriceWitnesses:
         """What PostgreSQL cannot tell now is asked again when a price is doubted."""
         while self._unprepared:
             symbol = self._unprepared.pop()
+            validator = self._pipeline.validator(symbol)
             try:
                 bar = await self._stored.last_bar(symbol)
+                if bar is not None:
+                    validator.assume(_witness(bar, asked=False))
+                # Of millions of bars this takes seconds, which the first price need not wait for.
                 move = await self._stored.largest_move(symbol)
             except StorageError as error:
                 log.debug("No stored bar to measure prices by", symbol=symbol, error=str(error))
                 continue
-            validator = self._pipeline.validator(symbol)
-            if bar is not None:
-                validator.assume(_witness(bar, asked=False))
             if move is not None:
                 validator.expect(move)
 

@@ -65,7 +65,8 @@ async def who_blocks(database: Database, backend: int) -> str | None:
     if not rows:
         return None
     who = "; ".join(
-        f"process {row['pid']} ({row['role']}, {row['program'] or 'no name'}, {row['state']})"
+        # Of other roles PostgreSQL tells the name alone, unless ours may see all.
+        f"process {row['pid']} ({', '.join(filter(None, (row['role'], row['program'], row['state'])))})"
         for row in rows
     )
     return f"PostgreSQL: a lock on {rows[0]['wanted'] or 'something'} is held by {who}."

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import polars as pl
@@ -27,6 +28,7 @@ from enhanced_websocket_service.storage.pool import (
     WRITES,
 )
 from enhanced_websocket_service.storage.postgres import Database
+from enhanced_websocket_service.storage.probe import probe_writes, who_blocks
 from enhanced_websocket_service.storage.rights import RIGHTS, complaint, needed
 from enhanced_websocket_service.storage.slot_store import SlotStore
 from enhanced_websocket_service.storage.sql import load
@@ -286,3 +288,31 @@ async def test_a_database_that_is_up_to_date_is_only_read(
     await asyncio.gather(database.connect(), database.connect())
     assert database.connected
     assert failures.of(POSTGRESQL) is None
+
+
+async def test_who_holds_a_lock_is_named_without_the_right_to_see_what_he_does(
+    place: ForeignOwner, database: Database
+) -> None:
+    """PostgreSQL shows the program and the state of other roles to nobody but them."""
+    await place.migrated()
+    await database.connect()
+    assert await probe_writes(database, uuid4(), ticks(1)[0]) is None, "it needs no other right"
+    owner = await asyncpg.connect(place.owner_dsn)
+    try:
+        await owner.execute("BEGIN; LOCK TABLE realtime_market_data")
+        async with database.connection("waiting") as connection:
+            backend = await connection.fetchval("SELECT pg_backend_pid()")
+            waiting = asyncio.create_task(
+                connection.execute("SELECT FROM realtime_market_data LIMIT 1")
+            )
+            told = None
+            while told is None:
+                told = await who_blocks(database, backend)
+            await owner.execute("ROLLBACK")
+            await waiting
+        pid = owner.get_server_pid()
+        assert told == (
+            f"PostgreSQL: a lock on realtime_market_data is held by process {pid} ({place.owner})."
+        )
+    finally:
+        await owner.close()

@@ -59,6 +59,7 @@ class Stored:
         self.bar: Bar | None = None
         self.move: float | None = None
         self.away = False
+        self.too_many = False  # bars, to look through all of them in time
         self.asked = 0
 
     async def last_bar(self, symbol: str) -> Bar | None:
@@ -68,6 +69,8 @@ class Stored:
         return self.bar
 
     async def largest_move(self, symbol: str) -> float | None:
+        if self.too_many:
+            raise StorageError("canceling statement due to statement timeout")
         return self.move
 
 
@@ -158,6 +161,17 @@ async def test_the_last_stored_bar_is_known_before_the_first_price(bench: Bench)
     assert bench.ticks == [4001.0]
     assert bench.problem == ""
     assert bench.vendor.asked == []
+
+
+async def test_the_last_stored_bar_is_known_whatever_becomes_of_the_search_among_all(
+    bench: Bench,
+) -> None:
+    bench.stored.too_many = True
+    bench.start(4000.0)
+    bench.witnesses.prepare()
+    await bench.turns()
+    bench.give(4001.0)
+    assert bench.ticks == [4001.0]
 
 
 async def test_the_first_price_is_held_until_postgresql_answers_at_no_cost(bench: Bench) -> None:
