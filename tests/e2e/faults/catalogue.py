@@ -81,20 +81,28 @@ def _mute(
     )
 
 
-def _lie(name: str, what: str, sets: dict[str, object], *, lasts_s: float) -> Expectation:
-    """The socket is dead within half a minute although prices come, and REST serves until they are new."""
+def _lie(
+    name: str,
+    what: str,
+    sets: dict[str, object],
+    *,
+    lasts_s: float,
+    rejected: Bounds = NONE,
+) -> Expectation:
+    """The socket is dead within a minute although prices come, and REST serves until they are new."""
     return Expectation(
         name,
         what,
         sets,
         lasts_s=lasts_s,
         verdicts=LIED,
-        found_s=30.0,
+        found_s=45.0,
         reconnects=Bounds(1, 12),
         credits={"liveness": Bounds(2, 10), "poll": Bounds(1, 400)},
         rest_prices=Bounds(1, 400),
         ticks="withheld",
         flags={},
+        rejected=rejected,
         live_bars=False,
         partial=True,
     )
@@ -242,6 +250,13 @@ LIES = Stage(
             "prices go on with fresh stamps, but each is that of the beginning, on new sockets too",
             {"frozen": True},
             lasts_s=60.0,
+        ),
+        _lie(
+            "scale",
+            "the stream quotes in hundreds, on new sockets too",
+            {"scale": {"factor": 0.01, "at": ["stream"]}},
+            lasts_s=60.0,
+            rejected=Bounds(1, 200),
         ),
         _lie(
             "late",

@@ -64,15 +64,6 @@ TICKS = Stage(
             rejected=Bounds(1, 60),
         ),
         _strange(
-            "scale",
-            "the stream quotes in hundreds",
-            {"scale": {"factor": 0.01, "at": ["stream"]}},
-            rejected=Bounds(1, 60),
-            liveness=Bounds(0, 4),
-            lasts_s=20.0,
-            live_bars=False,
-        ),
-        _strange(
             "crossed",
             "bid and ask are exchanged in half of the ticks",
             {"crossed": 0.5},
