@@ -229,9 +229,11 @@ class _Narrator:
                 if bar.certificate:
                     origin = f"from {sum(bar.certificate.ticks.values())} ticks"
                 opened = datetime.fromtimestamp(bar.open_time, BOGOTA).strftime("%H:%M")
+                digits = 2 if bar.close >= 100 else 5  # pips of a major pair
                 self._say(
-                    f"{bar.symbol} {opened} {bar.status}: open {bar.open:.2f} high {bar.high:.2f} "
-                    f"low {bar.low:.2f} close {bar.close:.2f} {origin}"
+                    f"{bar.symbol} {opened} {bar.status}: open {bar.open:.{digits}f} "
+                    f"high {bar.high:.{digits}f} low {bar.low:.{digits}f} "
+                    f"close {bar.close:.{digits}f} {origin}"
                 )
 
     def _say(self, text: str) -> None:

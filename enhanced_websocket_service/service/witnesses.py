@@ -48,6 +48,7 @@ LOOK_S: Final = 30.0
 TELL_EVERY_S: Final = 1.0
 LOOK_AT_LEAST_REAL_S: Final = 0.05
 WAIT_AT_LEAST_REAL_S: Final = 5.0
+ANSWER_AT_LEAST_REAL_S: Final = 1.0
 _LOOK_BACK_S: Final = {"first": 4 * 86_400}
 """How old a bar may be that speaks for the first price: a weekend and a holiday."""
 _NEAR_S: Final = 2 * 3600
@@ -338,6 +339,11 @@ class PriceWitnesses:
         """Say what is known now, once a second at most; seconds until there is more to say."""
         if not search.doubt.needs_another_kind and now - search.began < MOVE_AFTER_S:
             return MOVE_AFTER_S - (now - search.began)
+        if "stored" in search.due and "stored" not in search.said:
+            # Usually it knows at once: the first price of a feed is no trouble before that.
+            patience_s = self._clock.span(ASK_AFTER_S, ANSWER_AT_LEAST_REAL_S)
+            if now - search.began < patience_s:
+                return patience_s - (now - search.began)
         text = _sentence(search)
         if text == search.told:
             return LOOK_S

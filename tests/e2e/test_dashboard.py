@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from enhanced_websocket_service.market.calendar import named_calendar
 from enhanced_websocket_service.market.events import EpochStarted, StatusChanged
 from enhanced_websocket_service.serving.models import PartHealth
 from tests.unit.serving.fakes import (
@@ -112,6 +113,7 @@ async def test_the_dashboard_is_live_and_contacts_nobody_else(
     await expect(page.locator("#calls")).to_have_text("127")
     await expect(page.locator("#clients")).to_have_text("1")
     await expect(page.locator("#countdown")).to_have_text("2:24:45")
+    await expect(page.locator("#session-hours")).to_have_text("Trading day · 08:00–12:55 COT")
     await expect(page.locator("#chart .trace.boxes, #chart .boxlayer path").first).to_be_attached()
 
     api.hub.on_events([live_tick(1, price=4133.5), live_tick(2, price=4134.75)])
@@ -140,6 +142,14 @@ async def test_it_says_whether_the_work_is_done_and_why_not(browser: Browser, ap
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     api.service.database = PartHealth(connected=True, response_time_ms=2)
     await expect(page.locator("#problems-card")).to_be_hidden()
+    assert watched.faults == []
+
+
+async def test_the_hours_are_those_of_the_market(browser: Browser, api: Running) -> None:
+    api.service.calendar = named_calendar("fx")
+    watched = await open_page(browser, api)
+    hours = watched.page.locator("#session-hours")
+    await expect(hours).to_have_text("Trading day · 17:00–17:00 America/New York")
     assert watched.faults == []
 
 

@@ -159,7 +159,11 @@ function showStatus(status) {
   $("reason").title = status.state.reason;
   set("provider", status.simulated ? `${status.provider}: not real prices` : status.provider);
   page.session = status.market_session;
-  set("session-hours", `${page.session.is_trading_day ? "Trading day" : page.session.holiday || "Weekend"} · 08:00–12:55 COT`);
+  const [opens, closes] = page.session.status === "open"
+    ? [page.session.current_session_start, page.session.current_session_end]
+    : [page.session.next_session_start, page.session.next_session_end];
+  const zone = page.session.timezone === "America/Bogota" ? "COT" : page.session.timezone.replace("_", " ");
+  set("session-hours", `${page.session.is_trading_day ? "Trading day" : page.session.holiday || "Weekend"} · ${opens.slice(11, 16)}–${closes.slice(11, 16)} ${zone}`);
 
   const feed = status.realtime_collection;
   set("verdict", feed.verdict, VERDICT_TONE[feed.verdict] ?? "idle");

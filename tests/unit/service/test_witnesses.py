@@ -186,6 +186,39 @@ async def test_the_first_price_is_held_until_postgresql_answers_at_no_cost(bench
     assert bench.problem == ""
 
 
+async def test_a_first_price_that_overtakes_the_stored_bar_is_no_trouble_yet(bench: Bench) -> None:
+    """Of several symbols at the start the prices come within milliseconds, before PostgreSQL has answered."""
+    answers = asyncio.Event()
+
+    async def later(symbol: str) -> Bar | None:
+        await answers.wait()
+        return bar(OPEN - 300, 4000.0)
+
+    bench.stored.last_bar = later  # type: ignore[method-assign]
+    bench.witnesses.prepare()
+    await bench.turns()
+    bench.give(4001.0)
+    await bench.turns()
+    assert (bench.ticks, bench.problem) == ([], "")
+    answers.set()
+    await bench.turns()
+    assert (bench.ticks, bench.problem) == ([4001.0], "")
+
+
+async def test_a_first_price_that_waits_for_a_database_that_hangs_is_told(bench: Bench) -> None:
+    async def hang(symbol: str) -> Bar | None:
+        await asyncio.Event().wait()
+        return None
+
+    bench.stored.last_bar = hang  # type: ignore[method-assign]
+    bench.credits = False
+    bench.witnesses.prepare()
+    await bench.turns()
+    bench.give(4001.0)
+    await bench.clock.pass_time(3)
+    assert "4001 is the first price" in bench.problem
+
+
 async def test_the_first_price_of_all_is_asked_of_the_vendor(bench: Bench) -> None:
     bench.stored.away = True
     await bench.turns()
