@@ -231,6 +231,7 @@ WHERE symbol = $1 AND epoch > $2 ORDER BY epoch
 -- $1 what epochs are lower than; the second: the highest that is not.
 SELECT coalesce(max(epoch) FILTER (WHERE epoch < $1), 0), max(epoch) FILTER (WHERE epoch >= $1) FROM (
     SELECT epoch FROM epoch_fence UNION ALL SELECT epoch FROM tick_epochs
+    UNION ALL SELECT epoch FROM journal_checkpoints
 ) AS known
 
 -- name: slot_rows

@@ -65,12 +65,11 @@ async def test_slots_that_nobody_asks_for_are_overdue(house: House) -> None:
     due = reconciler._states["USDCOP"].next_due
     assert due is not None
     assert reconciler.overdue(due + 3600) == {}, "it has not begun"
-    reconciler._running_since = house.clock.now()
+    reconciler._running_since = {"USDCOP": house.clock.now()}
     assert reconciler.overdue(due) == {}
     assert reconciler.overdue(due + 3600) == {"USDCOP": 3600.0}
-    reconciler._running_since = (
-        due + 600
-    )  # what was due while we were away is late from our start on
+    # What was due while we were away is late from our start on.
+    reconciler._running_since = {"USDCOP": due + 600}
     assert reconciler.overdue(due + 3600) == {"USDCOP": 3000.0}
     reconciler._states["USDCOP"].last_call_at = due + 3000  # it does what it can
     assert reconciler.overdue(due + 3600) == {"USDCOP": 600.0}
