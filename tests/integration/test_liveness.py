@@ -1,5 +1,7 @@
 """Dead told from quiet against the vendor simulator: real sockets, virtual time."""
 
+import os
+
 import pytest
 
 from enhanced_websocket_service.feeds.base import FeedGap
