@@ -1,6 +1,6 @@
 """Who may run at the same time as whom, over all workers of a run.
 
-Most tests wait more than they compute, so that six workers suit two cores. A few need the cores for
+Most tests wait more than they compute, so that four workers suit two cores. A few need the cores for
 themselves: they play many processes against virtual time, where a second of waiting for a core is a minute.
 """
 

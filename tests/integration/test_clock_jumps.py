@@ -27,6 +27,8 @@ from enhanced_websocket_service.twelvedata.simulator import (
     market_from_options,
 )
 
+pytestmark = pytest.mark.long
+
 SPEED = 60.0
 DAY = 86_400.0
 BEGIN = datetime(2025, 6, 3, 8, 58, tzinfo=BOGOTA).timestamp()

@@ -5,6 +5,8 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
+
 from enhanced_websocket_service.feeds.base import FeedGap
 from enhanced_websocket_service.market.bar import Bar, BarUpdate
 from enhanced_websocket_service.market.events import Event
@@ -13,6 +15,8 @@ from enhanced_websocket_service.telemetry import Metrics
 from tests.unit.feeds.vendor import until
 
 from .test_feeds import CALENDAR, OPENS, Stage, stage
+
+pytestmark = pytest.mark.long
 
 SLOT = int(OPENS) + 3600
 

@@ -89,14 +89,14 @@ def _lie(
     lasts_s: float,
     rejected: Bounds = NONE,
 ) -> Expectation:
-    """The socket is dead within a minute although prices come, and REST serves until they are new."""
+    """The socket is dead within two minutes although prices come, and REST serves until they are new."""
     return Expectation(
         name,
         what,
         sets,
         lasts_s=lasts_s,
         verdicts=LIED,
-        found_s=45.0,
+        found_s=120.0,
         reconnects=Bounds(1, 12),
         credits={"liveness": Bounds(2, 10), "poll": Bounds(1, 400)},
         rest_prices=Bounds(1, 400),

@@ -289,7 +289,22 @@ STREAM = (
         *_vendor(refuse_handshake=503, drop=True),
     ),
     Cell("stream", "hangs", "sockets stay open and bring nothing", r"stream", *_vendor(mute=True)),
+    Cell(
+        "stream",
+        "answers and does nothing",
+        "prices go on with fresh stamps, but each is an old one",
+        r"stream",
+        *_vendor(frozen=True),
+    ),
+    Cell(
+        "stream",
+        "is slow",
+        "each tick comes five minutes after its stamp",
+        r"stream",
+        *_vendor(delay_s=300),
+    ),
 )
+
 REST = (
     Cell("REST", "refuses", "each call is answered with 503", r"503", *_vendor(rest_status=503)),
     Cell(

@@ -12,6 +12,8 @@ import pytest
 from .catalogue import BACK_OFF_S, PARTS, WITHIN_S, Cell
 from .stage import Installation, Instance, installation
 
+pytestmark = pytest.mark.long
+
 HOLD_S = 2.0
 """For so long a fault goes on once it was named: it must stay named."""
 SILENT_S = 8.0

@@ -11,6 +11,8 @@ import pytest
 
 from .stage import Instance, Sample, installation
 
+pytestmark = pytest.mark.long
+
 LEASE_S = 30.0
 """A lease that nobody renews is over by then; seconds of the machine."""
 

@@ -7,6 +7,8 @@ import pytest
 from .catalogue import CLOCK, REST, STREAM, VENDOR_WITHIN_S, Cell
 from .stage import installation
 
+pytestmark = pytest.mark.long
+
 SPEED = 20.0
 MODES = {"stream": ("auto", STREAM), "rest": ("rest", REST), "clock": ("auto", CLOCK)}
 
